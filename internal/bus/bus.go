@@ -1,0 +1,119 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/tallystick/tallystick/internal/ids"
+)
+
+// Topic names a stream of events.
+type Topic string
+
+// The topics. Each has one writing area; see ARCHITECTURE.md.
+const (
+	Intents   Topic = "intents"
+	Callbacks Topic = "callbacks"
+	Dispatch  Topic = "dispatch"
+	Outcomes  Topic = "outcomes"
+	Payments  Topic = "payments"
+	Postings  Topic = "postings"
+)
+
+// EnvelopeVersion is what this build writes; it reads this one and the one before.
+const EnvelopeVersion = 1
+
+// Event is what an area says happened.
+type Event struct {
+	ID       string      // evt_ and a UUIDv7; an intent's is its vch_ id
+	Type     string      // such as "payment.changed"
+	Version  int         // of the envelope and payload
+	Context  ids.Context // its BizCode is the ordering key and decides the group
+	AtMillis int64       // when it was emitted, Unix milliseconds; information, never order
+	Payload  []byte      // JSON of the type's struct
+}
+
+// Place is a position in one group of a topic: everything up to Seq is behind it.
+// The zero Place is before the first message. An epoch begins when the groups
+// are cut anew; places of different epochs do not compare.
+type Place struct {
+	Epoch int64
+	Seq   int64
+}
+
+// Message is an event at its place. Messages of an intake batch share a place.
+type Message struct {
+	Event
+	Topic Topic
+	Group int
+	Place Place
+	Part  int // among the messages of its place, from 0
+}
+
+// Source reads one topic.
+type Source interface {
+	// Topic is what it reads.
+	Topic() Topic
+	// Groups is the number of groups, numbered from 0.
+	Groups() int
+	// Head is the last place of a group that this process knows of. It may lag
+	// behind the store and is exact after a Refresh.
+	Head(group int) Place
+	// Refresh asks the store for all heads.
+	Refresh(ctx context.Context) error
+	// Read gives messages of a group behind after, in order, at most max of them,
+	// but always all the messages of one place.
+	Read(ctx context.Context, group int, after Place, max int) ([]Message, error)
+	// Subscribe gives a channel that receives, without blocking the sender, after
+	// heads have moved. Call cancel when done.
+	Subscribe() (wake <-chan struct{}, cancel func())
+}
+
+// Move is a consumer's step in one group.
+type Move struct {
+	Group    int
+	From, To Place
+}
+
+// Batch is what an area applies in one transaction.
+type Batch struct {
+	Topic    Topic
+	Moves    []Move
+	Messages []Message
+	// Parked holds, by index, messages that must be put aside with a reason
+	// instead of being applied.
+	Parked map[int]string
+	// Replays holds the ids of parked rows that Messages were read from; they are
+	// removed in the same transaction. A replay has no moves.
+	Replays []int64
+}
+
+// Live calls fn for each message that is to be applied.
+func (b *Batch) Live(fn func(i int, m *Message) error) error {
+	for i := range b.Messages {
+		if _, parked := b.Parked[i]; parked {
+			continue
+		}
+		if err := fn(i, &b.Messages[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// PoisonError says that one message of a batch can never be applied. The
+// consumer parks it with its key and goes on.
+type PoisonError struct {
+	Index int
+	Err   error
+}
+
+func (e *PoisonError) Error() string { return fmt.Sprintf("message %d: %v", e.Index, e.Err) }
+
+// Unwrap gives the cause.
+func (e *PoisonError) Unwrap() error { return e.Err }
+
+// ErrGap is wrapped when a group's next message is not the one expected: the
+// group stops, and someone must look.
+var ErrGap = errors.New("bus: gap in the sequence")

@@ -1,0 +1,264 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/tallystick/tallystick/internal/fault"
+)
+
+// Places is the part of an area's store that a consumer starts from.
+type Places interface {
+	// Places gives the stored place of each group of a topic that has one.
+	Places(ctx context.Context, topic Topic) (map[int]Place, error)
+	// ParkedKeys gives the keys with parked messages of a topic.
+	ParkedKeys(ctx context.Context, topic Topic) (map[string]bool, error)
+	// TakeReplay gives the parked messages, oldest first, of one key whose replay
+	// was asked for, and their row ids; none when nothing was asked for.
+	TakeReplay(ctx context.Context, topic Topic) ([]Message, []int64, error)
+}
+
+// Consumer reads a topic for an area. Step does one bounded piece of work, and
+// is not safe for concurrent use; two consumers of one store on one topic fence
+// each other.
+type Consumer struct {
+	Area        string
+	Source      Source
+	Places      Places
+	Apply       func(ctx context.Context, b *Batch) error
+	MessagesMax int // of one batch; at least 1
+	// Advanced, if set, is told after a batch was committed.
+	Advanced func(topic Topic, moves []Move)
+	// Log receives alarms: gaps, fences and parked messages.
+	Log *slog.Logger
+
+	loaded bool
+	places []Place
+	gap    []bool // groups that stopped
+	parked map[string]bool
+	replay bool // look for replays at the next step
+	first  int  // group that the last batch began with
+}
+
+// Stopped gives the groups that stopped at a gap.
+func (c *Consumer) Stopped() []int {
+	var out []int
+	for g, s := range c.gap {
+		if s {
+			out = append(out, g)
+		}
+	}
+	return out
+}
+
+// Lag is the number of places between this consumer and the heads it knows of.
+func (c *Consumer) Lag() int64 {
+	var lag int64
+	for g := range c.places {
+		lag += max(0, c.Source.Head(g).Seq-c.places[g].Seq)
+	}
+	return lag
+}
+
+// Step reads one batch and applies it; worked is false when there was nothing.
+// After fault.Fenced it starts again from the stored places.
+func (c *Consumer) Step(ctx context.Context) (worked bool, err error) {
+	op := fmt.Sprintf("%s: consume %s", c.Area, c.Source.Topic())
+	if !c.loaded {
+		if err := c.load(ctx); err != nil {
+			return false, fault.Wrap(op, err)
+		}
+	}
+	b, err := c.gather(ctx)
+	if err != nil {
+		return false, fault.Wrap(op, err)
+	}
+	if len(b.Moves) == 0 && c.replay {
+		return c.stepReplay(ctx)
+	}
+	if len(b.Moves) == 0 {
+		return false, nil
+	}
+	if err := c.apply(ctx, b); err != nil {
+		if fault.Is(err, fault.Fenced) {
+			c.loaded = false
+		}
+		return false, fault.Wrap(op, err)
+	}
+	for _, m := range b.Moves {
+		c.places[m.Group] = m.To
+	}
+	if c.Advanced != nil {
+		c.Advanced(b.Topic, b.Moves)
+	}
+	return true, nil
+}
+
+// CheckReplays makes the next idle Step look for messages whose replay was asked for.
+func (c *Consumer) CheckReplays() { c.replay = true }
+
+func (c *Consumer) load(ctx context.Context) error {
+	topic := c.Source.Topic()
+	if err := c.Source.Refresh(ctx); err != nil {
+		return err
+	}
+	stored, err := c.Places.Places(ctx, topic)
+	if err != nil {
+		return err
+	}
+	parked, err := c.Places.ParkedKeys(ctx, topic)
+	if err != nil {
+		return err
+	}
+	c.places = make([]Place, c.Source.Groups())
+	c.gap = make([]bool, c.Source.Groups())
+	for g := range c.places {
+		c.places[g] = stored[g]
+		// A log that ends before our place is not the log that we have read.
+		if head := c.Source.Head(g); head.Epoch == stored[g].Epoch && head.Seq < stored[g].Seq {
+			return fault.New(fault.Conflict, "load places",
+				"group %d of %s ends at %d, but %d was consumed: the log was restored from an older copy", g, topic, head.Seq, stored[g].Seq)
+		}
+	}
+	c.parked = parked
+	c.replay = len(parked) > 0
+	c.loaded = true
+	return nil
+}
+
+// gather reads from every group that has news, until the batch is full.
+func (c *Consumer) gather(ctx context.Context) (*Batch, error) {
+	b := &Batch{Topic: c.Source.Topic()}
+	// Each batch starts at another group, so that a busy one starves none.
+	c.first = (c.first + 1) % max(1, len(c.places))
+	for i := range c.places {
+		g := (c.first + i) % len(c.places)
+		from := c.places[g]
+		if c.gap[g] || c.Source.Head(g).Seq <= from.Seq || len(b.Messages) >= c.MessagesMax {
+			continue
+		}
+		msgs, err := c.Source.Read(ctx, g, from, c.MessagesMax-len(b.Messages))
+		if err != nil {
+			return nil, err
+		}
+		to, part := from, 0
+		for i := range msgs {
+			p := msgs[i].Place
+			if p.Seq < to.Seq || p.Seq == to.Seq && (p == from || msgs[i].Part <= part) {
+				continue // a duplicate
+			}
+			if p.Seq > to.Seq+1 {
+				c.gap[g] = true
+				c.Log.Error("group stopped at a gap", "area", c.Area, "topic", string(b.Topic), "group", g,
+					"want_seq", to.Seq+1, "have_seq", p.Seq)
+				break
+			}
+			to, part = p, msgs[i].Part
+			if c.parked[string(msgs[i].Context.BizCode)] {
+				c.park(b, len(b.Messages), "behind a parked message of the same key")
+			}
+			b.Messages = append(b.Messages, msgs[i])
+		}
+		if to != from {
+			b.Moves = append(b.Moves, Move{Group: g, From: from, To: to})
+		}
+	}
+	return b, nil
+}
+
+func (c *Consumer) park(b *Batch, i int, reason string) {
+	if b.Parked == nil {
+		b.Parked = map[int]string{}
+	}
+	b.Parked[i] = reason
+}
+
+// apply hands the batch to the area, parking what is poison, until it goes through.
+func (c *Consumer) apply(ctx context.Context, b *Batch) error {
+	for range len(b.Messages) + 1 {
+		err := c.Apply(ctx, b)
+		var poison *PoisonError
+		if !errors.As(err, &poison) {
+			return err
+		}
+		m := &b.Messages[poison.Index]
+		args := append([]any{"area", c.Area, "topic", string(b.Topic), "event", m.ID, "type", m.Type, "error", poison.Err}, m.Context.LogAttrs()...)
+		c.Log.Error("message parked", args...)
+		c.park(b, poison.Index, poison.Err.Error())
+		c.parked[string(m.Context.BizCode)] = true
+		for i := poison.Index + 1; i < len(b.Messages); i++ {
+			if _, done := b.Parked[i]; !done && b.Messages[i].Context.BizCode == m.Context.BizCode {
+				c.park(b, i, "behind a parked message of the same key")
+			}
+		}
+	}
+	return fault.New(fault.Internal, "apply", "a batch of %d messages was refused more often than it has messages", len(b.Messages))
+}
+
+// stepReplay applies the parked messages of one key again.
+func (c *Consumer) stepReplay(ctx context.Context) (bool, error) {
+	msgs, rows, err := c.Places.TakeReplay(ctx, c.Source.Topic())
+	if err != nil || len(msgs) == 0 {
+		c.replay = false
+		return false, err
+	}
+	b := &Batch{Topic: c.Source.Topic(), Messages: msgs, Replays: rows}
+	if err := c.apply(ctx, b); err != nil {
+		return false, err
+	}
+	c.parked, err = c.Places.ParkedKeys(ctx, b.Topic)
+	if err != nil {
+		c.loaded = false
+	}
+	return true, err
+}
+
+// Run steps until ctx ends, sleeping while there is nothing to do. Errors are
+// logged and retried with backoff, up to backoffMax; fault.Unknown (a failed
+// fsync) ends Run, as the process must stop.
+func (c *Consumer) Run(ctx context.Context, idle, backoffMax time.Duration) error {
+	wake, cancel := c.Source.Subscribe()
+	defer cancel()
+	tick := time.NewTicker(idle)
+	defer tick.Stop()
+	backoff := time.Duration(0)
+	for ctx.Err() == nil {
+		worked, err := c.Step(ctx)
+		switch {
+		case fault.Is(err, fault.Unknown):
+			return err
+		case err != nil && ctx.Err() == nil:
+			backoff = min(max(2*backoff, 10*time.Millisecond), backoffMax)
+			c.Log.Error("consumer will retry", "area", c.Area, "topic", string(c.Source.Topic()),
+				"error", err, "backoff_millis", backoff.Milliseconds())
+			sleep(ctx, backoff)
+			continue
+		}
+		backoff = 0
+		if worked {
+			continue
+		}
+		select {
+		case <-ctx.Done():
+		case <-wake:
+		case <-tick.C:
+			c.CheckReplays()
+			if err := c.Source.Refresh(ctx); err != nil && ctx.Err() == nil {
+				c.Log.Error("refresh failed", "area", c.Area, "topic", string(c.Source.Topic()), "error", err)
+			}
+		}
+	}
+	return nil
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}

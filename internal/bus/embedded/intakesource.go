@@ -1,0 +1,92 @@
+package embedded
+
+import (
+	"context"
+
+	"github.com/tallystick/tallystick/internal/bus"
+	"github.com/tallystick/tallystick/internal/fault"
+	"github.com/tallystick/tallystick/internal/sqldb"
+)
+
+// Source reads one topic of the intake: one group, one place per batch.
+func (in *Intake) Source(t bus.Topic) bus.Source { return in.logs[t] }
+
+func (l *intakeLog) Topic() bus.Topic { return l.topic }
+
+func (l *intakeLog) Groups() int { return 1 }
+
+func (l *intakeLog) Head(int) bus.Place {
+	l.in.mu.Lock()
+	defer l.in.mu.Unlock()
+	if l.head == 0 {
+		return bus.Place{}
+	}
+	return bus.Place{Epoch: 1, Seq: l.head}
+}
+
+// Refresh reads the head from the store. This process is the only writer, so
+// that it matters at opening alone.
+func (l *intakeLog) Refresh(ctx context.Context) error {
+	var head, cum int64
+	err := l.in.db.Read(ctx, func(tx *sqldb.Tx) error {
+		return tx.Query(`SELECT seq, cum_bytes FROM `+l.table+` ORDER BY seq DESC LIMIT 1`, nil,
+			func(scan sqldb.Scan) error { return scan(&head, &cum) })
+	})
+	if err != nil {
+		return fault.Wrap("refresh intake", err)
+	}
+	l.in.mu.Lock()
+	defer l.in.mu.Unlock()
+	if head > l.head {
+		l.head, l.cum = head, cum
+	}
+	return nil
+}
+
+// Read gives whole batches until there are at least limit records.
+func (l *intakeLog) Read(ctx context.Context, _ int, after bus.Place, limit int) ([]bus.Message, error) {
+	var out []bus.Message
+	err := l.in.db.Read(ctx, func(tx *sqldb.Tx) error {
+		seq, more := after.Seq, true
+		for more && len(out) < limit {
+			more = false
+			var body []byte
+			err := tx.Query(`SELECT seq, body FROM `+l.table+` WHERE seq > ? ORDER BY seq LIMIT 1`, []any{seq},
+				func(scan sqldb.Scan) error { more = true; return scan(&seq, &body) })
+			if err != nil || !more {
+				return err
+			}
+			events, err := bus.ParseRecords(body)
+			if err != nil {
+				return fault.New(fault.Internal, "read "+string(l.topic), "batch %d: %w", seq, err)
+			}
+			for i := range events {
+				out = append(out, bus.Message{Event: events[i], Topic: l.topic, Place: bus.Place{Epoch: 1, Seq: seq}, Part: i})
+			}
+		}
+		return nil
+	})
+	return out, fault.Wrap("read "+string(l.topic), err)
+}
+
+func (l *intakeLog) Subscribe() (<-chan struct{}, func()) {
+	w := make(chan struct{}, 1)
+	l.in.mu.Lock()
+	l.wakes[w] = true
+	l.in.mu.Unlock()
+	return w, func() {
+		l.in.mu.Lock()
+		delete(l.wakes, w)
+		l.in.mu.Unlock()
+	}
+}
+
+// wakeReaders is called with in.mu held.
+func (l *intakeLog) wakeReaders() {
+	for w := range l.wakes {
+		select {
+		case w <- struct{}{}:
+		default:
+		}
+	}
+}

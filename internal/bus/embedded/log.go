@@ -1,0 +1,225 @@
+package embedded
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/tallystick/tallystick/internal/bus"
+	"github.com/tallystick/tallystick/internal/fault"
+	"github.com/tallystick/tallystick/internal/ids"
+	"github.com/tallystick/tallystick/internal/sqldb"
+)
+
+// A log row's primary key is its group in the upper and its sequence in the
+// lower bits, so that a group is a range and no second index is needed.
+const seqBits = 48
+
+func rowID(group int, seq int64) int64 { return int64(group)<<seqBits | seq }
+
+// Log is an area's side of the topics that it writes. Safe for concurrent use.
+type Log struct {
+	db     *sqldb.DB
+	groups int
+	topics map[bus.Topic]*topicLog
+}
+
+// topicLog is one topic's table and the heads that this process has seen.
+type topicLog struct {
+	log     *Log
+	topic   bus.Topic
+	table   string
+	columns []string
+
+	mu    sync.Mutex
+	heads []bus.Place
+	wakes map[chan struct{}]bool
+}
+
+// eventColumns are the columns of a log table after its id.
+var eventColumns = append([]string{"event_id", "type", "version", "at_millis"}, append(slices.Clone(ids.Columns), "payload")...)
+
+// NewLog opens the logs of the topics in an area's database, which has the
+// tables of Schema(topics...).
+func NewLog(db *sqldb.DB, groups int, topics ...bus.Topic) *Log {
+	l := &Log{db: db, groups: groups, topics: map[bus.Topic]*topicLog{}}
+	for _, t := range topics {
+		l.topics[t] = &topicLog{log: l, topic: t, table: "log_" + string(t), columns: append([]string{"id"}, eventColumns...),
+			heads: make([]bus.Place, groups), wakes: map[chan struct{}]bool{}}
+	}
+	return l
+}
+
+// Source reads one of the log's topics.
+func (l *Log) Source(t bus.Topic) bus.Source { return l.topics[t] }
+
+// Emit appends events to a topic as the last statements of the transaction that
+// changes the state they tell of. Sequences come from a counter row per (topic,
+// group), updated right here, so that their order is commit order, without
+// gaps. Readers are woken after the commit.
+func (l *Log) Emit(tx *sqldb.Tx, topic bus.Topic, events []bus.Event) error {
+	if len(events) == 0 {
+		return nil
+	}
+	op := "emit " + string(topic)
+	t := l.topics[topic]
+	if t == nil {
+		return fault.New(fault.Internal, op, "this area does not write the topic")
+	}
+	count := make([]int64, l.groups)
+	for i := range events {
+		if err := events[i].Context.Validate(); err != nil {
+			return fault.New(fault.Internal, op, "event %s %s: %w", events[i].Type, events[i].ID, err)
+		}
+		count[events[i].Context.BizCode.Group(l.groups)]++
+	}
+	next := make([]int64, l.groups)
+	var moved []int
+	heads := make([]bus.Place, l.groups)
+	for g, n := range count {
+		if n == 0 {
+			continue
+		}
+		found := false
+		err := tx.Query(`INSERT INTO heads (topic, grp, epoch, seq) VALUES (?, ?, 1, ?)
+			ON CONFLICT (topic, grp) DO UPDATE SET seq = seq + excluded.seq RETURNING epoch, seq`,
+			[]any{string(topic), g, n}, func(scan sqldb.Scan) error {
+				found = true
+				return scan(&heads[g].Epoch, &heads[g].Seq)
+			})
+		if err != nil || !found {
+			return fault.Wrap(op, err)
+		}
+		next[g] = heads[g].Seq - n + 1
+		moved = append(moved, g)
+	}
+	_, err := tx.Insert(t.table, t.columns, len(events), "", func(dst []any, i int) []any {
+		e := &events[i]
+		g := e.Context.BizCode.Group(l.groups)
+		dst = append(dst, rowID(g, next[g]))
+		next[g]++
+		return appendEvent(dst, e)
+	})
+	if err != nil {
+		return fault.Wrap(op, err)
+	}
+	tx.OnCommit(func() { t.advance(moved, heads) })
+	return nil
+}
+
+func appendEvent(dst []any, e *bus.Event) []any {
+	dst = append(dst, e.ID, e.Type, e.Version, e.AtMillis)
+	return append(e.Context.AppendValues(dst), e.Payload)
+}
+
+func eventTargets(e *bus.Event) []any {
+	return append(append([]any{&e.ID, &e.Type, &e.Version, &e.AtMillis}, e.Context.Targets()...), &e.Payload)
+}
+
+func (t *topicLog) advance(groups []int, heads []bus.Place) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, g := range groups {
+		if heads[g].Seq > t.heads[g].Seq {
+			t.heads[g] = heads[g]
+		}
+	}
+	for w := range t.wakes {
+		select {
+		case w <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func (t *topicLog) Topic() bus.Topic { return t.topic }
+
+func (t *topicLog) Groups() int { return t.log.groups }
+
+func (t *topicLog) Head(group int) bus.Place {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.heads[group]
+}
+
+func (t *topicLog) Refresh(ctx context.Context) error {
+	heads := make([]bus.Place, t.log.groups)
+	var groups []int
+	err := t.log.db.Read(ctx, func(tx *sqldb.Tx) error {
+		return tx.Query(`SELECT grp, epoch, seq FROM heads WHERE topic = ?`, []any{string(t.topic)}, func(scan sqldb.Scan) error {
+			var g int
+			var p bus.Place
+			if err := scan(&g, &p.Epoch, &p.Seq); err != nil {
+				return err
+			}
+			if g < 0 || g >= t.log.groups {
+				return fmt.Errorf("group %d of %s is outside 0 to %d", g, t.topic, t.log.groups-1)
+			}
+			heads[g] = p
+			groups = append(groups, g)
+			return nil
+		})
+	})
+	if err != nil {
+		return fault.Wrap("refresh heads", err)
+	}
+	t.advance(groups, heads)
+	return nil
+}
+
+func (t *topicLog) Read(ctx context.Context, group int, after bus.Place, limit int) ([]bus.Message, error) {
+	var out []bus.Message
+	epoch := t.Head(group).Epoch
+	err := t.log.db.Read(ctx, func(tx *sqldb.Tx) error {
+		query := `SELECT id, event_id, type, version, at_millis, biz_code, merchant, order_type, order_scene, institution,
+			trace_id, form, traffic, payload FROM ` + t.table + ` WHERE id > ? AND id < ? ORDER BY id LIMIT ?`
+		args := []any{rowID(group, after.Seq), rowID(group+1, 0), limit}
+		return tx.Query(query, args, func(scan sqldb.Scan) error {
+			m := bus.Message{Topic: t.topic, Group: group}
+			var id int64
+			if err := scan(append([]any{&id}, eventTargets(&m.Event)...)...); err != nil {
+				return err
+			}
+			m.Place = bus.Place{Epoch: epoch, Seq: id & (1<<seqBits - 1)}
+			out = append(out, m)
+			return nil
+		})
+	})
+	return out, fault.Wrap("read "+string(t.topic), err)
+}
+
+func (t *topicLog) Subscribe() (<-chan struct{}, func()) {
+	w := make(chan struct{}, 1)
+	t.mu.Lock()
+	t.wakes[w] = true
+	t.mu.Unlock()
+	return w, func() {
+		t.mu.Lock()
+		delete(t.wakes, w)
+		t.mu.Unlock()
+	}
+}
+
+// Trim deletes rows of a topic that every consumer has passed: up to upTo of
+// each group, at most rowsMax in all. It gives the number of rows deleted.
+func (l *Log) Trim(ctx context.Context, topic bus.Topic, upTo map[int]bus.Place, rowsMax int64) (int64, error) {
+	t := l.topics[topic]
+	var deleted int64
+	err := l.db.Write(ctx, func(tx *sqldb.Tx) error {
+		deleted = 0
+		for g := range l.groups {
+			if upTo[g].Seq == 0 || deleted >= rowsMax {
+				continue
+			}
+			n, err := tx.Exec(`DELETE FROM `+t.table+` WHERE id IN (SELECT id FROM `+t.table+` WHERE id > ? AND id <= ? ORDER BY id LIMIT ?)`,
+				rowID(g, 0), rowID(g, upTo[g].Seq), rowsMax-deleted)
+			if err != nil {
+				return err
+			}
+			deleted += n
+		}
+		return nil
+	})
+	return deleted, fault.Wrap("trim "+string(topic), err)
+}

@@ -1,0 +1,189 @@
+package embedded
+
+import (
+	"context"
+	"strings"
+
+	"github.com/tallystick/tallystick/internal/bus"
+	"github.com/tallystick/tallystick/internal/fault"
+	"github.com/tallystick/tallystick/internal/ids"
+	"github.com/tallystick/tallystick/internal/sqldb"
+)
+
+// Schema is the SQL of the tables that every area's database needs beside its
+// own: places and parked messages, and for the topics that it writes, counters
+// and log tables. An area's first migration is made of it.
+func Schema(topics ...bus.Topic) string {
+	var b strings.Builder
+	b.WriteString(schemaShared)
+	for _, t := range topics {
+		b.WriteString(strings.ReplaceAll(schemaLog, "{topic}", string(t)))
+	}
+	return b.String()
+}
+
+const contextColumnsSQL = `biz_code TEXT NOT NULL, merchant TEXT NOT NULL, order_type TEXT NOT NULL, order_scene TEXT NOT NULL,
+  institution TEXT NOT NULL, trace_id TEXT NOT NULL, form TEXT NOT NULL, traffic TEXT NOT NULL CHECK (traffic IN ('real', 'shadow'))`
+
+const schemaShared = `
+CREATE TABLE places (topic TEXT NOT NULL, grp INTEGER NOT NULL, epoch INTEGER NOT NULL, seq INTEGER NOT NULL,
+  PRIMARY KEY (topic, grp)) WITHOUT ROWID;
+CREATE TABLE heads (topic TEXT NOT NULL, grp INTEGER NOT NULL, epoch INTEGER NOT NULL, seq INTEGER NOT NULL,
+  PRIMARY KEY (topic, grp)) WITHOUT ROWID;
+CREATE TABLE parked (id INTEGER PRIMARY KEY, topic TEXT NOT NULL, grp INTEGER NOT NULL, epoch INTEGER NOT NULL,
+  seq INTEGER NOT NULL, part INTEGER NOT NULL, reason TEXT NOT NULL, parked_at_millis INTEGER NOT NULL,
+  replay INTEGER NOT NULL DEFAULT 0, event_id TEXT NOT NULL, type TEXT NOT NULL, version INTEGER NOT NULL,
+  at_millis INTEGER NOT NULL, ` + contextColumnsSQL + `, payload BLOB NOT NULL);
+CREATE INDEX parked_key ON parked (topic, biz_code, id);
+`
+
+const schemaLog = `
+CREATE TABLE log_{topic} (id INTEGER PRIMARY KEY, event_id TEXT NOT NULL, type TEXT NOT NULL, version INTEGER NOT NULL,
+  at_millis INTEGER NOT NULL, ` + contextColumnsSQL + `, payload BLOB NOT NULL);
+`
+
+// Advance moves the batch's places, from exactly where it was read, parks what
+// the batch says is to be parked, and removes what it replays. It belongs in the
+// transaction that applies the batch, before Emit. It fails with fault.Fenced
+// when the place is not where the batch was read from: someone else consumes.
+func Advance(tx *sqldb.Tx, b *bus.Batch, nowMillis int64) error {
+	op := "advance " + string(b.Topic)
+	for _, m := range b.Moves {
+		var n int64
+		var err error
+		if m.From == (bus.Place{}) {
+			n, err = tx.Exec(`INSERT INTO places (topic, grp, epoch, seq) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING`,
+				string(b.Topic), m.Group, m.To.Epoch, m.To.Seq)
+		} else {
+			n, err = tx.Exec(`UPDATE places SET epoch = ?, seq = ? WHERE topic = ? AND grp = ? AND epoch = ? AND seq = ?`,
+				m.To.Epoch, m.To.Seq, string(b.Topic), m.Group, m.From.Epoch, m.From.Seq)
+		}
+		if err != nil {
+			return fault.Wrap(op, err)
+		}
+		if n != 1 {
+			return fault.New(fault.Fenced, op, "group %d is no longer at %d: another consumer moved it", m.Group, m.From.Seq)
+		}
+	}
+	for _, id := range b.Replays {
+		n, err := tx.Exec(`DELETE FROM parked WHERE id = ?`, id)
+		if err != nil {
+			return fault.Wrap(op, err)
+		}
+		if n != 1 {
+			return fault.New(fault.Fenced, op, "parked message %d is gone: another consumer replayed it", id)
+		}
+	}
+	for i := range b.Messages { // in order: later events of a key stay behind the first
+		reason, parked := b.Parked[i]
+		if !parked {
+			continue
+		}
+		if err := insertParked(tx, &b.Messages[i], reason, nowMillis); err != nil {
+			return fault.Wrap(op, err)
+		}
+	}
+	return nil
+}
+
+var parkedColumns = append([]string{"topic", "grp", "epoch", "seq", "part", "reason", "parked_at_millis"}, eventColumns...)
+
+func insertParked(tx *sqldb.Tx, m *bus.Message, reason string, nowMillis int64) error {
+	_, err := tx.Insert("parked", parkedColumns, 1, "", func(dst []any, _ int) []any {
+		dst = append(dst, string(m.Topic), m.Group, m.Place.Epoch, m.Place.Seq, m.Part, reason, nowMillis)
+		return appendEvent(dst, &m.Event)
+	})
+	return err
+}
+
+// Parked is one message that was put aside.
+type Parked struct {
+	Row     int64
+	Message bus.Message
+	Reason  string
+	// ParkedAtMillis is Unix time; Replay says that a replay was asked for.
+	ParkedAtMillis int64
+	Replay         bool
+}
+
+// Places implements bus.Places on an area's database.
+type Places struct{ DB *sqldb.DB }
+
+// Places gives the stored place of each group.
+func (p Places) Places(ctx context.Context, topic bus.Topic) (map[int]bus.Place, error) {
+	out := map[int]bus.Place{}
+	err := p.DB.Read(ctx, func(tx *sqldb.Tx) error {
+		return tx.Query(`SELECT grp, epoch, seq FROM places WHERE topic = ?`, []any{string(topic)}, func(scan sqldb.Scan) error {
+			var g int
+			var at bus.Place
+			if err := scan(&g, &at.Epoch, &at.Seq); err != nil {
+				return err
+			}
+			out[g] = at
+			return nil
+		})
+	})
+	return out, fault.Wrap("places", err)
+}
+
+// ParkedKeys gives the keys that have parked messages.
+func (p Places) ParkedKeys(ctx context.Context, topic bus.Topic) (map[string]bool, error) {
+	out := map[string]bool{}
+	err := p.DB.Read(ctx, func(tx *sqldb.Tx) error {
+		return tx.Query(`SELECT DISTINCT biz_code FROM parked WHERE topic = ?`, []any{string(topic)}, func(scan sqldb.Scan) error {
+			var k string
+			err := scan(&k)
+			out[k] = true
+			return err
+		})
+	})
+	return out, fault.Wrap("parked keys", err)
+}
+
+// TakeReplay gives the messages of the first key whose replay was asked for.
+func (p Places) TakeReplay(ctx context.Context, topic bus.Topic) ([]bus.Message, []int64, error) {
+	all, err := p.List(ctx, `WHERE topic = ? AND biz_code = (SELECT biz_code FROM parked WHERE topic = ? AND replay = 1 ORDER BY id LIMIT 1)`,
+		string(topic), string(topic))
+	var msgs []bus.Message
+	var rows []int64
+	for i := range all {
+		msgs = append(msgs, all[i].Message)
+		rows = append(rows, all[i].Row)
+	}
+	return msgs, rows, err
+}
+
+// listMax bounds a listing of parked messages.
+const listMax = 1000
+
+// List gives parked messages, oldest first, at most 1,000. where is SQL written
+// by the caller's code, or empty.
+func (p Places) List(ctx context.Context, where string, args ...any) ([]Parked, error) {
+	var out []Parked
+	err := p.DB.Read(ctx, func(tx *sqldb.Tx) error {
+		query := `SELECT id, topic, grp, epoch, seq, part, reason, parked_at_millis, replay, event_id, type, version, at_millis,
+			biz_code, merchant, order_type, order_scene, institution, trace_id, form, traffic, payload FROM parked ` + where + ` ORDER BY id LIMIT ?`
+		return tx.Query(query, append(args, listMax), func(scan sqldb.Scan) error {
+			var r Parked
+			m := &r.Message
+			err := scan(append([]any{&r.Row, &m.Topic, &m.Group, &m.Place.Epoch, &m.Place.Seq, &m.Part, &r.Reason,
+				&r.ParkedAtMillis, &r.Replay}, eventTargets(&m.Event)...)...)
+			out = append(out, r)
+			return err
+		})
+	})
+	return out, fault.Wrap("list parked", err)
+}
+
+// RequestReplay asks for the parked messages of one key to be applied again, by
+// the consumer, in order. It gives the number of messages asked for; 0 means
+// that the key has none.
+func (p Places) RequestReplay(ctx context.Context, key ids.Code) (int64, error) {
+	var n int64
+	err := p.DB.Write(ctx, func(tx *sqldb.Tx) error {
+		var err error
+		n, err = tx.Exec(`UPDATE parked SET replay = 1 WHERE biz_code = ?`, string(key))
+		return err
+	})
+	return n, fault.Wrap("request replay", err)
+}

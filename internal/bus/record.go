@@ -1,0 +1,82 @@
+package bus
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/tallystick/tallystick/internal/ids"
+	"github.com/tallystick/tallystick/internal/traffic"
+)
+
+// AppendRecord appends an event in the intake's framing: its length as four bytes,
+// little-endian, the envelope version as one byte, then each string with its length as
+// a uvarint before it (id, type, the context in the order of ids.Columns), the
+// time as a varint, and the payload as the rest. Golden bytes are kept for each
+// version in testdata.
+func AppendRecord(dst []byte, e *Event) []byte {
+	start := len(dst)
+	dst = append(dst, 0, 0, 0, 0) // room for the length, as a fixed four bytes
+	dst = append(dst, byte(e.Version))
+	c := &e.Context
+	for _, s := range [...]string{e.ID, e.Type, string(c.BizCode), c.Merchant, c.OrderType, c.OrderScene,
+		c.Institution, c.TraceID, string(c.Form), string(c.Traffic)} {
+		dst = binary.AppendUvarint(dst, uint64(len(s)))
+		dst = append(dst, s...)
+	}
+	dst = binary.AppendVarint(dst, e.AtMillis)
+	dst = append(dst, e.Payload...)
+	binary.LittleEndian.PutUint32(dst[start:], uint32(len(dst)-start-4)) //nolint:gosec // bounded by the batch's bytes
+	return dst
+}
+
+var errRecord = errors.New("bus: damaged record")
+
+// ParseRecords is the inverse of a series of AppendRecord. The payloads share
+// body's memory.
+func ParseRecords(body []byte) ([]Event, error) {
+	var out []Event
+	for len(body) > 0 {
+		if len(body) < 5 {
+			return nil, errRecord
+		}
+		n := binary.LittleEndian.Uint32(body)
+		body = body[4:]
+		if uint64(n) > uint64(len(body)) || n == 0 {
+			return nil, errRecord
+		}
+		e, err := parseRecord(body[:n])
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, e)
+		body = body[n:]
+	}
+	return out, nil
+}
+
+func parseRecord(r []byte) (Event, error) {
+	var e Event
+	e.Version = int(r[0])
+	if e.Version > EnvelopeVersion || e.Version < EnvelopeVersion-1 || e.Version == 0 {
+		return e, fmt.Errorf("%w: envelope version %d, this build reads up to %d", errRecord, e.Version, EnvelopeVersion)
+	}
+	r = r[1:]
+	var s [10]string
+	for i := range s {
+		n, w := binary.Uvarint(r)
+		if w <= 0 || n > uint64(len(r)-w) {
+			return e, errRecord
+		}
+		s[i] = string(r[w : w+int(n)]) //nolint:gosec // n <= len(r)
+		r = r[w+int(n):]               //nolint:gosec // n <= len(r)
+	}
+	at, w := binary.Varint(r)
+	if w <= 0 {
+		return e, errRecord
+	}
+	e.ID, e.Type, e.AtMillis, e.Payload = s[0], s[1], at, r[w:]
+	e.Context = ids.Context{BizCode: ids.Code(s[2]), Merchant: s[3], OrderType: s[4], OrderScene: s[5],
+		Institution: s[6], TraceID: s[7], Form: traffic.Form(s[8]), Traffic: traffic.Kind(s[9])}
+	return e, nil
+}

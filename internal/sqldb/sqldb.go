@@ -1,0 +1,289 @@
+package sqldb
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"strconv"
+	"sync"
+	"sync/atomic"
+
+	"github.com/pressly/goose/v3"
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+
+	"github.com/tallystick/tallystick/internal/fault"
+)
+
+// Options say how to open a database.
+type Options struct {
+	// Area names the database in errors, metrics and crash points ("core").
+	Area string
+	// Path is the SQLite file; it is made if missing.
+	Path string
+	// Migrations holds goose SQL files, applied at Open.
+	Migrations fs.FS
+	// Stamp holds installation constants (the code secret's fingerprint, the
+	// number of groups). They are stored at first open; a later Open with another
+	// value is refused.
+	Stamp map[string]string
+	// NoSync turns fsync off. Only the simulation, which kills no machine, may.
+	NoSync bool
+	// CacheKiBMax bounds the page cache of each connection; 0 means 2,048.
+	CacheKiBMax int
+	// ReadersMax bounds the reading connections; 0 means 2.
+	ReadersMax int
+	// Points is told "<area>.before_commit" and "<area>.after_commit".
+	Points fault.Points
+}
+
+// DB is one area's database. Safe for concurrent use; writers queue.
+type DB struct {
+	area       string
+	points     fault.Points
+	pool       *sql.DB
+	writer     chan *conn // holds the one writing connection when it is free
+	readers    chan *conn // holds reading connections; nil entries are yet to be opened
+	statements atomic.Int64
+	commits    atomic.Int64
+	closeOnce  sync.Once
+	closed     chan struct{}
+}
+
+// conn is one connection with its prepared statements.
+type conn struct {
+	c     *sql.Conn
+	stmts map[string]*sql.Stmt
+}
+
+// Open opens or makes the database, migrates it and checks its stamp. It fails
+// with fault.Conflict when the stamp differs.
+func Open(ctx context.Context, o Options) (*DB, error) {
+	op := "sqldb: open " + o.Area
+	if o.CacheKiBMax == 0 {
+		o.CacheKiBMax = 2048
+	}
+	if o.ReadersMax == 0 {
+		o.ReadersMax = 2
+	}
+	pool, err := sql.Open("sqlite", dsn(o))
+	if err != nil {
+		return nil, fault.Wrap(op, err)
+	}
+	pool.SetMaxOpenConns(o.ReadersMax + 1)
+	pool.SetMaxIdleConns(o.ReadersMax + 1)
+	db := &DB{area: o.Area, points: o.Points, pool: pool, writer: make(chan *conn, 1),
+		readers: make(chan *conn, o.ReadersMax), closed: make(chan struct{})}
+	if o.Migrations != nil {
+		if err := migrate(ctx, pool, o.Migrations); err != nil {
+			return nil, errors.Join(fault.Wrap(op+": migrate", err), pool.Close())
+		}
+	}
+	c, err := pool.Conn(ctx)
+	if err != nil {
+		return nil, errors.Join(fault.Wrap(op, err), pool.Close())
+	}
+	db.writer <- &conn{c: c, stmts: map[string]*sql.Stmt{}}
+	for range o.ReadersMax {
+		db.readers <- nil
+	}
+	if err := db.checkStamp(ctx, o.Stamp); err != nil {
+		return nil, errors.Join(fault.Wrap(op, err), db.Close())
+	}
+	return db, nil
+}
+
+func dsn(o Options) string {
+	q := url.Values{}
+	sync := "FULL"
+	if o.NoSync {
+		sync = "OFF"
+	}
+	for _, p := range []string{"busy_timeout(5000)", "journal_mode(WAL)", "synchronous(" + sync + ")",
+		"foreign_keys(1)", "cache_size(-" + strconv.Itoa(o.CacheKiBMax) + ")", "wal_autocheckpoint(4000)",
+		"temp_store(MEMORY)"} {
+		q.Add("_pragma", p)
+	}
+	return "file:" + (&url.URL{Path: o.Path}).EscapedPath() + "?" + q.Encode()
+}
+
+func migrate(ctx context.Context, pool *sql.DB, migrations fs.FS) error {
+	p, err := goose.NewProvider(goose.DialectSQLite3, pool, migrations)
+	if err != nil {
+		return err
+	}
+	has, err := p.HasPending(ctx)
+	if err != nil || !has {
+		return err
+	}
+	_, err = p.Up(ctx)
+	return err
+}
+
+// checkStamp stores each constant at first open and compares it at every other.
+func (db *DB) checkStamp(ctx context.Context, stamp map[string]string) error {
+	if len(stamp) == 0 {
+		return nil
+	}
+	return db.Write(ctx, func(tx *Tx) error {
+		if _, err := tx.Exec(`CREATE TABLE IF NOT EXISTS stamp (name TEXT PRIMARY KEY, value TEXT NOT NULL)`); err != nil {
+			return err
+		}
+		for name, want := range stamp {
+			if _, err := tx.Exec(`INSERT INTO stamp (name, value) VALUES (?, ?) ON CONFLICT DO NOTHING`, name, want); err != nil {
+				return err
+			}
+			var have string
+			err := tx.Query(`SELECT value FROM stamp WHERE name = ?`, []any{name}, func(scan Scan) error { return scan(&have) })
+			if err != nil {
+				return err
+			}
+			if have != want {
+				return &fault.Error{Kind: fault.Conflict, Code: "stamp_mismatch", Field: name,
+					Fix: "open this data with the secret and settings that made it",
+					Err: fmt.Errorf("the %s store was made with %s=%q, this process has %q", db.area, name, have, want)}
+			}
+		}
+		return nil
+	})
+}
+
+// Statements is how many SQL statements have run, and Commits how many writing
+// transactions were committed: tests hold both down.
+func (db *DB) Statements() int64 { return db.statements.Load() }
+
+// Commits counts committed writing transactions.
+func (db *DB) Commits() int64 { return db.commits.Load() }
+
+// Write runs fn in the writing transaction: all of it is committed and fsynced
+// when Write returns nil, and none of it when it returns an error, except
+// fault.Unknown: then a failed write or fsync left it open, and the process must
+// stop. A full disk is fault.Unavailable: nothing was written.
+func (db *DB) Write(ctx context.Context, fn func(*Tx) error) error {
+	var c *conn
+	select {
+	case c = <-db.writer:
+	case <-db.closed:
+		return fault.New(fault.Unavailable, "sqldb: "+db.area, "database is closed")
+	case <-ctx.Done():
+		return fault.New(fault.Unavailable, "sqldb: "+db.area, "waiting to write: %w", ctx.Err())
+	}
+	defer func() { db.writer <- c }()
+	// A commit is not interrupted half-way by a caller who leaves.
+	tx := &Tx{ctx: context.WithoutCancel(ctx), db: db, conn: c}
+	if _, err := tx.Exec(`BEGIN IMMEDIATE`); err != nil {
+		return err
+	}
+	committed := false
+	defer func() {
+		if !committed {
+			_, _ = tx.Exec(`ROLLBACK`) // SQLite may have rolled back by itself
+		}
+	}()
+	if err := fn(tx); err != nil {
+		return err
+	}
+	db.points.At(db.area + ".before_commit")
+	if _, err := tx.Exec(`COMMIT`); err != nil {
+		if fault.Is(err, fault.Unavailable) {
+			return err // full: SQLite keeps the transaction open, and we roll it back
+		}
+		return &fault.Error{Kind: fault.Unknown, Op: "sqldb: commit " + db.area, Code: "commit_unknown",
+			Fix: "the process must stop and reopen the store", Err: err}
+	}
+	committed = true
+	db.commits.Add(1)
+	db.points.At(db.area + ".after_commit")
+	for _, f := range tx.onCommit {
+		f()
+	}
+	return nil
+}
+
+// Read runs fn on a reading connection. Each statement sees the last commit;
+// Snapshot sees one and the same for all.
+func (db *DB) Read(ctx context.Context, fn func(*Tx) error) error {
+	return db.read(ctx, false, fn)
+}
+
+// Snapshot runs fn in one reading transaction.
+func (db *DB) Snapshot(ctx context.Context, fn func(*Tx) error) error {
+	return db.read(ctx, true, fn)
+}
+
+func (db *DB) read(ctx context.Context, snapshot bool, fn func(*Tx) error) error {
+	var c *conn
+	select {
+	case c = <-db.readers:
+	case <-db.closed:
+		return fault.New(fault.Unavailable, "sqldb: "+db.area, "database is closed")
+	case <-ctx.Done():
+		return fault.New(fault.Unavailable, "sqldb: "+db.area, "waiting to read: %w", ctx.Err())
+	}
+	defer func() { db.readers <- c }()
+	if c == nil {
+		raw, err := db.pool.Conn(ctx)
+		if err != nil {
+			return fault.Wrap("sqldb: "+db.area, err)
+		}
+		c = &conn{c: raw, stmts: map[string]*sql.Stmt{}}
+	}
+	tx := &Tx{ctx: context.WithoutCancel(ctx), db: db, conn: c}
+	if !snapshot {
+		return fn(tx)
+	}
+	if _, err := tx.Exec(`BEGIN`); err != nil {
+		return err
+	}
+	defer func() { _, _ = tx.Exec(`ROLLBACK`) }()
+	return fn(tx)
+}
+
+// Close waits for running transactions and closes the files. Later calls of
+// Read and Write fail with fault.Unavailable.
+func (db *DB) Close() error {
+	var err error
+	db.closeOnce.Do(func() {
+		close(db.closed)
+		for range cap(db.readers) {
+			if c := <-db.readers; c != nil {
+				err = errors.Join(err, c.close())
+			}
+		}
+		if len(db.writer) > 0 || cap(db.writer) > 0 {
+			err = errors.Join(err, (<-db.writer).close())
+		}
+		err = errors.Join(err, db.pool.Close())
+	})
+	return err
+}
+
+func (c *conn) close() error {
+	var err error
+	for _, s := range c.stmts {
+		err = errors.Join(err, s.Close())
+	}
+	return errors.Join(err, c.c.Close())
+}
+
+// classify gives an engine's error its kind.
+func classify(op string, err error) error {
+	if err == nil {
+		return nil
+	}
+	var se *sqlite.Error
+	if errors.As(err, &se) {
+		switch se.Code() & 0xff {
+		case sqlite3.SQLITE_FULL:
+			return &fault.Error{Kind: fault.Unavailable, Op: op, Code: "disk_full", Fix: "free disk space", Err: err}
+		case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED:
+			return &fault.Error{Kind: fault.Unavailable, Op: op, Code: "database_busy", Err: err}
+		case sqlite3.SQLITE_CONSTRAINT:
+			return &fault.Error{Kind: fault.Conflict, Op: op, Code: "constraint", Err: err}
+		}
+	}
+	return &fault.Error{Kind: fault.Internal, Op: op, Err: err}
+}

@@ -1,0 +1,186 @@
+package sqldb
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"reflect"
+	"strings"
+
+	"github.com/tallystick/tallystick/internal/fault"
+)
+
+// Tx runs statements, inside a transaction (Write, Snapshot) or one by one
+// (Read). Statements use ? as placeholder and are prepared once per connection,
+// so their texts come from code, never from data. Not safe for concurrent use.
+type Tx struct {
+	ctx  context.Context //nolint:containedctx // lives exactly as long as the transaction
+	db   *DB
+	conn *conn
+	args []any
+
+	onCommit []func()
+}
+
+// OnCommit registers what is to happen after the commit, and only then: waking
+// whoever reads what was written. It must not fail or block.
+func (tx *Tx) OnCommit(f func()) { tx.onCommit = append(tx.onCommit, f) }
+
+// Scan reads the current row, as sql.Rows.Scan does.
+type Scan func(dst ...any) error
+
+func (tx *Tx) stmt(query string) (*sql.Stmt, error) {
+	tx.db.statements.Add(1)
+	if s := tx.conn.stmts[query]; s != nil {
+		return s, nil
+	}
+	s, err := tx.conn.c.PrepareContext(tx.ctx, query)
+	if err != nil {
+		return nil, classify("sqldb: prepare "+tx.db.area+": "+query, err)
+	}
+	tx.conn.stmts[query] = s
+	return s, nil
+}
+
+// Exec runs a statement and gives the number of rows that it changed.
+func (tx *Tx) Exec(query string, args ...any) (int64, error) {
+	s, err := tx.stmt(query)
+	if err != nil {
+		return 0, err
+	}
+	res, err := s.ExecContext(tx.ctx, args...)
+	if err != nil {
+		return 0, classify("sqldb: "+tx.db.area+": "+query, err)
+	}
+	n, err := res.RowsAffected()
+	return n, classify("sqldb: "+tx.db.area, err)
+}
+
+// Query calls row for each row of the result.
+func (tx *Tx) Query(query string, args []any, row func(Scan) error) error {
+	s, err := tx.stmt(query)
+	if err != nil {
+		return err
+	}
+	rows, err := s.QueryContext(tx.ctx, args...)
+	if err != nil {
+		return classify("sqldb: "+tx.db.area+": "+query, err)
+	}
+	defer rows.Close() //nolint:errcheck // rows.Err tells
+	for rows.Next() {
+		if err := row(rows.Scan); err != nil {
+			return fault.Wrap("sqldb: "+tx.db.area+": row of "+query, err)
+		}
+	}
+	return classify("sqldb: "+tx.db.area+": "+query, rows.Err())
+}
+
+// chunks are the sizes in which sets of rows and keys are cut, so that a set of
+// any size uses a few prepared statements.
+var chunks = [...]int{64, 16, 4, 1}
+
+// QueryIn runs a query whose text contains "(?*)" once, as in "WHERE x IN (?*)",
+// for all keys, a chunk at a time. Fixed arguments are not possible. Equal keys
+// give their rows once per chunk.
+func QueryIn[K ~string | ~int64](tx *Tx, query string, keys []K, row func(Scan) error) error {
+	for len(keys) > 0 {
+		size := 1
+		for _, c := range chunks {
+			// A chunk is padded when it is at least half full: fewer statements.
+			if len(keys) >= c || len(keys) > c/2 {
+				size = c
+				break
+			}
+		}
+		args := tx.args[:0]
+		for i := range size {
+			args = append(args, key(keys[min(i, len(keys)-1)]))
+		}
+		tx.args = args
+		if err := tx.Query(inText(query, size), args, row); err != nil {
+			return err
+		}
+		keys = keys[min(size, len(keys)):]
+	}
+	return nil
+}
+
+func key[K ~string | ~int64](k K) any {
+	v := reflect.ValueOf(k)
+	if v.Kind() == reflect.String {
+		return v.String()
+	}
+	return v.Int()
+}
+
+func inText(query string, n int) string {
+	return strings.Replace(query, "(?*)", "(?"+strings.Repeat(",?", n-1)+")", 1)
+}
+
+// Insert adds n rows in few statements. row appends the values of row i, in the
+// order of columns. tail is appended to the statement ("ON CONFLICT DO NOTHING").
+// It gives the number of rows added; without a tail, a duplicate key is
+// fault.Conflict and the transaction must be given up.
+func (tx *Tx) Insert(table string, columns []string, n int, tail string, row func(dst []any, i int) []any) (int64, error) {
+	var added int64
+	for i := 0; i < n; {
+		size := 1
+		for _, c := range chunks {
+			if n-i >= c {
+				size = c
+				break
+			}
+		}
+		args := tx.args[:0]
+		for j := range size {
+			args = row(args, i+j)
+		}
+		tx.args = args
+		a, err := tx.Exec(insertText(table, columns, size, tail), args...)
+		if err != nil {
+			return added, err
+		}
+		added += a
+		i += size
+	}
+	return added, nil
+}
+
+func insertText(table string, columns []string, size int, tail string) string {
+	var b strings.Builder
+	b.Grow(64 + len(columns)*(16+2*size))
+	b.WriteString("INSERT INTO ")
+	b.WriteString(table)
+	b.WriteString(" (")
+	b.WriteString(strings.Join(columns, ", "))
+	b.WriteString(") VALUES ")
+	row := "(?" + strings.Repeat(",?", len(columns)-1) + ")"
+	for i := range size {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		b.WriteString(row)
+	}
+	if tail != "" {
+		b.WriteByte(' ')
+		b.WriteString(tail)
+	}
+	return b.String()
+}
+
+// Each runs one statement for each of n rows, and expects every one to change
+// exactly one row: a row that is no longer what it was read as is fault.Fenced.
+func (tx *Tx) Each(query string, n int, row func(dst []any, i int) []any) error {
+	for i := range n {
+		tx.args = row(tx.args[:0], i)
+		changed, err := tx.Exec(query, tx.args...)
+		if err != nil {
+			return err
+		}
+		if changed != 1 {
+			return &fault.Error{Kind: fault.Fenced, Op: "sqldb: " + tx.db.area, Code: "stale_row",
+				Err: fmt.Errorf("row %d of %q: %d rows changed, want 1", i, query, changed)}
+		}
+	}
+	return nil
+}

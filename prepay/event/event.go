@@ -1,0 +1,43 @@
+// Package event is what the other areas know of prepay: the outcomes of its calls.
+package event
+
+import (
+	"fmt"
+
+	"github.com/go-json-experiment/json"
+
+	"github.com/tallystick/tallystick/channels"
+)
+
+// TypeOutcome is the only type on topic outcomes, payload Outcome.
+const TypeOutcome = "outcome.recorded"
+
+// Outcome is what one call for an attempt came to. Op is the call: "pay",
+// "query" or "close", as in core/event.
+type Outcome struct {
+	OutTradeNo string           `json:"out_trade_no"`
+	Account    string           `json:"account"`
+	Op         string           `json:"op"`
+	Try        int              `json:"try"` // of this number, from 1, over all operations
+	Outcome    channels.Outcome `json:"outcome"`
+	AtMillis   int64            `json:"at_millis"`
+	// NextAtMillis is when prepay will ask again, Unix milliseconds; 0 for never.
+	NextAtMillis int64 `json:"next_at_millis,omitzero"`
+}
+
+// Encode gives the payload: the same bytes for the same value.
+func (o Outcome) Encode() []byte {
+	b, err := json.Marshal(o, json.Deterministic(true))
+	if err != nil {
+		panic(fmt.Sprintf("prepay/event: %v", err)) // a bug: our own types always can be encoded
+	}
+	return b
+}
+
+// Decode reads a payload.
+func Decode(payload []byte) (o Outcome, err error) {
+	if err = json.Unmarshal(payload, &o); err != nil {
+		err = fmt.Errorf("prepay/event: %w", err)
+	}
+	return o, err
+}
