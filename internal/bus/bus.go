@@ -70,6 +70,27 @@ type Source interface {
 	Subscribe() (wake <-chan struct{}, cancel func())
 }
 
+// Intake takes what enters from outside: see the embedded and Kafka adapters.
+type Intake interface {
+	// Append queues one event for a topic and returns at once; the event's bytes
+	// are copied. An error means that the record is certainly not kept:
+	// fault.Unavailable (the backlog is at its bound, or the store has stopped) or
+	// fault.TooLarge.
+	Append(topic Topic, e *Event) (Ticket, error)
+}
+
+// Ticket is a record on its way into the intake. Safe for concurrent use.
+type Ticket interface {
+	// Done is closed when the record's fate is known.
+	Done() <-chan struct{}
+	// Err is the fate, once Done is closed: nil for committed and fsynced;
+	// fault.Unavailable for certainly not kept; fault.Unknown when nobody can say.
+	Err() error
+	// Withdraw takes the record back, in one atomic step, if it was not yet handed
+	// over to the store: after true it is certainly never kept.
+	Withdraw() bool
+}
+
 // Move is a consumer's step in one group.
 type Move struct {
 	Group    int

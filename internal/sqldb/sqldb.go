@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net/url"
 	"strconv"
 	"sync"
@@ -24,8 +23,9 @@ type Options struct {
 	Area string
 	// Path is the SQLite file; it is made if missing.
 	Path string
-	// Migrations holds goose SQL files, applied at Open.
-	Migrations fs.FS
+	// Migrations are SQL scripts; the n-th brings the schema to version n. Those
+	// that are missing are applied at Open. One that was released never changes.
+	Migrations []string
 	// Stamp holds installation constants (the code secret's fingerprint, the
 	// number of groups). They are stored at first open; a later Open with another
 	// value is refused.
@@ -77,7 +77,7 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 	pool.SetMaxIdleConns(o.ReadersMax + 1)
 	db := &DB{area: o.Area, points: o.Points, pool: pool, writer: make(chan *conn, 1),
 		readers: make(chan *conn, o.ReadersMax), closed: make(chan struct{})}
-	if o.Migrations != nil {
+	if len(o.Migrations) > 0 {
 		if err := migrate(ctx, pool, o.Migrations); err != nil {
 			return nil, errors.Join(fault.Wrap(op+": migrate", err), pool.Close())
 		}
@@ -110,14 +110,28 @@ func dsn(o Options) string {
 	return "file:" + (&url.URL{Path: o.Path}).EscapedPath() + "?" + q.Encode()
 }
 
-func migrate(ctx context.Context, pool *sql.DB, migrations fs.FS) error {
-	p, err := goose.NewProvider(goose.DialectSQLite3, pool, migrations)
+func migrate(ctx context.Context, pool *sql.DB, scripts []string) error {
+	all := make([]*goose.Migration, len(scripts))
+	for i, script := range scripts {
+		all[i] = goose.NewGoMigration(int64(i+1), &goose.GoFunc{RunTx: func(ctx context.Context, tx *sql.Tx) error {
+			_, err := tx.ExecContext(ctx, script)
+			return err
+		}}, nil)
+	}
+	p, err := goose.NewProvider(goose.DialectSQLite3, pool, nil, goose.WithGoMigrations(all...), goose.WithDisableGlobalRegistry(true))
 	if err != nil {
 		return err
 	}
-	has, err := p.HasPending(ctx)
-	if err != nil || !has {
+	have, err := p.GetDBVersion(ctx)
+	if err != nil {
 		return err
+	}
+	switch want := int64(len(scripts)); {
+	case have > want:
+		return &fault.Error{Kind: fault.Conflict, Code: "schema_newer", Fix: "run the build that wrote it, or a newer one",
+			Err: fmt.Errorf("the schema has version %d, this build knows up to %d", have, want)}
+	case have == want:
+		return nil
 	}
 	_, err = p.Up(ctx)
 	return err

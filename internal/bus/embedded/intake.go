@@ -90,23 +90,18 @@ type intakeBatch struct {
 	err       error
 }
 
-// Ticket is a record's place in a batch.
-type Ticket struct {
+// ticket is a record's place in a batch: a bus.Ticket.
+type ticket struct {
 	log   *intakeLog
 	batch *intakeBatch
 	index int
 }
 
-// Done is closed when the batch was committed, or failed.
-func (t Ticket) Done() <-chan struct{} { return t.batch.done }
+func (t *ticket) Done() <-chan struct{} { return t.batch.done }
 
-// Err is the outcome once Done is closed: nil for committed and fsynced;
-// fault.Unavailable for certainly not kept; fault.Unknown when nobody can say.
-func (t Ticket) Err() error { return t.batch.err }
+func (t *ticket) Err() error { return t.batch.err }
 
-// Withdraw takes the record back if its batch was not yet sealed, in one atomic
-// step: after true it is certainly never kept.
-func (t Ticket) Withdraw() bool {
+func (t *ticket) Withdraw() bool {
 	t.log.in.mu.Lock()
 	defer t.log.in.mu.Unlock()
 	if t.batch.sealed {
@@ -156,19 +151,16 @@ func OpenIntake(ctx context.Context, cfg IntakeConfig, db *sqldb.DB, now func() 
 	return in, in.Measure(ctx)
 }
 
-// Append queues one event for a topic and gives its ticket. The event's bytes
-// are copied before Append returns. It fails with fault.Unavailable, and the
-// record is certainly not kept, when the backlog or the queue is at its bound;
-// with fault.TooLarge for an event that fits no batch.
-func (in *Intake) Append(topic bus.Topic, e *bus.Event) (Ticket, error) {
+// Append implements bus.Intake.
+func (in *Intake) Append(topic bus.Topic, e *bus.Event) (bus.Ticket, error) {
 	l := in.logs[topic]
 	if l == nil {
-		return Ticket{}, fault.New(fault.Internal, "intake", "no topic %q", topic)
+		return nil, fault.New(fault.Internal, "intake", "no topic %q", topic)
 	}
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if err := l.admit(); err != nil {
-		return Ticket{}, err
+		return nil, err
 	}
 	b := l.open()
 	start := len(b.buf)
@@ -176,13 +168,13 @@ func (in *Intake) Append(topic bus.Topic, e *bus.Event) (Ticket, error) {
 	size := len(b.buf) - start
 	if size > in.cfg.BatchBytesMax {
 		b.buf = b.buf[:start]
-		return Ticket{}, &fault.Error{Kind: fault.TooLarge, Op: "intake", Code: "record_too_large",
+		return nil, &fault.Error{Kind: fault.TooLarge, Op: "intake", Code: "record_too_large",
 			Err: fmt.Errorf("a record of %d bytes is over %d", size, in.cfg.BatchBytesMax)}
 	}
 	if start > 0 && (len(b.ends) >= in.cfg.BatchRecordsMax || len(b.buf) > in.cfg.BatchBytesMax) {
 		b.buf = b.buf[:start]
 		if len(l.queue) > in.cfg.QueueBatchesMax {
-			return Ticket{}, &fault.Error{Kind: fault.Unavailable, Op: "intake", Code: "queue_full", Fix: "retry after a moment",
+			return nil, &fault.Error{Kind: fault.Unavailable, Op: "intake", Code: "queue_full", Fix: "retry after a moment",
 				Err: fmt.Errorf("%d batches wait for the disk", len(l.queue))}
 		}
 		b = newIntakeBatch()
@@ -195,7 +187,7 @@ func (in *Intake) Append(topic bus.Topic, e *bus.Event) (Ticket, error) {
 	case in.wake <- struct{}{}:
 	default:
 	}
-	return Ticket{log: l, batch: b, index: len(b.ends) - 1}, nil
+	return &ticket{log: l, batch: b, index: len(b.ends) - 1}, nil
 }
 
 // admit refuses when this process cannot keep, or nobody reads, what it would take.
