@@ -43,7 +43,7 @@ type Consumer struct {
 	first  int  // group that the last batch began with
 }
 
-// Stopped gives the groups that stopped at a gap.
+// Stopped gives the groups that stopped at a gap or by a StopError.
 func (c *Consumer) Stopped() []int {
 	var out []int
 	for g, s := range c.gap {
@@ -178,8 +178,18 @@ func (c *Consumer) park(b *Batch, i int, reason string) {
 
 // apply hands the batch to the area, parking what is poison, until it goes through.
 func (c *Consumer) apply(ctx context.Context, b *Batch) error {
-	for range len(b.Messages) + 1 {
+	for range len(b.Messages) + len(b.Moves) + 1 {
 		err := c.Apply(ctx, b)
+		var stop *StopError
+		if errors.As(err, &stop) && b.without(stop.Group) {
+			c.gap[stop.Group] = true
+			c.Log.Error("group stopped: an invariant is violated", "area", c.Area, "topic", string(b.Topic),
+				"group", stop.Group, "error", stop.Err)
+			if len(b.Moves) == 0 {
+				return nil
+			}
+			continue
+		}
 		var poison *PoisonError
 		if !errors.As(err, &poison) {
 			return err
