@@ -166,3 +166,6 @@ func (d *Directory) Replace(s *Snapshot) bool {
 		}
 	}
 }
+
+// Takes reports whether the merchant may be paid in a currency.
+func (m *Merchant) Takes(c money.Currency) bool { return slices.Contains(m.Currencies, c) }

@@ -1,0 +1,195 @@
+package core
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/VictoriaMetrics/metrics"
+
+	"github.com/tallystick/tallystick/core/event"
+	"github.com/tallystick/tallystick/core/merchant"
+	"github.com/tallystick/tallystick/internal/bus"
+	"github.com/tallystick/tallystick/internal/fault"
+	"github.com/tallystick/tallystick/internal/ids"
+	prepay "github.com/tallystick/tallystick/prepay/event"
+)
+
+// Config bounds core.
+type Config struct {
+	// PaymentsMax bounds the payment orders of one trade, OpenPaymentsMax those
+	// that are not final.
+	PaymentsMax     int
+	OpenPaymentsMax int
+	// CloseGraceMillis is how long after the expiry that the channel was given we
+	// begin to close; CloseAgainMillis how long after that we ask again.
+	CloseGraceMillis int64
+	CloseAgainMillis int64
+	// NotSentPauseMillis is the first pause before an attempt that never reached
+	// its PSP is sent again; it doubles up to NotSentPauseMaxMillis.
+	NotSentPauseMillis    int64
+	NotSentPauseMaxMillis int64
+	// TimersMax bounds the trades whose timers one step handles.
+	TimersMax int
+}
+
+// DefaultConfig is what an installation starts with.
+func DefaultConfig() Config {
+	return Config{PaymentsMax: 64, OpenPaymentsMax: 8, CloseGraceMillis: 5_000, CloseAgainMillis: 3_600_000,
+		NotSentPauseMillis: 500, NotSentPauseMaxMillis: 30_000, TimersMax: 200}
+}
+
+// Validate refuses bounds that are not positive.
+func (c Config) Validate() error {
+	for _, f := range []struct {
+		name string
+		v    int64
+	}{{"paymentsMax", int64(c.PaymentsMax)}, {"openPaymentsMax", int64(c.OpenPaymentsMax)}, {"closeGraceMillis", c.CloseGraceMillis},
+		{"closeAgainMillis", c.CloseAgainMillis}, {"notSentPauseMillis", c.NotSentPauseMillis},
+		{"notSentPauseMaxMillis", c.NotSentPauseMaxMillis}, {"timersMax", int64(c.TimersMax)}} {
+		if f.v <= 0 {
+			return &fault.Error{Kind: fault.Invalid, Field: "core." + f.name, Code: "not_positive", Fix: "set it to at least 1"}
+		}
+	}
+	return nil
+}
+
+// Deps are what core is made of.
+type Deps struct {
+	Store     Store
+	Directory *merchant.Directory
+	IDs       *ids.Source
+	Now       func() time.Time
+	Config    Config
+	Log       *slog.Logger
+	Metrics   *metrics.Set
+}
+
+// Core applies batches of messages to trades. Its methods may be called from
+// several goroutines: the store lets one transaction through at a time.
+type Core struct {
+	Deps
+	payments machine
+	attempts machine
+}
+
+// New checks the configuration.
+func New(d Deps) (*Core, error) {
+	if err := d.Config.Validate(); err != nil {
+		return nil, err
+	}
+	return &Core{Deps: d, payments: newMachine(Transitions()), attempts: newMachine(AttemptTransitions())}, nil
+}
+
+// ApplyIntents, ApplyOutcomes and ApplyCallbacks apply a batch of their topic in
+// one transaction. A batch that was applied before changes nothing: its places
+// are behind. Errors: fault.Fenced when another process was faster;
+// *bus.PoisonError for a message that can never be applied.
+func (c *Core) ApplyIntents(ctx context.Context, b *bus.Batch) error {
+	return c.apply(ctx, b, func(m *bus.Message, w *Want) {
+		w.Trades = append(w.Trades, m.Context.BizCode)
+	}, event.TypeIntent, (*rules).applyIntent)
+}
+
+// ApplyOutcomes applies what prepay's calls came to.
+func (c *Core) ApplyOutcomes(ctx context.Context, b *bus.Batch) error {
+	return c.apply(ctx, b, func(m *bus.Message, w *Want) {
+		w.Trades = append(w.Trades, m.Context.BizCode)
+	}, prepay.TypeOutcome, (*rules).applyOutcome)
+}
+
+// ApplyCallbacks applies what PSPs told us.
+func (c *Core) ApplyCallbacks(ctx context.Context, b *bus.Batch) error {
+	return c.apply(ctx, b, func(m *bus.Message, w *Want) {
+		// The context came back from outside; the number is what counts.
+		var cb struct {
+			Event struct {
+				OutTradeNo string `json:"out_trade_no"`
+			} `json:"event"`
+		}
+		if event.Decode(m.Payload, &cb) == nil {
+			if y, _, err := ids.ParseOutTradeNo(cb.Event.OutTradeNo); err == nil {
+				w.Payments = append(w.Payments, y)
+			}
+		}
+	}, event.TypeCallback, (*rules).applyCallback)
+}
+
+func (c *Core) apply(ctx context.Context, b *bus.Batch, want func(*bus.Message, *Want), typ string, rule func(*rules, *bus.Message) error) error {
+	var w Want
+	_ = b.Live(func(_ int, m *bus.Message) error { want(m, &w); return nil })
+	w.Trades = compact(w.Trades)
+	w.Payments = compact(w.Payments)
+	err := c.Store.Apply(ctx, b, w, func(work *Work) error {
+		r := c.rules(work)
+		return b.Live(func(i int, m *bus.Message) error {
+			if m.Type != typ {
+				return &bus.PoisonError{Index: i, Err: errors.New("unknown type " + m.Type)}
+			}
+			if err := rule(r, m); err != nil {
+				return &bus.PoisonError{Index: i, Err: err}
+			}
+			return nil
+		})
+	})
+	if err == nil && c.Metrics != nil {
+		c.Metrics.GetOrCreateCounter(`tallystick_core_messages_total{topic="` + string(b.Topic) + `"}`).Add(len(b.Messages) - len(b.Parked))
+		c.Metrics.GetOrCreateCounter(`tallystick_core_batches_total{topic="` + string(b.Topic) + `"}`).Inc()
+	}
+	return err
+}
+
+func (c *Core) rules(w *Work) *rules {
+	return &rules{cfg: c.Config, now: c.Now().UnixMilli(), directory: c.Directory.Current(), ids: c.IDs,
+		payments: c.payments, attempts: c.attempts, work: w}
+}
+
+// compact sorts and removes repetitions: one order of reads for one batch.
+func compact(codes []ids.Code) []ids.Code {
+	slices.Sort(codes)
+	return slices.Compact(codes)
+}
+
+// StepTimers handles trades with something due: worked is false when there is
+// none.
+func (c *Core) StepTimers(ctx context.Context) (worked bool, err error) {
+	due, err := c.Store.Due(ctx, c.Now().UnixMilli(), c.Config.TimersMax)
+	if err != nil || len(due) == 0 {
+		return false, fault.Wrap("core: timers", err)
+	}
+	err = c.Store.Apply(ctx, &bus.Batch{}, Want{Trades: compact(due)}, func(w *Work) error {
+		r := c.rules(w)
+		for _, t := range w.Trades() {
+			if err := r.applyTimer(t); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return err == nil, fault.Wrap("core: timers", err)
+}
+
+// RunTimers steps until ctx ends, looking every interval.
+func (c *Core) RunTimers(ctx context.Context, every time.Duration) error {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		worked, err := c.StepTimers(ctx)
+		if fault.Is(err, fault.Unknown) {
+			return err
+		}
+		if err != nil && ctx.Err() == nil && !fault.Is(err, fault.Fenced) {
+			c.Log.Error("timers will be tried again", "area", "core", "error", err)
+		}
+		if worked && err == nil {
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}

@@ -1,0 +1,147 @@
+package core
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/tallystick/tallystick/channels"
+	"github.com/tallystick/tallystick/core/event"
+	"github.com/tallystick/tallystick/internal/bus"
+	"github.com/tallystick/tallystick/internal/ids"
+	prepay "github.com/tallystick/tallystick/prepay/event"
+)
+
+// ErrNoPayment parks a message about a payment order that is not there yet: its
+// intent may still be on the way. It is replayed when the order appears.
+var ErrNoPayment = errors.New("waits for its payment order")
+
+// find gives the order and attempt that an out_trade_no names.
+func (r *rules) find(outTradeNo string) (*Trade, *Payment, *Attempt, error) {
+	y, n, err := ids.ParseOutTradeNo(outTradeNo)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	t, p := r.work.payment(y)
+	if p == nil {
+		return nil, nil, nil, fmt.Errorf("%s: %w", outTradeNo, ErrNoPayment)
+	}
+	a := p.attempt(n)
+	if a == nil {
+		return nil, nil, nil, fmt.Errorf("payment order %s has no attempt %d: %w", p.Y, n, ErrNoPayment)
+	}
+	return t, p, a, nil
+}
+
+// applyOutcome settles what one of our own calls came to.
+func (r *rules) applyOutcome(m *bus.Message) error {
+	o, err := prepay.Decode(m.Payload)
+	if err != nil {
+		return err
+	}
+	t, p, a, err := r.find(o.OutTradeNo)
+	if err != nil {
+		return err
+	}
+	if o.Account != a.Account {
+		return fmt.Errorf("outcome of %s is from account %s, the attempt is on %s", o.OutTradeNo, o.Account, a.Account)
+	}
+	out := &o.Outcome
+	switch out.Result {
+	case channels.Done:
+		if out.State == channels.StatePaid {
+			return r.settle(t, p, a, success{out.TransactionID, out.Paid})
+		}
+		return r.learn(p, a, out.State, out.Credential, out.Code)
+	case channels.Declined:
+		if o.Op != string(event.OpPay) {
+			return nil // the question was refused, not the payment
+		}
+		return r.learn(p, a, channels.StateDeclined, channels.Credential{}, out.Code)
+	case channels.NotSent:
+		return r.notSent(p, a, o.Op, out.Code)
+	case channels.Unknown:
+		return r.unknown(p, a, o.Op, out.Code)
+	}
+	return fmt.Errorf("outcome of %s: no result %q", o.OutTradeNo, out.Result)
+}
+
+func (r *rules) notSent(p *Payment, a *Attempt, op, code string) error {
+	if op != string(event.OpPay) || !p.Open() || a.Status != event.Dispatched {
+		return nil
+	}
+	if err := r.attemptTo(p, a, AttemptNotSent, code); err != nil {
+		return err
+	}
+	if err := r.reroute(p, code); err != nil {
+		return err
+	}
+	r.changed(p, -1)
+	return nil
+}
+
+// unknown is never failure: the order says so, and prepay asks until it knows.
+func (r *rules) unknown(p *Payment, a *Attempt, op, code string) error {
+	if op != string(event.OpPay) || !p.Open() || a.Status != event.Dispatched {
+		return nil
+	}
+	if err := r.attemptTo(p, a, event.Unknown, code); err != nil {
+		return err
+	}
+	if err := r.paymentTo(p, event.Unknown, code); err != nil {
+		return err
+	}
+	r.changed(p, -1)
+	return nil
+}
+
+// applyCallback settles what a PSP told us. It may be late, repeated, reordered
+// or earlier than the reply to our own call: all converge.
+func (r *rules) applyCallback(m *bus.Message) error {
+	var c event.CallbackReceived
+	if err := event.Decode(m.Payload, &c); err != nil {
+		return err
+	}
+	t, p, a, err := r.find(c.Event.OutTradeNo)
+	if err != nil {
+		return err
+	}
+	if c.Account != a.Account || c.Channel != a.Channel {
+		// Properly signed, but by an account that this attempt is not on: it proves
+		// nothing. The account that knows is asked instead.
+		r.dispatch(p, a, event.OpQuery, 0)
+		return nil
+	}
+	open := p.Open()
+	if c.Event.State == channels.StatePaid {
+		err = r.settle(t, p, a, success{c.Event.TransactionID, c.Event.Paid})
+	} else {
+		err = r.learn(p, a, c.Event.State, channels.Credential{}, c.Event.Code)
+	}
+	if err == nil && open && !p.Open() {
+		r.dispatch(p, a, event.OpStop, 0) // prepay need not ask any more
+	}
+	return err
+}
+
+// applyTimer does what is due for an open payment order: what has expired is
+// closed at the channel first, and only then here.
+func (r *rules) applyTimer(t *Trade) error {
+	for _, p := range t.Payments {
+		if !p.Open() || p.NextAtMillis == 0 || p.NextAtMillis > r.now {
+			continue
+		}
+		a := p.live()
+		if a == nil {
+			// Every attempt certainly never reached its PSP: there is nothing to close.
+			if err := r.paymentTo(p, event.Expired, ReasonChannelsFailing); err != nil {
+				return err
+			}
+			r.changed(p, -1)
+			continue
+		}
+		r.dispatch(p, a, event.OpClose, 0)
+		p.NextAction, p.NextAtMillis = ActionCloseAgain, r.now+r.cfg.CloseAgainMillis
+		r.changed(p, -1)
+	}
+	return nil
+}

@@ -1,0 +1,108 @@
+package core
+
+import (
+	"context"
+
+	"github.com/tallystick/tallystick/core/event"
+	"github.com/tallystick/tallystick/internal/bus"
+	"github.com/tallystick/tallystick/internal/ids"
+)
+
+// Store keeps trades, core's places and core's topics. An adapter passes
+// core/storetest.
+type Store interface {
+	// Apply runs one transaction: it loads the trades of want, lets decide change
+	// them and add events, saves what changed, moves the places of b (none for a
+	// batch of timers), and emits last. Nothing is kept when decide fails. It
+	// fails with fault.Fenced, and nothing is kept, when another process moved a
+	// place or changed a row meanwhile.
+	Apply(ctx context.Context, b *bus.Batch, want Want, decide func(*Work) error) error
+	// Due gives the BizCodes of trades with a payment order whose next action is
+	// due at nowMillis, most overdue first, at most max.
+	Due(ctx context.Context, nowMillis int64, max int) ([]ids.Code, error)
+	// Trade gives the trade of a code, which may be its X or any Y of it; nil if
+	// there is none.
+	Trade(ctx context.Context, code ids.Code) (*Trade, error)
+}
+
+// Want names the trades that a batch needs: by their own codes, and by the codes
+// of payment orders.
+type Want struct {
+	Trades   []ids.Code
+	Payments []ids.Code
+}
+
+// Work is what decide works on. It is used by one goroutine.
+type Work struct {
+	trades   map[ids.Code]*Trade
+	payments map[ids.Code]*Trade
+	order    []*Trade // in order of first appearance: one order of writes for one batch
+
+	Dispatches []bus.Event
+	Payments   []bus.Event
+}
+
+// NewWork is for stores: what was loaded.
+func NewWork(loaded []*Trade) *Work {
+	w := &Work{trades: make(map[ids.Code]*Trade, len(loaded)), payments: make(map[ids.Code]*Trade, len(loaded))}
+	for _, t := range loaded {
+		w.Add(t)
+	}
+	return w
+}
+
+// Add makes a trade known to the batch.
+func (w *Work) Add(t *Trade) {
+	w.trades[t.Context.BizCode] = t
+	w.order = append(w.order, t)
+	for _, p := range t.Payments {
+		w.payments[p.Y] = t
+	}
+}
+
+// addPayment makes a new payment order of a known trade known.
+func (w *Work) addPayment(t *Trade, p *Payment) {
+	t.Payments = append(t.Payments, p)
+	w.payments[p.Y] = t
+}
+
+// Trades gives all trades of the batch, in a stable order.
+func (w *Work) Trades() []*Trade { return w.order }
+
+// trade finds a trade by X; nil if there is none.
+func (w *Work) trade(x ids.Code) *Trade { return w.trades[x] }
+
+// payment finds a payment order by Y; nils if there is none.
+func (w *Work) payment(y ids.Code) (*Trade, *Payment) {
+	t := w.payments[y]
+	if t == nil {
+		return nil, nil
+	}
+	return t, t.payment(y)
+}
+
+// Queries is what core answers to other areas.
+type Queries struct{ Store Store }
+
+// Payment gives a payment order by Y, and its context; ok is false if core has
+// not seen it.
+func (q Queries) Payment(ctx context.Context, y ids.Code) (s event.Payment, c ids.Context, ok bool, err error) {
+	t, err := q.Store.Trade(ctx, y)
+	if err != nil || t == nil {
+		return s, c, false, err
+	}
+	p := t.payment(y)
+	if p == nil {
+		return s, c, false, nil
+	}
+	return p.Snapshot(), p.Context, true, nil
+}
+
+// Trade gives a trade by its X or by the Y of any of its payment orders.
+func (q Queries) Trade(ctx context.Context, code ids.Code) (event.Trade, bool, error) {
+	t, err := q.Store.Trade(ctx, code)
+	if err != nil || t == nil {
+		return event.Trade{}, false, err
+	}
+	return t.Snapshot(), true, nil
+}

@@ -1,0 +1,150 @@
+package core_test
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/tallystick/tallystick/channels"
+	"github.com/tallystick/tallystick/core/event"
+	"github.com/tallystick/tallystick/internal/bus"
+	"github.com/tallystick/tallystick/internal/fault"
+	"github.com/tallystick/tallystick/internal/ids"
+	"github.com/tallystick/tallystick/internal/money"
+)
+
+// Two consumers get the same batches at the same time, ten thousand times: each
+// batch is applied by exactly one of them, the other is fenced, and each order
+// is settled exactly once.
+func TestTwoConsumersRacingSettleOnce(t *testing.T) {
+	const orders, perBatch = 10_000, 20
+	h := newHarness(t)
+	two := []interface {
+		ApplyIntents(context.Context, *bus.Batch) error
+		ApplyCallbacks(context.Context, *bus.Batch) error
+	}{h.newCore(), h.newCore()}
+	race := func(b *bus.Batch, apply func(i int, b *bus.Batch) error) {
+		var wg sync.WaitGroup
+		errs := make([]error, len(two))
+		for i := range two {
+			wg.Go(func() { errs[i] = apply(i, b) })
+		}
+		wg.Wait()
+		fenced := 0
+		for _, err := range errs {
+			if fault.Is(err, fault.Fenced) {
+				fenced++
+			} else if err != nil {
+				t.Fatal(err)
+			}
+		}
+		if fenced != 1 {
+			t.Fatalf("%d of two were fenced: %v", fenced, errs)
+		}
+	}
+	for i := 0; i < orders; i += perBatch {
+		var intents, callbacks []bus.Event
+		for j := i; j < i+perBatch; j++ {
+			in, e := h.intent(order{id: fmt.Sprint("o", j)})
+			intents = append(intents, e)
+			callbacks = append(callbacks, bus.Event{ID: "evt_c", Type: event.TypeCallback, Version: 1, Context: e.Context,
+				Payload: event.Encode(event.CallbackReceived{Channel: "sandbox", Account: "a", Event: channels.CallbackEvent{EventID: "e",
+					OutTradeNo: ids.OutTradeNo(in.Y, 0), State: channels.StatePaid, TransactionID: "t", Paid: money.Of(10_000, "CNY")}})})
+		}
+		race(h.batch(bus.Intents, intents...), func(i int, b *bus.Batch) error { return two[i].ApplyIntents(context.Background(), b) })
+		race(h.batch(bus.Callbacks, callbacks...), func(i int, b *bus.Batch) error { return two[i].ApplyCallbacks(context.Background(), b) })
+	}
+	settled := map[ids.Code]int{}
+	for msgs := h.news(bus.Payments); len(msgs) > 0; msgs = h.news(bus.Payments) {
+		for _, m := range msgs {
+			var c event.PaymentChanged
+			h.must(event.Decode(m.Payload, &c))
+			if c.Settled >= 0 {
+				settled[c.Y]++
+			}
+		}
+	}
+	if len(settled) != orders {
+		t.Fatalf("%d orders settled, want %d", len(settled), orders)
+	}
+	for y, n := range settled {
+		if n != 1 {
+			t.Fatalf("%s settled %d times", y, n)
+		}
+	}
+}
+
+// Whatever a PSP says, in whatever order and however often: an order is settled
+// at most once, every transaction has exactly one money effect, a new number
+// comes only after its predecessors certainly failed, and what is not final has
+// a next action.
+func TestAnyEvidenceInAnyOrder(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		h := newHarness(t)
+		y := h.accept(order{id: "o"})
+		attempts := 1
+		unknown := map[int]bool{}
+		transactions := map[string]bool{}
+		for range rapid.IntRange(1, 12).Draw(rt, "n") {
+			n := rapid.IntRange(0, attempts-1).Draw(rt, "attempt")
+			tx := fmt.Sprint("t", n, rapid.IntRange(0, 1).Draw(rt, "tx"))
+			minor := int64(10_000 - rapid.SampledFrom([]int{0, 0, 0, 1}).Draw(rt, "short"))
+			account := h.payment(y).Attempts[n].Account
+			done := func(s channels.State) channels.Outcome { return channels.Outcome{Result: channels.Done, State: s} }
+			wasFinal := h.payment(y).Status.Final()
+			switch rapid.IntRange(0, 9).Draw(rt, "what") {
+			case 0:
+				h.outcome(y, n, event.OpPay, pendingOutcome())
+			case 1:
+				if !wasFinal && h.payment(y).Attempts[n].Status == event.Dispatched {
+					unknown[n] = true
+				}
+				h.outcome(y, n, event.OpPay, channels.Outcome{Result: channels.Unknown})
+			case 2:
+				h.outcome(y, n, event.OpPay, channels.Outcome{Result: channels.NotSent})
+			case 3:
+				h.outcome(y, n, event.OpQuery, done(channels.StateNotFound))
+			case 4:
+				h.outcome(y, n, event.OpClose, done(channels.StateClosed))
+			case 5:
+				h.outcome(y, n, event.OpPay, channels.Outcome{Result: channels.Declined, Code: "no"})
+			case 6:
+				h.outcome(y, n, event.OpQuery, channels.Outcome{Result: channels.Done, State: channels.StatePaid, TransactionID: tx, Paid: money.Of(minor, "CNY")})
+				transactions[fmt.Sprint(n, tx)] = true
+			case 7, 8:
+				h.callback(y, n, account, paid(tx, minor))
+				transactions[fmt.Sprint(n, tx)] = true
+			case 9:
+				h.now = h.now.Add(10 * 60 * 1e9)
+				_, err := h.core.StepTimers(context.Background())
+				h.must(err)
+			}
+			p := h.payment(y)
+			if wasFinal && !p.Status.Final() {
+				rt.Fatalf("a final order became %s", p.Status)
+			}
+			if !p.Status.Final() && (p.NextAction == "" || p.NextAtMillis == 0) {
+				rt.Fatalf("%s without a next action", p.Status)
+			}
+			if len(p.Attempts) > attempts && len(unknown) > 0 {
+				rt.Fatalf("a new number after unknown: %+v", p.Attempts)
+			}
+			attempts = len(p.Attempts)
+		}
+		settled, effects := 0, 0
+		changed, surplus := h.changes()
+		for _, c := range changed {
+			if c.Settled >= 0 {
+				settled++
+				effects++
+			}
+		}
+		effects += len(surplus)
+		if settled > 1 || effects != len(transactions) {
+			rt.Fatalf("%d settlements, %d effects of %d transactions", settled, effects, len(transactions))
+		}
+	})
+}

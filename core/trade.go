@@ -1,0 +1,162 @@
+package core
+
+import (
+	"fmt"
+
+	"github.com/tallystick/tallystick/channels"
+	"github.com/tallystick/tallystick/core/event"
+	"github.com/tallystick/tallystick/internal/ids"
+	"github.com/tallystick/tallystick/internal/money"
+)
+
+// The states of a trade. A trade that has seen only rejected intents is void:
+// nothing is fixed yet.
+const (
+	TradeVoid = "void"
+	TradeOpen = "open"
+	TradePaid = "paid"
+)
+
+// Trade is the aggregate: a trade order with all that belongs to it. Stores load
+// and save it as a whole; a row is written when its Version differs from Stored.
+type Trade struct {
+	Row     int64 // the store's key; 0 until saved
+	Stored  int64 // the version in the store; 0 until saved
+	Version int64
+
+	Context ids.Context // of the intent that opened it
+	OrderID string
+	Amount  money.Amount // terms, fixed by the first accepted intent
+	Paid    money.Amount
+	Status  string
+	// AcceptedAtMillis and ExpiresAtMillis are those of the first accepted intent.
+	AcceptedAtMillis int64
+	ExpiresAtMillis  int64
+
+	Payments []*Payment
+}
+
+// Payment is a payment order with its attempts.
+type Payment struct {
+	event.Payment
+	Row          int64
+	Stored       int64
+	StoredStatus event.Status
+
+	Context    ids.Context
+	Canonical  []byte // the request, to compare bodies by
+	ReturnURL  string
+	Metadata   map[string]string
+	Attempts   []*Attempt
+	Exceptions []Exception // money that came and settled nothing
+}
+
+// Attempt is one try of a payment order.
+type Attempt struct {
+	event.Attempt
+	Row     int64
+	Stored  int64
+	Version int64
+}
+
+// Exception is money that a PSP received for a payment order and that did not
+// settle it. There is one per transaction of the PSP.
+type Exception struct {
+	Row           int64
+	OutTradeNo    string
+	TransactionID string
+	Why           string
+	Paid          money.Amount
+	AtMillis      int64
+}
+
+// Open reports whether the payment order is not final.
+func (p *Payment) Open() bool { return !p.Status.Final() }
+
+// attempt finds an attempt by its number; nil if there is none.
+func (p *Payment) attempt(n int) *Attempt {
+	if n < 0 || n >= len(p.Attempts) {
+		return nil
+	}
+	return p.Attempts[n]
+}
+
+// live is the attempt that is at a PSP now, or about to be; nil if none.
+func (p *Payment) live() *Attempt {
+	for _, a := range p.Attempts {
+		switch a.Status {
+		case event.Dispatched, event.Pending, event.Unknown:
+			return a
+		}
+	}
+	return nil
+}
+
+// payment finds a payment order by Y; nil if there is none.
+func (t *Trade) payment(y ids.Code) *Payment {
+	for _, p := range t.Payments {
+		if p.Y == y {
+			return p
+		}
+	}
+	return nil
+}
+
+// byKey finds the first payment order under an idempotency key and form.
+func (t *Trade) byKey(form, key string) *Payment {
+	for _, p := range t.Payments {
+		if p.IdempotencyKey == key && string(p.Context.Form) == form && p.Reason != ReasonConflict && p.AliasOf == "" {
+			return p
+		}
+	}
+	return nil
+}
+
+// fixed reports whether an accepted intent has fixed the terms.
+func (t *Trade) fixed() bool { return t.Status != TradeVoid }
+
+// paymentTo moves a payment order to another state. A final one has no
+// credential and no next action.
+func (r *rules) paymentTo(p *Payment, to event.Status, reason string) error {
+	if err := r.payments.to(p.Status, to); err != nil {
+		return fmt.Errorf("payment order %s: %w", p.Y, err)
+	}
+	p.Status, p.Reason = to, reason
+	if to.Final() {
+		p.Credential = channels.Credential{}
+		p.NextAction, p.NextAtMillis = "", 0
+	}
+	return nil
+}
+
+func (r *rules) attemptTo(p *Payment, a *Attempt, to event.Status, reason string) error {
+	if a.Status == to {
+		return nil
+	}
+	if err := r.attempts.to(a.Status, to); err != nil {
+		return fmt.Errorf("attempt %s: %w", a.OutTradeNo, err)
+	}
+	a.Status, a.Reason = to, reason
+	a.Version++
+	return nil
+}
+
+// Snapshot is the payment order as others see it.
+func (p *Payment) Snapshot() event.Payment {
+	s := p.Payment
+	s.Attempts = make([]event.Attempt, len(p.Attempts))
+	for i, a := range p.Attempts {
+		s.Attempts[i] = a.Attempt
+	}
+	return s
+}
+
+// Snapshot is the trade as others see it.
+func (t *Trade) Snapshot() event.Trade {
+	s := event.Trade{Context: t.Context, OrderID: t.OrderID, Amount: t.Amount, Paid: t.Paid, Status: t.Status, Version: t.Version,
+		AcceptedAtMillis: t.AcceptedAtMillis, ExpiresAtMillis: t.ExpiresAtMillis}
+	for _, p := range t.Payments {
+		s.Payments = append(s.Payments, p.Snapshot())
+	}
+	return s
+}
