@@ -1,0 +1,56 @@
+package sqlstore
+
+import (
+	"github.com/tallystick/tallystick/internal/bus"
+	"github.com/tallystick/tallystick/internal/bus/embedded"
+)
+
+// migrations bring the schema up, one script per version. A number is unique,
+// and keys by which rows are changed increase, so that only one index is random.
+// The checks hold, below all code, that a due call has a time and a sending one
+// an owner.
+func migrations() []string {
+	return []string{embedded.Schema(bus.Outcomes) + `
+CREATE TABLE calls (
+  id INTEGER PRIMARY KEY,
+  out_trade_no TEXT NOT NULL UNIQUE,
+  y TEXT NOT NULL,
+  account TEXT NOT NULL,
+  biz_code TEXT NOT NULL, merchant TEXT NOT NULL, order_type TEXT NOT NULL, order_scene TEXT NOT NULL,
+  institution TEXT NOT NULL, trace_id TEXT NOT NULL, form TEXT NOT NULL,
+  traffic TEXT NOT NULL CHECK (traffic IN ('real', 'shadow')),
+  amount_minor INTEGER NOT NULL CHECK (amount_minor > 0),
+  currency TEXT NOT NULL,
+  method TEXT NOT NULL,
+  subject TEXT NOT NULL,
+  return_url TEXT NOT NULL,
+  expires_at_millis INTEGER NOT NULL,
+  created_at_millis INTEGER NOT NULL,
+  notify_url TEXT NOT NULL,
+  status TEXT NOT NULL CHECK (status IN ('due', 'sending', 'answered', 'stopped')),
+  op TEXT NOT NULL CHECK (op IN ('pay', 'query', 'close')),
+  standing TEXT NOT NULL CHECK (standing IN ('never_sent', 'unknown', 'pending', 'paid', 'declined', 'closed')),
+  next_at_millis INTEGER NOT NULL,
+  asks INTEGER NOT NULL,
+  tries INTEGER NOT NULL,
+  close_wanted INTEGER NOT NULL,
+  stop_wanted INTEGER NOT NULL,
+  ask_wanted INTEGER NOT NULL,
+  has_credential INTEGER NOT NULL,
+  last_result TEXT NOT NULL,
+  last_state TEXT NOT NULL,
+  last_code TEXT NOT NULL,
+  owner TEXT NOT NULL,
+  sent_at_millis INTEGER NOT NULL,
+  desk_at_millis INTEGER NOT NULL,
+  version INTEGER NOT NULL,
+  CHECK ((status = 'due') = (next_at_millis > 0)),
+  CHECK ((status = 'sending') = (owner <> '')),
+  CHECK (status <> 'answered' OR standing IN ('never_sent', 'paid', 'declined', 'closed'))
+);
+CREATE INDEX calls_due ON calls (account, next_at_millis) WHERE status = 'due';
+CREATE INDEX calls_unsent ON calls (expires_at_millis) WHERE status = 'due' AND standing = 'never_sent';
+CREATE INDEX calls_sending ON calls (id) WHERE status = 'sending';
+CREATE INDEX calls_open ON calls (id) WHERE status IN ('due', 'sending');
+`}
+}
