@@ -6,6 +6,7 @@ import (
 	"github.com/tallystick/tallystick/core/event"
 	"github.com/tallystick/tallystick/internal/bus"
 	"github.com/tallystick/tallystick/internal/ids"
+	"github.com/tallystick/tallystick/internal/money"
 )
 
 // Store keeps trades, core's places and core's topics. An adapter passes
@@ -23,6 +24,57 @@ type Store interface {
 	// Trade gives the trade of a code, which may be its X or any Y of it; nil if
 	// there is none.
 	Trade(ctx context.Context, code ids.Code) (*Trade, error)
+
+	// Counts counts all payment orders by merchant, status and reason: core's side
+	// of the orders equation. It reads the whole table.
+	Counts(ctx context.Context) ([]Count, error)
+	// Open counts the payment orders that are not final, by status. It reads only
+	// those.
+	Open(ctx context.Context) ([]Age, error)
+	// Verify folds the log of topic payments, group by group, and compares it with
+	// the tables. It may run beside everything else.
+	Verify(ctx context.Context) (Report, error)
+}
+
+// Count is a number of payment orders.
+type Count struct {
+	Merchant string
+	Status   event.Status
+	Alias    bool
+	Orders   int64
+	// Paid is the sum that settled these orders, in minor units of Currency;
+	// Surplus is money that came for them and settled none.
+	Currency money.Currency
+	Paid     int64
+	Surplus  int64
+}
+
+// Age is a number of open payment orders in one state.
+type Age struct {
+	Status event.Status
+	Orders int64
+	// OldestMillis is when the oldest of them was accepted, in Unix milliseconds.
+	OldestMillis int64
+}
+
+// Report is what Verify found.
+type Report struct {
+	Payments int64 // payment orders compared
+	Events   int64 // events folded
+	// Violations are at most ViolationsMax; Violated counts all.
+	Violations []string
+	Violated   int64
+}
+
+// ViolationsMax bounds the violations that a report describes.
+const ViolationsMax = 100
+
+// Add counts a violation and describes the first ones.
+func (r *Report) Add(what string) {
+	r.Violated++
+	if len(r.Violations) < ViolationsMax {
+		r.Violations = append(r.Violations, what)
+	}
 }
 
 // Want names the trades that a batch needs: by their own codes, and by the codes

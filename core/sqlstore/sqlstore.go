@@ -14,9 +14,12 @@ import (
 	"github.com/tallystick/tallystick/internal/sqldb"
 )
 
+// places promotes the methods of embedded.Places, one of which has its name.
+type places = embedded.Places
+
 // Store implements core.Store and bus.Places. Safe for concurrent use.
 type Store struct {
-	embedded.Places
+	places
 	db  *sqldb.DB
 	log *embedded.Log
 	now func() time.Time
@@ -31,7 +34,7 @@ func Open(ctx context.Context, o sqldb.Options, groups int, now func() time.Time
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{Places: embedded.Places{DB: db}, db: db, now: now, log: embedded.NewLog(db, groups, bus.Dispatch, bus.Payments)}
+	s := &Store{places: places{DB: db}, db: db, now: now, log: embedded.NewLog(db, groups, bus.Dispatch, bus.Payments)}
 	err = db.Read(ctx, func(tx *sqldb.Tx) error {
 		return tx.Query(`SELECT count(*) FROM parked`, nil, func(scan sqldb.Scan) error {
 			var n int64
@@ -49,6 +52,9 @@ func Open(ctx context.Context, o sqldb.Options, groups int, now func() time.Time
 
 // DB is the database, for its counters.
 func (s *Store) DB() *sqldb.DB { return s.db }
+
+// Parked lists and replays what core's consumers put aside.
+func (s *Store) Parked() embedded.Places { return s.places }
 
 // Log gives the sources of topics dispatch and payments.
 func (s *Store) Log() *embedded.Log { return s.log }

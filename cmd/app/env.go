@@ -1,0 +1,95 @@
+package app
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"unicode"
+
+	"github.com/goccy/go-yaml"
+
+	"github.com/tallystick/tallystick/internal/fault"
+)
+
+const envPrefix = "TALLYSTICK_"
+
+// override puts environment variables in the place of configuration keys:
+// gateway.listen is TALLYSTICK_GATEWAY_LISTEN, intake.unreadBytesMax is
+// TALLYSTICK_INTAKE_UNREAD_BYTES_MAX. A variable that names no key is refused.
+func override(cfg any, environ []string) error {
+	fields := map[string]reflect.Value{}
+	collect(reflect.ValueOf(cfg).Elem(), envPrefix, fields)
+	for _, kv := range environ {
+		name, value, _ := strings.Cut(kv, "=")
+		if !strings.HasPrefix(name, envPrefix) || strings.HasPrefix(name, envSecret) || name == EnvCrashAt {
+			continue
+		}
+		f, known := fields[name]
+		if !known {
+			return &fault.Error{Kind: fault.Invalid, Field: name, Code: "unknown_variable",
+				Fix: "unset it, or use one such as " + nearest(name, fields)}
+		}
+		if f.Kind() == reflect.String {
+			f.SetString(value)
+			continue
+		}
+		if err := yaml.Unmarshal([]byte(value), f.Addr().Interface()); err != nil {
+			return &fault.Error{Kind: fault.Invalid, Field: name, Code: "bad_value",
+				Fix: fmt.Sprintf("give it a value of type %s", f.Type()), Err: fmt.Errorf("%q", value)}
+		}
+	}
+	return nil
+}
+
+// collect finds the variable of each key, by the keys' names in the file.
+func collect(v reflect.Value, prefix string, into map[string]reflect.Value) {
+	for i := range v.NumField() {
+		name, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("yaml"), ",")
+		if name == "" || name == "-" {
+			continue
+		}
+		f := v.Field(i)
+		if f.Kind() == reflect.Struct {
+			collect(f, prefix+upperSnake(name)+"_", into)
+			continue
+		}
+		into[prefix+upperSnake(name)] = f
+	}
+}
+
+// upperSnake turns unreadBytesMax into UNREAD_BYTES_MAX, and publicURL into PUBLIC_URL.
+func upperSnake(camel string) string {
+	var b strings.Builder
+	runes := []rune(camel)
+	for i, r := range runes {
+		if i > 0 && unicode.IsUpper(r) && !unicode.IsUpper(runes[i-1]) {
+			b.WriteByte('_')
+		}
+		b.WriteRune(unicode.ToUpper(r))
+	}
+	return b.String()
+}
+
+// nearest is the variable that shares most of its words with the given name.
+func nearest(name string, fields map[string]reflect.Value) string {
+	words := strings.Split(name, "_")
+	best, most := "", -1
+	var names []string
+	for n := range fields {
+		names = append(names, n)
+	}
+	slices.Sort(names)
+	for _, n := range names {
+		shared := 0
+		for _, w := range strings.Split(n, "_") {
+			if slices.Contains(words, w) {
+				shared++
+			}
+		}
+		if shared > most {
+			best, most = n, shared
+		}
+	}
+	return best
+}

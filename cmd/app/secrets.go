@@ -1,0 +1,141 @@
+package app
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/tallystick/tallystick/internal/fault"
+	"github.com/tallystick/tallystick/internal/ids"
+)
+
+// Secrets are the keys of an installation. Each is a file of 64 hexadecimal
+// digits in the secrets folder, readable by its owner alone, or an environment
+// variable that takes its place.
+type Secrets struct {
+	dir string
+	env func(string) (string, bool)
+}
+
+// The names of secrets: the code secret, client token keys by key id, and PSP
+// keys by the directory's key_name.
+const (
+	codeSecret  = "code"
+	tokenPrefix = "token-"
+	pspPrefix   = "psp-"
+	keyFileExt  = ".key"
+	envSecret   = "TALLYSTICK_SECRET_" //nolint:gosec // the name of a variable
+)
+
+// NewSecrets reads from a folder and an environment.
+func NewSecrets(dir string, env func(string) (string, bool)) Secrets { return Secrets{dir, env} }
+
+// envName is the variable that takes the place of a secret's file.
+func envName(name string) string {
+	return envSecret + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
+}
+
+func (s Secrets) read(name string) ([]byte, error) {
+	path := filepath.Join(s.dir, name+keyFileExt)
+	refuse := func(code, fix string, err error) error {
+		return &fault.Error{Kind: fault.Invalid, Op: "secret " + name, Code: code, Fix: fix, Err: err}
+	}
+	text, given := s.env(envName(name))
+	if !given {
+		info, err := os.Stat(path)
+		if err != nil {
+			return nil, refuse("missing", fmt.Sprintf("run `tallystick init`, or set %s", envName(name)), err)
+		}
+		if info.Mode().Perm()&0o077 != 0 {
+			return nil, refuse("readable_by_others", "chmod 600 "+path, fmt.Errorf("%s has mode %o", path, info.Mode().Perm()))
+		}
+		b, err := os.ReadFile(path) //nolint:gosec // the operator's own folder
+		if err != nil {
+			return nil, refuse("unreadable", "make it readable for this user", err)
+		}
+		text = string(b)
+	}
+	key, err := hex.DecodeString(strings.TrimSpace(text))
+	if err != nil || len(key) != ids.SecretLen {
+		return nil, refuse("malformed", "64 hexadecimal digits are expected", fmt.Errorf("%d characters", len(strings.TrimSpace(text))))
+	}
+	return key, nil
+}
+
+// Code is the code secret.
+func (s Secrets) Code() (*ids.Secret, error) {
+	key, err := s.read(codeSecret)
+	if err != nil {
+		return nil, err
+	}
+	return ids.NewSecret(key)
+}
+
+// PSP is the key that a channel account names.
+func (s Secrets) PSP(keyName string) ([]byte, error) { return s.read(pspPrefix + keyName) }
+
+// Tokens are all client token keys by key id; the greatest key id signs.
+func (s Secrets) Tokens() (map[string][]byte, error) {
+	names := map[string]bool{}
+	files, err := filepath.Glob(filepath.Join(s.dir, tokenPrefix+"*"+keyFileExt))
+	if err != nil {
+		return nil, fault.Wrap("secrets", err)
+	}
+	for _, f := range files {
+		names[strings.TrimSuffix(filepath.Base(f), keyFileExt)] = true
+	}
+	if _, given := s.env(envName(tokenPrefix + "1")); given {
+		names[tokenPrefix+"1"] = true
+	}
+	if len(names) == 0 {
+		names[tokenPrefix+"1"] = true // so that the error names what is missing
+	}
+	out := map[string][]byte{}
+	for name := range names {
+		key, err := s.read(name)
+		if err != nil {
+			return nil, err
+		}
+		out[strings.TrimPrefix(name, tokenPrefix)] = key
+	}
+	return out, nil
+}
+
+// newestKey is the key id that signs.
+func newestKey(keys map[string][]byte) string {
+	var kids []string
+	for kid := range keys {
+		kids = append(kids, kid)
+	}
+	return slices.Max(kids)
+}
+
+// writeSecret makes a secret that does not exist yet.
+func writeSecret(dir, name string) error {
+	key := make([]byte, ids.SecretLen)
+	if _, err := rand.Read(key); err != nil {
+		return fault.Wrap("make secret", err)
+	}
+	return writeNew(filepath.Join(dir, name+keyFileExt), hex.EncodeToString(key)+"\n", 0o600)
+}
+
+// writeNew writes a file that must not exist, and syncs it.
+func writeNew(path, content string, mode os.FileMode) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode) //nolint:gosec // the operator's own folder
+	if err != nil {
+		return fault.Wrap("write", err)
+	}
+	if _, err := f.WriteString(content); err != nil {
+		_ = f.Close()
+		return fault.Wrap("write "+path, err)
+	}
+	if err := f.Sync(); err != nil {
+		_ = f.Close()
+		return fault.Wrap("sync "+path, err)
+	}
+	return fault.Wrap("close "+path, f.Close())
+}
