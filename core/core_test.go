@@ -14,6 +14,7 @@ import (
 	"github.com/tallystick/tallystick/internal/fault"
 	"github.com/tallystick/tallystick/internal/ids"
 	"github.com/tallystick/tallystick/internal/money"
+	prepay "github.com/tallystick/tallystick/prepay/event"
 )
 
 var credential = channels.Credential{Method: channels.MethodQRCode, Value: "qr://x"}
@@ -434,4 +435,35 @@ func TestADisabledMerchantIsSeenAtOnce(t *testing.T) {
 	if h.dir.Replace(&merchant.Snapshot{Version: 2}) {
 		t.Fatal("an equal version replaced the directory")
 	}
+}
+
+func TestARefusedQuestionIsNotARefusedPayment(t *testing.T) {
+	h := newHarness(t)
+	y := h.accept(order{id: "o"})
+	h.outcome(y, 0, event.OpPay, pendingOutcome())
+	h.outcome(y, 0, event.OpQuery, channels.Outcome{Result: channels.Declined, Code: "bad_request"})
+	h.outcome(y, 0, event.OpClose, channels.Outcome{Result: channels.Declined, Code: "bad_request"})
+	h.want(y, event.Pending, "")
+}
+
+func TestADeclineForExpiryIsAnExpiry(t *testing.T) {
+	h := newHarness(t)
+	y := h.accept(order{id: "o"})
+	h.outcome(y, 0, event.OpPay, channels.Outcome{Result: channels.Declined, Code: "expired"})
+	h.want(y, event.Expired, "expired")
+}
+
+func TestAnOutcomeOfAnotherAccountIsPoison(t *testing.T) {
+	h := newHarness(t)
+	y := h.accept(order{id: "o"})
+	e := h.outcomeEvent(y, 0, event.OpPay, channels.Outcome{Result: channels.Declined})
+	o, err := prepay.Decode(e.Payload)
+	h.must(err)
+	o.Account = "b"
+	e.Payload = o.Encode()
+	var poison *bus.PoisonError
+	if err := h.core.ApplyOutcomes(context.Background(), h.batch(bus.Outcomes, e)); !errors.As(err, &poison) {
+		t.Fatalf("error %v", err)
+	}
+	h.want(y, event.Dispatched, "")
 }

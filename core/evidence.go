@@ -130,16 +130,9 @@ func (r *rules) applyTimer(t *Trade) error {
 		if !p.Open() || p.NextAtMillis == 0 || p.NextAtMillis > r.now {
 			continue
 		}
-		a := p.live()
-		if a == nil {
-			// Every attempt certainly never reached its PSP: there is nothing to close.
-			if err := r.paymentTo(p, event.Expired, ReasonChannelsFailing); err != nil {
-				return err
-			}
-			r.changed(p, -1)
-			continue
+		if a := p.live(); a != nil {
+			r.dispatch(p, a, event.OpClose, 0)
 		}
-		r.dispatch(p, a, event.OpClose, 0)
 		p.NextAction, p.NextAtMillis = ActionCloseAgain, r.now+r.cfg.CloseAgainMillis
 		r.changed(p, -1)
 	}

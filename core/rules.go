@@ -27,7 +27,6 @@ const (
 	WhyAmountMismatch     = "amount_mismatch"
 	ActionClose           = "close_at_channel"
 	ActionCloseAgain      = "confirm_close_at_channel"
-	ReasonChannelsFailing = "channels_not_reachable"
 )
 
 // rules is everything that deciding needs, for one batch: a moment, a directory

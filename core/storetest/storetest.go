@@ -242,6 +242,7 @@ func staleRow(t TB, s Store) {
 	put(t, s, tr)
 	for _, f := range []func(*core.Trade, *core.Payment){
 		func(_ *core.Trade, p *core.Payment) { p.Stored, p.Version = 7, 8 },
+		func(_ *core.Trade, p *core.Payment) { p.Stored, p.Version = 0, 8 },
 		func(_ *core.Trade, p *core.Payment) { p.StoredStatus, p.Version = event.Created, 2 },
 		func(tr *core.Trade, _ *core.Payment) { tr.Stored, tr.Version = 7, 8 },
 		func(_ *core.Trade, p *core.Payment) { p.Attempts[0].Stored, p.Attempts[0].Version = 7, 8 },
