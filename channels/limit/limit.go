@@ -1,0 +1,116 @@
+// Package limit keeps calls of a channel account under the rate that its PSP
+// allows. It is the outermost decorator: limit, then breaker, then (in prepay) the
+// bulkhead. So what the limiter refuses is no failure for the breaker, and what
+// the breaker refuses has cost a token, which is cheap, as it says that the PSP is
+// down anyway.
+package limit
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/tallystick/tallystick/channels"
+	"github.com/tallystick/tallystick/internal/fault"
+)
+
+// Code is the code of the NotSent that a refused call ends with.
+const Code = "rate_limited"
+
+// Settings of one channel account.
+type Settings struct {
+	CallsPerSecond float64 // above 0
+	Burst          int     // at least 1
+	// WaitMax is how long a call waits for its token, within its context's
+	// deadline; 0 refuses at once.
+	WaitMax time.Duration
+}
+
+// Validate names the first field that is wrong.
+func (s *Settings) Validate() error {
+	bad := func(field, fix string) error {
+		return &fault.Error{Kind: fault.Invalid, Op: "limit", Code: "config_invalid", Field: field, Fix: fix}
+	}
+	switch {
+	case !(s.CallsPerSecond > 0):
+		return bad("calls_per_second", "above 0")
+	case s.Burst < 1:
+		return bad("burst", "at least 1")
+	case s.WaitMax < 0 || s.WaitMax > time.Minute:
+		return bad("wait_max", "0 to 1 minute")
+	}
+	return nil
+}
+
+// Wrap gives a channel whose calls, all three sorts together, draw from one
+// bucket. now drives the bucket; c is not changed.
+func Wrap(c *channels.Channel, s Settings, now func() time.Time) (*channels.Channel, error) {
+	if err := s.Validate(); err != nil {
+		return nil, err
+	}
+	w := *c
+	w.Pay = &payer{next: c.Pay, bucket: rate.NewLimiter(rate.Limit(s.CallsPerSecond), s.Burst), waitMax: s.WaitMax, now: now}
+	return &w, nil
+}
+
+type payer struct {
+	next    channels.Payer
+	bucket  *rate.Limiter
+	waitMax time.Duration
+	now     func() time.Time
+}
+
+func (p *payer) Prepay(ctx context.Context, r channels.PayRequest) channels.Outcome {
+	if o, ok := p.admit(ctx); !ok {
+		return o
+	}
+	return p.next.Prepay(ctx, r)
+}
+
+func (p *payer) Query(ctx context.Context, r channels.QueryRequest) channels.Outcome {
+	if o, ok := p.admit(ctx); !ok {
+		return o
+	}
+	return p.next.Query(ctx, r)
+}
+
+func (p *payer) Close(ctx context.Context, r channels.QueryRequest) channels.Outcome {
+	if o, ok := p.admit(ctx); !ok {
+		return o
+	}
+	return p.next.Close(ctx, r)
+}
+
+// admit takes a token, or says why not and leaves the bucket as it was.
+func (p *payer) admit(ctx context.Context) (channels.Outcome, bool) {
+	now := p.now()
+	token := p.bucket.ReserveN(now, 1)
+	wait := token.DelayFrom(now)
+	if wait == 0 {
+		return channels.Outcome{}, true
+	}
+	if wait > p.waitMax {
+		token.CancelAt(now)
+		return refused("the next call is free in %v, longer than a call waits", wait), false
+	}
+	// A context's deadline is by the runtime's clock, whatever now is.
+	if d, ok := ctx.Deadline(); ok && time.Until(d) <= wait {
+		token.CancelAt(now)
+		return refused("the next call is free in %v, after the deadline", wait), false
+	}
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return channels.Outcome{}, true
+	case <-ctx.Done():
+		token.CancelAt(p.now())
+		return refused("given up after waiting for %v: "+ctx.Err().Error(), p.now().Sub(now)), false
+	}
+}
+
+func refused(format string, d time.Duration) channels.Outcome {
+	return channels.Outcome{Result: channels.NotSent, Code: Code, Message: fmt.Sprintf(format, d.Round(time.Millisecond))}
+}
