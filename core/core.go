@@ -21,18 +21,18 @@ import (
 type Config struct {
 	// PaymentsMax bounds the payment orders of one trade, OpenPaymentsMax those
 	// that are not final.
-	PaymentsMax     int
-	OpenPaymentsMax int
+	PaymentsMax     int `yaml:"payments_max"`
+	OpenPaymentsMax int `yaml:"open_payments_max"`
 	// CloseGraceMillis is how long after the expiry that the channel was given we
 	// begin to close; CloseAgainMillis how long after that we ask again.
-	CloseGraceMillis int64
-	CloseAgainMillis int64
+	CloseGraceMillis int64 `yaml:"close_grace_millis"`
+	CloseAgainMillis int64 `yaml:"close_again_millis"`
 	// NotSentPauseMillis is the first pause before an attempt that never reached
 	// its PSP is sent again; it doubles up to NotSentPauseMaxMillis.
-	NotSentPauseMillis    int64
-	NotSentPauseMaxMillis int64
+	NotSentPauseMillis    int64 `yaml:"not_sent_pause_millis"`
+	NotSentPauseMaxMillis int64 `yaml:"not_sent_pause_max_millis"`
 	// TimersMax bounds the trades whose timers one step handles.
-	TimersMax int
+	TimersMax int `yaml:"timers_max"`
 }
 
 // DefaultConfig is what an installation starts with.
@@ -46,9 +46,9 @@ func (c Config) Validate() error {
 	for _, f := range []struct {
 		name string
 		v    int64
-	}{{"paymentsMax", int64(c.PaymentsMax)}, {"openPaymentsMax", int64(c.OpenPaymentsMax)}, {"closeGraceMillis", c.CloseGraceMillis},
-		{"closeAgainMillis", c.CloseAgainMillis}, {"notSentPauseMillis", c.NotSentPauseMillis},
-		{"notSentPauseMaxMillis", c.NotSentPauseMaxMillis}, {"timersMax", int64(c.TimersMax)}} {
+	}{{"payments_max", int64(c.PaymentsMax)}, {"open_payments_max", int64(c.OpenPaymentsMax)}, {"close_grace_millis", c.CloseGraceMillis},
+		{"close_again_millis", c.CloseAgainMillis}, {"not_sent_pause_millis", c.NotSentPauseMillis},
+		{"not_sent_pause_max_millis", c.NotSentPauseMaxMillis}, {"timers_max", int64(c.TimersMax)}} {
 		if f.v <= 0 {
 			return &fault.Error{Kind: fault.Invalid, Field: "core." + f.name, Code: "not_positive", Fix: "set it to at least 1"}
 		}

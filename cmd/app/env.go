@@ -5,7 +5,6 @@ import (
 	"reflect"
 	"slices"
 	"strings"
-	"unicode"
 
 	"github.com/goccy/go-yaml"
 
@@ -51,24 +50,11 @@ func collect(v reflect.Value, prefix string, into map[string]reflect.Value) {
 		}
 		f := v.Field(i)
 		if f.Kind() == reflect.Struct {
-			collect(f, prefix+upperSnake(name)+"_", into)
+			collect(f, prefix+strings.ToUpper(name)+"_", into)
 			continue
 		}
-		into[prefix+upperSnake(name)] = f
+		into[prefix+strings.ToUpper(name)] = f
 	}
-}
-
-// upperSnake turns unreadBytesMax into UNREAD_BYTES_MAX, and publicURL into PUBLIC_URL.
-func upperSnake(camel string) string {
-	var b strings.Builder
-	runes := []rune(camel)
-	for i, r := range runes {
-		if i > 0 && unicode.IsUpper(r) && !unicode.IsUpper(runes[i-1]) {
-			b.WriteByte('_')
-		}
-		b.WriteRune(unicode.ToUpper(r))
-	}
-	return b.String()
 }
 
 // nearest is the variable that shares most of its words with the given name.
