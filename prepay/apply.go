@@ -133,7 +133,7 @@ func (a *application) apply(m *bus.Message, d *event.Dispatch) error {
 	switch {
 	case d.Op == event.OpStop:
 		a.stop(c)
-	case d.Op == event.OpClose && c.open():
+	case d.Op == event.OpClose:
 		a.close(c)
 	case d.Op == event.OpQuery:
 		if askNow(c, a.now) {
@@ -179,34 +179,45 @@ func (a *application) stop(c *Call) {
 	a.touch(c)
 }
 
-// close makes a close the next call. A number that was never sent needs none: it
-// will not be sent.
+// close makes a close the next call, once: its repetitions are prepay's business.
+// A number that was never sent needs none. It never will be sent, which core is
+// told as a close: core wants the number gone, and not another one instead.
 func (a *application) close(c *Call) {
-	c.CloseWanted = true
 	switch {
+	case c.CloseWanted || c.Status == Stopped || c.Standing.Final():
+		return
 	case c.Status == Sending:
 		c.AskWanted = true
 	case c.Standing == NeverSent:
-		a.events = append(a.events, a.p.withdraw(c, codeClosed, a.now))
+		c.Status, c.Standing, c.NextAtMillis = Answered, Closed, 0
+		o := closedUnsent()
+		c.LastResult, c.LastState, c.LastCode = o.Result, o.State, o.Code
+		a.events = append(a.events, a.p.outcome(c, event.OpClose, o, a.now))
 	default:
 		c.Asks = 0
 		c.due(event.OpClose, a.now)
 	}
+	c.CloseWanted = true
 	a.touch(c)
 }
 
 // Codes of our own in outcomes.
 const (
 	codeExpired     = "expired"               // NotSent: it was too late for the first call
-	codeClosed      = "closed_before_sending" // NotSent: core closed it before the first call
+	codeClosed      = "closed_before_sending" // Done, closed: no call was ever made, and none will be
 	codeInterrupted = "interrupted"           // Unknown: the process ended during the call
+	codeSenseless   = "answer_senseless"      // Unknown: see sensible
 )
 
-// withdraw ends a call that no byte has left of, and gives the event that says so.
-func (p *Prepay) withdraw(c *Call, code string, nowMillis int64) bus.Event {
+func closedUnsent() channels.Outcome {
+	return channels.Outcome{Result: channels.Done, State: channels.StateClosed, Code: codeClosed}
+}
+
+// expire ends a call that no byte has left of, and gives the event that says so.
+func (p *Prepay) expire(c *Call, nowMillis int64) bus.Event {
 	c.Status, c.NextAtMillis, c.Owner = Answered, 0, ""
-	c.LastResult, c.LastState, c.LastCode = channels.NotSent, channels.StateNone, code
-	return p.outcome(c, event.OpPay, channels.Outcome{Result: channels.NotSent, Code: code}, nowMillis)
+	c.LastResult, c.LastState, c.LastCode = channels.NotSent, channels.StateNone, codeExpired
+	return p.outcome(c, event.OpPay, channels.Outcome{Result: channels.NotSent, Code: codeExpired}, nowMillis)
 }
 
 // askNow brings the next question about an open call forward; false if there is

@@ -80,9 +80,6 @@ type Call struct {
 	Version         int64 // the store's guard: grows by one with each change
 }
 
-// open reports whether more calls will follow.
-func (c *Call) open() bool { return c.Status == Due || c.Status == Sending }
-
 // expired reports whether the PSP must refuse the payer by now.
 func (c *Call) expired(nowMillis int64) bool {
 	return c.ExpiresAtMillis > 0 && nowMillis >= c.ExpiresAtMillis

@@ -53,36 +53,50 @@ const (
 	closed
 )
 
+// sensible turns what a driver must not say into what may be built on: an answer
+// that makes no sense for the call is no answer, and so is Unknown.
+func sensible(op event.Op, o channels.Outcome) channels.Outcome {
+	switch o.Result {
+	case channels.Declined, channels.NotSent, channels.Unknown:
+		return o
+	case channels.Done:
+		if op == event.OpPay && o.State == channels.StateNone {
+			o.State = channels.StatePending
+		}
+		switch o.State {
+		case channels.StatePending, channels.StatePaid, channels.StateDeclined, channels.StateClosed:
+			return o
+		case channels.StateNotFound:
+			if op != event.OpPay {
+				return o
+			}
+		}
+	}
+	o.Result, o.State, o.Code = channels.Unknown, channels.StateNone, codeSenseless
+	return o
+}
+
 func learn(op event.Op, o *channels.Outcome) lesson {
 	switch o.Result {
 	case channels.NotSent:
 		return notSent
 	case channels.Declined:
-		// To refuse a query or a close (a wrong signature, say) is not to decline the payment.
-		if op == event.OpPay || o.State == channels.StateDeclined {
+		if op == event.OpPay {
 			return declined
 		}
-		return refused
+		return refused // a wrong signature, say: to refuse a question is not to decline the payment
 	case channels.Done:
-	default:
-		return nothing
-	}
-	switch o.State {
-	case channels.StatePaid:
-		return paid
-	case channels.StateDeclined:
-		return declined
-	case channels.StateClosed:
-		return closed
-	case channels.StatePending:
-		return pending
-	case channels.StateNotFound:
-		if op != event.OpPay {
-			return notFound
-		}
-	case channels.StateNone:
-		if op == event.OpPay {
+		switch o.State {
+		case channels.StatePending:
 			return pending
+		case channels.StateNotFound:
+			return notFound
+		case channels.StatePaid:
+			return paid
+		case channels.StateDeclined:
+			return declined
+		case channels.StateClosed:
+			return closed
 		}
 	}
 	return nothing
@@ -91,7 +105,7 @@ func learn(op event.Op, o *channels.Outcome) lesson {
 // Decide says what the answer o to the call c makes of it. repeatable is the
 // channel's promise that the same pay may be sent again with one effect.
 //
-// It holds promises that money hangs on: nothing but the PSP's definite word or
+// The answer is a sensible one. It holds promises that money hangs on: nothing but the PSP's definite word or
 // a certain NotSent ends a number; a pay follows a pay that may have arrived only
 // where that is repeatable and the PSP does not know the number, or, once it is
 // pending, in order to fetch a credential that we never got.
@@ -108,6 +122,9 @@ func (b Backoff) Decide(c *Call, o *channels.Outcome, repeatable bool, nowMillis
 	case closed:
 		return Verdict{Status: Answered, Standing: Closed, Tell: true}
 	case notSent:
+		if c.Op == event.OpPay && c.Standing == NeverSent && c.CloseWanted {
+			return Verdict{Status: Answered, Standing: Closed, Tell: true} // it never will be sent
+		}
 		if c.Op == event.OpPay && c.Standing == NeverSent {
 			return Verdict{Status: Answered, Standing: NeverSent, Tell: true}
 		}

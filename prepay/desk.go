@@ -39,7 +39,7 @@ func (p *Prepay) sweepExpired(ctx context.Context, now int64) (n int, err error)
 	err = p.Store.Update(ctx, Pick{Expired: true, NowMillis: now, Limit: p.Config.SweepMax}, func(picked Picked) (Change, error) {
 		ch := Change{Update: picked.Calls}
 		for i := range ch.Update {
-			ch.Events = append(ch.Events, p.withdraw(&ch.Update[i], codeExpired, now))
+			ch.Events = append(ch.Events, p.expire(&ch.Update[i], now))
 		}
 		n = len(ch.Update)
 		return ch, nil

@@ -83,7 +83,7 @@ func (p *Prepay) draw(calls []Call, ready map[string]*channels.Channel, nowMilli
 	for i := range calls {
 		c := &calls[i]
 		if c.unsendable(nowMillis) {
-			ch.Events = append(ch.Events, p.withdraw(c, codeExpired, nowMillis))
+			ch.Events = append(ch.Events, p.expire(c, nowMillis))
 			continue
 		}
 		if c.NotifyURL == "" {
@@ -161,6 +161,7 @@ func (p *Prepay) call(ctx context.Context, channel *channels.Channel, c *Call) {
 	default:
 		a.outcome = channel.Pay.Query(ctx, channels.QueryRequest{OutTradeNo: c.OutTradeNo})
 	}
+	a.outcome = sensible(c.Op, a.outcome)
 	p.Points.At("prepay.called_not_recorded")
 	seconds := p.Now().Sub(start).Seconds()
 	p.mu.Lock()

@@ -42,11 +42,7 @@ func newLaneMetrics(s *metrics.Set, account string) laneMetrics {
 }
 
 func (m *laneMetrics) called(op event.Op, r channels.Result, seconds float64) {
-	c := m.calls[op][r]
-	if c == nil { // a driver's word that we don't know counts as Unknown
-		c = m.calls[op][channels.Unknown]
-	}
-	c.Inc()
+	m.calls[op][r].Inc()
 	m.duration[op].Update(seconds)
 }
 

@@ -95,6 +95,9 @@ func (p *Prepay) record(batch []answer, calls []Call) (ch Change) {
 // hear of it.
 func (p *Prepay) settle(c *Call, o *channels.Outcome, repeatable bool, nowMillis int64) (tell bool) {
 	v := p.Config.Backoff.Decide(c, o, repeatable, nowMillis)
+	if v.Standing == Closed && o.Result == channels.NotSent {
+		*o = closedUnsent()
+	}
 	c.LastResult, c.LastState, c.LastCode = o.Result, o.State, o.Code[:min(len(o.Code), codeBytesMax)]
 	c.HasCredential = c.HasCredential || o.Credential.Value != ""
 	c.Standing, c.Asks, c.AskWanted, c.Owner = v.Standing, v.Asks, false, ""

@@ -13,12 +13,15 @@ import (
 const TypeOutcome = "outcome.recorded"
 
 // Outcome is what one call for an attempt came to. Op is the call: "pay",
-// "query" or "close", as in core/event.
+// "query" or "close", as in core/event. Only outcomes that tell something new are
+// published. Two codes are prepay's own and need no PSP: a NotSent with code
+// "expired" was too late for its first call; a Done in state closed with code
+// "closed_before_sending" was closed by core before any call was made.
 type Outcome struct {
 	OutTradeNo string           `json:"out_trade_no"`
 	Account    string           `json:"account"`
 	Op         string           `json:"op"`
-	Try        int              `json:"try"` // of this number, from 1, over all operations
+	Try        int              `json:"try"` // of this number, from 1, over all operations; 0 when none was ever made
 	Outcome    channels.Outcome `json:"outcome"`
 	AtMillis   int64            `json:"at_millis"`
 	// NextAtMillis is when prepay will ask again, Unix milliseconds; 0 for never.
