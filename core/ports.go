@@ -28,6 +28,9 @@ type Store interface {
 	// Counts counts all payment orders by merchant, status and reason: core's side
 	// of the orders equation. It reads the whole table.
 	Counts(ctx context.Context) ([]Count, error)
+	// Received sums what PSPs said they received, by merchant, channel account and
+	// currency: core's side of the money equation. It reads the whole table.
+	Received(ctx context.Context) ([]Received, error)
 	// Open counts the payment orders that are not final, by status. It reads only
 	// those.
 	Open(ctx context.Context) ([]Age, error)
@@ -42,10 +45,15 @@ type Count struct {
 	Status   event.Status
 	Alias    bool
 	Orders   int64
-	// Paid is the sum that settled these orders, in minor units of Currency;
-	// Surplus is money that came for them and settled none.
+}
+
+// Received is money, in minor units of Currency: what settled payment orders,
+// and what settled none.
+type Received struct {
+	Merchant string
+	Account  string
 	Currency money.Currency
-	Paid     int64
+	Settled  int64
 	Surplus  int64
 }
 

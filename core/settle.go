@@ -113,7 +113,7 @@ func (r *rules) surplus(p *Payment, a *Attempt, s success, why string) error {
 	if err != nil {
 		return fmt.Errorf("PSP fee of %s: %w", a.OutTradeNo, err)
 	}
-	p.Exceptions = append(p.Exceptions, Exception{OutTradeNo: a.OutTradeNo, TransactionID: s.transactionID, Why: why, Paid: s.paid, AtMillis: r.now})
+	p.Exceptions = append(p.Exceptions, Exception{OutTradeNo: a.OutTradeNo, Account: a.Account, TransactionID: s.transactionID, Why: why, Paid: s.paid, AtMillis: r.now})
 	r.tell(p, event.TypeSurplus, event.Encode(event.Surplus{Y: p.Y, OutTradeNo: a.OutTradeNo, Channel: a.Channel, Account: a.Account,
 		TransactionID: s.transactionID, Paid: s.paid, PSPFee: fee, Why: why}))
 	return nil

@@ -64,6 +64,7 @@ type Attempt struct {
 type Exception struct {
 	Row           int64
 	OutTradeNo    string
+	Account       string
 	TransactionID string
 	Why           string
 	Paid          money.Amount

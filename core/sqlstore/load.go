@@ -22,7 +22,7 @@ var (
 		"fee_rate_ppm", "fee_minor", "accepted_at_millis", "expires_at_millis", "next_action", "next_at_millis")
 	attemptColumns = append(append([]string{"payment_id", "n", "version"}, ids.Columns...), "out_trade_no", "account", "status", "reason",
 		"transaction_id", "currency", "paid_minor", "psp_fee_rate_ppm", "psp_fee_minor")
-	exceptionColumns = append(append([]string{"payment_id"}, ids.Columns...), "out_trade_no", "transaction_id", "why", "currency", "paid_minor", "at_millis")
+	exceptionColumns = append(append([]string{"payment_id"}, ids.Columns...), "out_trade_no", "account", "transaction_id", "why", "currency", "paid_minor", "at_millis")
 
 	selectTrades     = `SELECT id, ` + strings.Join(tradeColumns, ", ") + ` FROM trade_orders WHERE `
 	selectPayments   = `SELECT id, ` + strings.Join(paymentColumns, ", ") + ` FROM payment_orders WHERE trade_id IN (?*) ORDER BY id`
@@ -142,7 +142,7 @@ func (l *loader) attempt(scan sqldb.Scan) error {
 func (l *loader) exception(scan sqldb.Scan) error {
 	var e core.Exception
 	var payment int64
-	if err := scan(&e.Row, &payment, &e.OutTradeNo, &e.TransactionID, &e.Why, &e.Paid.Currency, &e.Paid.Minor, &e.AtMillis); err != nil {
+	if err := scan(&e.Row, &payment, &e.OutTradeNo, &e.Account, &e.TransactionID, &e.Why, &e.Paid.Currency, &e.Paid.Minor, &e.AtMillis); err != nil {
 		return err
 	}
 	p := l.payments[payment]

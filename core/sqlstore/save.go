@@ -183,7 +183,7 @@ func (s *saver) exceptions(tx *sqldb.Tx) error {
 	_, err := tx.Insert("exceptions", exceptionColumns, len(s.newExceptions), "", func(dst []any, i int) []any {
 		e := s.newExceptions[i]
 		dst = e.payment.Context.AppendValues(append(dst, e.payment.Row))
-		return append(dst, e.OutTradeNo, e.TransactionID, e.Why, string(e.Paid.Currency), e.Paid.Minor, e.AtMillis)
+		return append(dst, e.OutTradeNo, e.Account, e.TransactionID, e.Why, string(e.Paid.Currency), e.Paid.Minor, e.AtMillis)
 	})
 	return err
 }

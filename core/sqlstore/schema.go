@@ -42,7 +42,7 @@ CREATE UNIQUE INDEX attempts_payment ON attempts (payment_id, n);
 CREATE TABLE exceptions (id INTEGER PRIMARY KEY, payment_id INTEGER NOT NULL REFERENCES payment_orders (id),
   biz_code TEXT NOT NULL, merchant TEXT NOT NULL, order_type TEXT NOT NULL, order_scene TEXT NOT NULL,
   institution TEXT NOT NULL, trace_id TEXT NOT NULL, form TEXT NOT NULL, traffic TEXT NOT NULL CHECK (traffic IN ('real', 'shadow')),
-  out_trade_no TEXT NOT NULL, transaction_id TEXT NOT NULL, why TEXT NOT NULL, currency TEXT NOT NULL, paid_minor INTEGER NOT NULL,
+  out_trade_no TEXT NOT NULL, account TEXT NOT NULL, transaction_id TEXT NOT NULL, why TEXT NOT NULL, currency TEXT NOT NULL, paid_minor INTEGER NOT NULL,
   at_millis INTEGER NOT NULL);
 CREATE UNIQUE INDEX exceptions_transaction ON exceptions (payment_id, out_trade_no, transaction_id);
 `

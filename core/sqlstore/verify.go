@@ -16,17 +16,32 @@ import (
 func (s *Store) Counts(ctx context.Context) ([]core.Count, error) {
 	var out []core.Count
 	err := s.db.Snapshot(ctx, func(tx *sqldb.Tx) error {
-		return tx.Query(`SELECT p.merchant, p.status, p.alias_of <> '', p.currency, count(*),
-			coalesce(sum((SELECT sum(a.paid_minor) FROM attempts a WHERE a.payment_id = p.id AND a.status = 'succeeded')), 0),
-			coalesce(sum((SELECT sum(e.paid_minor) FROM exceptions e WHERE e.payment_id = p.id)), 0)
-			FROM payment_orders p GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4`, nil, func(scan sqldb.Scan) error {
-			var c core.Count
-			err := scan(&c.Merchant, &c.Status, &c.Alias, &c.Currency, &c.Orders, &c.Paid, &c.Surplus)
-			out = append(out, c)
-			return err
-		})
+		return tx.Query(`SELECT merchant, status, alias_of <> '', count(*) FROM payment_orders GROUP BY 1, 2, 3 ORDER BY 1, 2, 3`, nil,
+			func(scan sqldb.Scan) error {
+				var c core.Count
+				err := scan(&c.Merchant, &c.Status, &c.Alias, &c.Orders)
+				out = append(out, c)
+				return err
+			})
 	})
 	return out, fault.Wrap("core: counts", err)
+}
+
+// Received implements core.Store.
+func (s *Store) Received(ctx context.Context) ([]core.Received, error) {
+	var out []core.Received
+	err := s.db.Snapshot(ctx, func(tx *sqldb.Tx) error {
+		return tx.Query(`SELECT merchant, account, currency, sum(settled), sum(surplus) FROM (
+			SELECT merchant, account, currency, paid_minor AS settled, 0 AS surplus FROM attempts WHERE status = 'succeeded'
+			UNION ALL SELECT merchant, account, currency, 0, paid_minor FROM exceptions) AS money GROUP BY 1, 2, 3 ORDER BY 1, 2, 3`, nil,
+			func(scan sqldb.Scan) error {
+				var r core.Received
+				err := scan(&r.Merchant, &r.Account, &r.Currency, &r.Settled, &r.Surplus)
+				out = append(out, r)
+				return err
+			})
+	})
+	return out, fault.Wrap("core: received", err)
 }
 
 // Open implements core.Store.

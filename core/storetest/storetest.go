@@ -335,12 +335,18 @@ func counts(t TB, s Store) {
 	a, b := Trade("a"), Trade("b")
 	a.Payments[0].Status, a.Payments[0].NextAtMillis = event.Succeeded, 0
 	a.Payments[0].Attempts[0].Status, a.Payments[0].Attempts[0].Paid = event.Succeeded, money.Of(500, "CNY")
-	a.Payments[0].Exceptions = []core.Exception{{OutTradeNo: "n", TransactionID: "t", Paid: money.Of(20, "CNY")}}
+	a.Payments[0].Exceptions = []core.Exception{{OutTradeNo: "n", Account: "b", TransactionID: "t", Paid: money.Of(20, "CNY")}}
 	put(t, s, a, b)
 	have, err := s.Counts(t.Context())
 	must(t, err)
-	if len(have) != 2 || have[0].Status != event.Dispatched || have[0].Orders != 1 || have[1].Paid != 500 || have[1].Surplus != 20 {
+	if len(have) != 2 || have[0].Status != event.Dispatched || have[0].Orders != 1 || have[1].Orders != 1 {
 		t.Fatalf("counts %+v", have)
+	}
+	received, err := s.Received(t.Context())
+	must(t, err)
+	if len(received) != 2 || received[0] != (core.Received{Merchant: "m1", Account: "a", Currency: "CNY", Settled: 500}) ||
+		received[1] != (core.Received{Merchant: "m1", Account: "b", Currency: "CNY", Surplus: 20}) {
+		t.Fatalf("received %+v", received)
 	}
 	open, err := s.Open(t.Context())
 	if err != nil || len(open) != 1 || open[0].Orders != 1 || open[0].OldestMillis != 1_000 {
