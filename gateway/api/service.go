@@ -1,0 +1,320 @@
+package api
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/VictoriaMetrics/metrics"
+
+	"github.com/tallystick/tallystick/core/event"
+	"github.com/tallystick/tallystick/core/merchant"
+	"github.com/tallystick/tallystick/gateway/voucher"
+	"github.com/tallystick/tallystick/internal/bus"
+	"github.com/tallystick/tallystick/internal/fault"
+	"github.com/tallystick/tallystick/internal/ids"
+	"github.com/tallystick/tallystick/internal/money"
+	"github.com/tallystick/tallystick/internal/traffic"
+)
+
+// Views is the voucher view, as gateway/voucher has it.
+type Views interface {
+	Hold(c ids.Context, y ids.Code)
+	Confirm(y ids.Code)
+	Peek(y ids.Code) (voucher.View, bool)
+	Await(ctx context.Context, a voucher.Ask) (voucher.View, error)
+}
+
+// Queries is what the API asks core: the trade of a code, which may be its X or
+// any Y of it, and whether there is one.
+type Queries interface {
+	Trade(ctx context.Context, code ids.Code) (event.Trade, bool, error)
+}
+
+// Deps is what the API is made of. Points, Metrics, Log, Callbacks and Probes may
+// be left out.
+type Deps struct {
+	Directory *merchant.Directory
+	Intake    bus.Intake
+	Secret    *ids.Secret
+	Tokens    *TokenRing
+	Views     Views
+	Queries   Queries
+	Now       func() time.Time
+	Random    io.Reader // trace ids; safe for concurrent use
+	Points    fault.Points
+	Metrics   *metrics.Set
+	Log       *slog.Logger
+	// Callbacks serves POST /v1/callbacks/{channel}/{account}: gateway/callback's
+	// handler. Without one the path is unknown.
+	Callbacks CallbackHandler
+	// Probes are asked by /readyz; each gives what is missing, or nil.
+	Probes []Probe
+	Config Config
+}
+
+func (d *Deps) fill() error {
+	if err := d.Config.Validate(); err != nil {
+		return err
+	}
+	if d.Directory == nil || d.Intake == nil || d.Secret == nil || d.Tokens == nil || d.Views == nil || d.Queries == nil || d.Now == nil || d.Random == nil {
+		return fault.New(fault.Internal, "gateway", "Deps lacks one of Directory, Intake, Secret, Tokens, Views, Queries, Now, Random")
+	}
+	if d.Metrics == nil {
+		d.Metrics = metrics.NewSet()
+	}
+	if d.Log == nil {
+		d.Log = slog.New(slog.DiscardHandler)
+	}
+	return nil
+}
+
+// Service accepts payments and answers for vouchers and trades. It knows no HTTP.
+// Safe for concurrent use.
+type Service struct {
+	d       Deps
+	parsers *sync.Pool
+	buffers *sync.Pool // *scratch
+	recent  *recent
+	limits  *limits
+	metrics *serviceMetrics
+}
+
+// scratch is memory that an acceptance needs until it is appended.
+type scratch struct {
+	canonical ids.Canonical
+	bytes     []byte
+	payload   []byte
+	event     bus.Event
+}
+
+// NewService makes the service without its HTTP shell, for a simulation.
+func NewService(d Deps) (*Service, error) {
+	if err := d.fill(); err != nil {
+		return nil, err
+	}
+	return &Service{d: d, parsers: newParsers(), buffers: &sync.Pool{New: func() any { return &scratch{} }},
+		recent: newRecent(d.Config.RecentMax), limits: newLimits(), metrics: newServiceMetrics(d.Metrics)}, nil
+}
+
+// Call is a payment request as it arrived. Nothing of Body is kept.
+type Call struct {
+	Body           []byte
+	IdempotencyKey string // of the header; empty for none
+	TraceID        string // 32 hexadecimal digits; empty to make one
+}
+
+// Acceptance is an intent on its way into the intake.
+type Acceptance struct {
+	Y       ids.Code
+	Context ids.Context
+	// ExpiresAtMillis is when the payment can no longer be paid, Unix milliseconds.
+	ExpiresAtMillis int64
+
+	key    recentKey
+	ticket bus.Ticket // nil for a repeat that is known to be committed
+	atWork time.Time
+}
+
+// closedChannel is the Done of what is done already.
+var closedChannel = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
+
+// Done is closed when Finish can tell the intent's fate.
+func (a *Acceptance) Done() <-chan struct{} {
+	if a.ticket == nil {
+		return closedChannel
+	}
+	return a.ticket.Done()
+}
+
+// Begin checks a payment request of an authenticated merchant and hands its
+// intent to the intake, without waiting. After an error the intent is certainly
+// not kept. The same merchant, order, key and body give the same Y, always.
+//
+// fault.Limited, Forbidden, TooLarge, Invalid (with code, field and fix), Conflict
+// (the key was accepted with another body), Unavailable (the intake takes no more).
+func (s *Service) Begin(m *merchant.Merchant, c Call) (*Acceptance, error) {
+	now := s.d.Now()
+	if !m.Enabled {
+		return nil, &fault.Error{Kind: fault.Forbidden, Op: "accept", Code: "merchant_disabled"}
+	}
+	if !s.limits.allow(m, now) {
+		s.metrics.limited.Inc()
+		return nil, &fault.Error{Kind: fault.Limited, Op: "accept", Code: "rate_limited"}
+	}
+	if len(c.Body) > s.d.Config.BodyBytesMax {
+		return nil, &fault.Error{Kind: fault.TooLarge, Op: "accept", Code: "body_too_large"}
+	}
+	if c.IdempotencyKey != "" && !validIdempotencyKey(c.IdempotencyKey) {
+		return nil, invalid("header_invalid", "Idempotency-Key", "use 1 to 255 visible ASCII characters", nil)
+	}
+	var r Request
+	if err := s.parse(c.Body, &r); err != nil {
+		return nil, err
+	}
+	if err := r.validate(m, &s.d.Config); err != nil {
+		return nil, err
+	}
+	if c.TraceID == "" {
+		c.TraceID = s.newTraceID()
+	}
+	return s.append(m, &r, &c, now)
+}
+
+func (s *Service) parse(body []byte, r *Request) error {
+	p := s.parsers.Get().(*parser)
+	defer s.parsers.Put(p)
+	return p.parse(body, r)
+}
+
+func (s *Service) newTraceID() string {
+	var id [16]byte
+	if _, err := io.ReadFull(s.d.Random, id[:]); err != nil {
+		panic("gateway: no randomness: " + err.Error()) // nothing can be identified without it
+	}
+	return hex.EncodeToString(id[:])
+}
+
+// append derives the codes and hands the intent over, unless it is known to be
+// committed already.
+func (s *Service) append(m *merchant.Merchant, r *Request, c *Call, now time.Time) (*Acceptance, error) {
+	buf := s.buffers.Get().(*scratch)
+	defer s.buffers.Put(buf)
+	buf.bytes = r.canonical(&buf.canonical, buf.bytes[:0])
+	key := c.IdempotencyKey
+	if key == "" {
+		key = r.OrderID
+	}
+	x := s.d.Secret.Trade(traffic.Real, m.ID, r.OrderID)
+	y := s.d.Secret.Intent(x, m.ID, r.OrderID, traffic.Deposit, key, ids.FingerprintOf(buf.bytes))
+	expires := s.d.Config.ExpiresDefault
+	if r.ExpiresInSeconds != 0 {
+		expires = time.Duration(r.ExpiresInSeconds) * time.Second
+	}
+	a := &Acceptance{Y: y, atWork: now, ExpiresAtMillis: now.Add(expires).UnixMilli(),
+		key: recentKey{merchant: m.ID, order: r.OrderID, form: traffic.Deposit, key: key},
+		Context: ids.Context{BizCode: x, Merchant: m.ID, OrderType: or(r.OrderType, defaultOrderType),
+			OrderScene: or(r.OrderScene, defaultOrderScene), TraceID: c.TraceID, Form: traffic.Deposit, Traffic: traffic.Real}}
+	known, err := s.repeated(a)
+	if err != nil {
+		return nil, err
+	}
+	if known {
+		return a, nil
+	}
+	intent := event.Intent{Y: y, OrderID: r.OrderID, IdempotencyKey: key, Canonical: buf.bytes,
+		Amount: money.Of(r.Amount, money.Currency(r.Currency)), Method: r.Method, Subject: r.Subject, ReturnURL: r.ReturnURL,
+		Metadata: r.Metadata, AcceptedAtMillis: now.UnixMilli(), ExpiresAtMillis: a.ExpiresAtMillis}
+	if intent.Method == "" {
+		intent.Method = defaultMethod
+	}
+	buf.payload = appendIntent(buf.payload[:0], &intent)
+	buf.event = bus.Event{ID: ids.VoucherID.With(y), Type: event.TypeIntent, Version: bus.EnvelopeVersion, Context: a.Context,
+		AtMillis: now.UnixMilli(), Payload: buf.payload}
+	// The intake copies the event before Append returns: buf may be used again.
+	a.ticket, err = s.d.Intake.Append(bus.Intents, &buf.event)
+	if err != nil {
+		return nil, notAccepted(err)
+	}
+	s.d.Views.Hold(a.Context, y)
+	return a, nil
+}
+
+func or(s, otherwise string) string {
+	if s != "" {
+		return s
+	}
+	return otherwise
+}
+
+// repeated answers from memory what is known for certain: a repeat whose first
+// was committed, or a conflict with it. What core rejected as a conflict was not
+// the first after all (another gateway's was): core decides again.
+func (s *Service) repeated(a *Acceptance) (known bool, err error) {
+	first := s.recent.get(a.key)
+	if first == "" || first == ambiguous {
+		return false, nil
+	}
+	if first == a.Y {
+		s.metrics.repeated.Inc()
+		return true, nil
+	}
+	if v, held := s.d.Views.Peek(first); held && v.Status == voucher.Rejected {
+		return false, nil
+	}
+	s.metrics.conflicts.Inc()
+	return false, &fault.Error{Kind: fault.Conflict, Op: "accept", Code: "idempotency_conflict", Field: "Idempotency-Key",
+		Err: errors.New("this key of the order was accepted with another body: " + ids.VoucherID.With(first))}
+}
+
+// notAccepted keeps the kind of what the intake said, under the API's own code.
+func notAccepted(err error) error {
+	code := "not_accepted"
+	kind := fault.KindOf(err)
+	switch kind {
+	case fault.TooLarge:
+		code = "body_too_large"
+	case fault.Unknown:
+		code = "acceptance_unknown"
+	default:
+		kind = fault.Unavailable // Append promises: certainly not kept
+	}
+	return &fault.Error{Kind: kind, Op: "accept", Code: code, Err: err}
+}
+
+// Finish tells an acceptance's fate once Done is closed: nil for durably
+// accepted, fault.Unavailable for certainly not, fault.Unknown when nobody can say.
+func (s *Service) Finish(a *Acceptance) error {
+	if a.ticket != nil {
+		if err := a.ticket.Err(); err != nil {
+			if !fault.Is(err, fault.Unavailable) {
+				// Only "unavailable" is proof that nothing was kept.
+				return &fault.Error{Kind: fault.Unknown, Op: "accept", Code: "acceptance_unknown", Err: err}
+			}
+			return notAccepted(err)
+		}
+		s.d.Points.At("gateway.committed_not_answered")
+		s.recent.put(a.key, a.Y)
+		s.metrics.accepted.Inc()
+		s.metrics.acceptSeconds.Update(s.d.Now().Sub(a.atWork).Seconds())
+	}
+	s.d.Views.Confirm(a.Y)
+	return nil
+}
+
+// Abandon gives an acceptance up that takes too long. True: it is certainly not
+// kept. False: too late, its fate is on its way.
+func (s *Service) Abandon(a *Acceptance) bool { return a.ticket != nil && a.ticket.Withdraw() }
+
+// Wait waits for an acceptance's fate within the configured times, and finishes
+// it. fault.Unavailable, with the intent withdrawn, or fault.Unknown after that.
+func (s *Service) Wait(a *Acceptance) error {
+	select {
+	case <-a.Done():
+		return s.Finish(a)
+	default:
+	}
+	t := time.NewTimer(s.d.Config.AcceptTimeout)
+	defer t.Stop()
+	select {
+	case <-a.Done():
+		return s.Finish(a)
+	case <-t.C:
+	}
+	if s.Abandon(a) {
+		s.metrics.withdrawn.Inc()
+		return &fault.Error{Kind: fault.Unavailable, Op: "accept", Code: "not_accepted", Err: errors.New("withdrawn: not committed in time")}
+	}
+	t.Reset(s.d.Config.AcceptDeadline - s.d.Config.AcceptTimeout)
+	select {
+	case <-a.Done():
+		return s.Finish(a)
+	case <-t.C:
+		s.metrics.unknown.Inc()
+		return &fault.Error{Kind: fault.Unknown, Op: "accept", Code: "acceptance_unknown", Err: errors.New("being committed, for too long")}
+	}
+}

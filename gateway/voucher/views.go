@@ -1,0 +1,268 @@
+package voucher
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/VictoriaMetrics/metrics"
+
+	"github.com/tallystick/tallystick/core/event"
+	"github.com/tallystick/tallystick/internal/bus"
+	"github.com/tallystick/tallystick/internal/fault"
+	"github.com/tallystick/tallystick/internal/ids"
+)
+
+// Config bounds the view. All bounds must be positive.
+type Config struct {
+	// ViewBytesMax is about what all entries take. The least recently used go
+	// first; entries with waiters stay, so that these bounds must fit together.
+	ViewBytesMax          int64
+	WaitersPerVoucherMax  int
+	WaitersPerMerchantMax int
+	WaitersMax            int
+	BatchMessagesMax      int // of payments, read in one step
+	// AskAfter is how long the first news of a voucher that this replica has just
+	// accepted may take before core is asked for it.
+	AskAfter time.Duration
+	// QueryTimeout bounds one question to core.
+	QueryTimeout time.Duration
+}
+
+// DefaultConfig is for one replica of a few thousand payments per second.
+func DefaultConfig() Config {
+	return Config{ViewBytesMax: 32 << 20, WaitersPerVoucherMax: 16, WaitersPerMerchantMax: 10_000, WaitersMax: 20_000,
+		BatchMessagesMax: 1000, AskAfter: 500 * time.Millisecond, QueryTimeout: 2 * time.Second}
+}
+
+// Validate names the bound that is not positive, or too small for the others.
+func (c Config) Validate() error {
+	for _, f := range []struct {
+		name  string
+		value int64
+	}{{"viewBytesMax", c.ViewBytesMax}, {"waitersPerVoucherMax", int64(c.WaitersPerVoucherMax)},
+		{"waitersPerMerchantMax", int64(c.WaitersPerMerchantMax)}, {"waitersMax", int64(c.WaitersMax)},
+		{"batchMessagesMax", int64(c.BatchMessagesMax)}, {"askAfter", int64(c.AskAfter)}, {"queryTimeout", int64(c.QueryTimeout)}} {
+		if f.value <= 0 {
+			return &fault.Error{Kind: fault.Invalid, Op: "voucher", Field: "gateway.voucher." + f.name, Code: "not_positive", Fix: "set it to at least 1"}
+		}
+	}
+	if need := int64(c.WaitersMax) * entryBytes; c.ViewBytesMax < need {
+		return &fault.Error{Kind: fault.Invalid, Op: "voucher", Field: "gateway.voucher.viewBytesMax", Code: "too_small",
+			Fix: fmt.Sprintf("set it to at least %d for waitersMax %d, or lower waitersMax", need, c.WaitersMax)}
+	}
+	return nil
+}
+
+// Queries is what the view asks core: the payment order of a voucher, its
+// context, and whether there is one. It must read what is committed, never an
+// older state than an event that was already published.
+type Queries interface {
+	Payment(ctx context.Context, y ids.Code) (event.Payment, ids.Context, bool, error)
+}
+
+// Views holds the entries. Safe for concurrent use, except Step and Run.
+type Views struct {
+	cfg     Config
+	source  bus.Source
+	queries Queries
+	now     func() time.Time
+	log     *slog.Logger
+	ready   *metrics.PrometheusHistogram
+
+	mu        sync.Mutex
+	entries   map[ids.Code]*entry
+	keys      map[ids.Code]int // entries per X: whose messages are decoded
+	slots     map[ids.Code]int // entries of unknown X per first characters of their code, likewise
+	merchants map[string]int   // waiters
+	idle      entry            // ring of the entries without waiters, most recently used first
+	bytes     int64
+	waiters   int
+
+	placed bool // the places below are right
+	places []bus.Place
+	first  int // group that the next step begins with
+}
+
+// entry is one voucher that is followed.
+type entry struct {
+	view View
+	x    ids.Code // empty until known: then its whole slot is followed
+	// accepted: this replica saw the intent committed.
+	accepted bool
+	// sure: what is here, be it nothing, was right at some moment since the entry
+	// is followed, so that the fold keeps it right.
+	sure    bool
+	asking  bool
+	visible int64         // the version that last changed something a client sees
+	changed chan struct{} // closed at the next change; nil while nobody waits
+	waiters int
+	bytes   int64
+
+	prev, next *entry // in the ring; nil while there are waiters
+}
+
+// slotPrefix is how much of a code is shared by all codes of its slot.
+const slotPrefix = 3
+
+// New makes an empty view of the topic payments that source reads. log and set
+// may be nil.
+func New(cfg Config, source bus.Source, queries Queries, now func() time.Time, set *metrics.Set, log *slog.Logger) (*Views, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	if set == nil {
+		set = metrics.NewSet()
+	}
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	v := &Views{cfg: cfg, source: source, queries: queries, now: now, log: log, entries: map[ids.Code]*entry{},
+		keys: map[ids.Code]int{}, slots: map[ids.Code]int{}, merchants: map[string]int{},
+		ready: set.GetOrCreatePrometheusHistogram("tallystick_voucher_ready_seconds")}
+	v.idle.prev, v.idle.next = &v.idle, &v.idle
+	gauge := func(name string, of func() float64) {
+		set.GetOrCreateGauge(name, func() float64 {
+			v.mu.Lock()
+			defer v.mu.Unlock()
+			return of()
+		})
+	}
+	gauge("tallystick_voucher_view_entries", func() float64 { return float64(len(v.entries)) })
+	gauge("tallystick_voucher_view_bytes", func() float64 { return float64(v.bytes) })
+	gauge("tallystick_voucher_waiters", func() float64 { return float64(v.waiters) })
+	return v, nil
+}
+
+// Hold follows a voucher that is being accepted. Called before its commit is
+// awaited, so that no news of it is missed. c's BizCode is the trade's X.
+func (v *Views) Hold(c ids.Context, y ids.Code) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	e := v.follow(y)
+	if e.x == "" {
+		v.unindex(e)
+		e.x = c.BizCode
+		v.index(e)
+	}
+	if e.view.Context.BizCode == "" {
+		e.view.Context = c
+		v.measure(e)
+	}
+	v.touch(e)
+	v.evict()
+}
+
+// Confirm marks a held voucher as accepted: its intent is committed.
+func (v *Views) Confirm(y ids.Code) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if e := v.entries[y]; e != nil {
+		e.accepted = true
+	}
+}
+
+// follow finds or makes the entry of y. From here on its messages are decoded.
+func (v *Views) follow(y ids.Code) *entry {
+	e := v.entries[y]
+	if e == nil {
+		e = &entry{view: View{Y: y}}
+		v.entries[y] = e
+		v.index(e)
+		v.measure(e)
+		v.touch(e)
+	}
+	return e
+}
+
+func (v *Views) index(e *entry) {
+	if e.x != "" {
+		v.keys[e.x]++
+	} else {
+		v.slots[e.view.Y[:slotPrefix]]++
+	}
+}
+
+func (v *Views) unindex(e *entry) {
+	m, k := v.slots, e.view.Y[:slotPrefix]
+	if e.x != "" {
+		m, k = v.keys, e.x
+	}
+	if m[k]--; m[k] == 0 {
+		delete(m, k)
+	}
+}
+
+func (v *Views) measure(e *entry) {
+	v.bytes -= e.bytes
+	e.bytes = e.view.bytes()
+	v.bytes += e.bytes
+}
+
+// touch makes e the most recently used of those without waiters.
+func (v *Views) touch(e *entry) {
+	e.unlink()
+	if e.waiters == 0 {
+		e.prev, e.next = &v.idle, v.idle.next
+		e.prev.next, e.next.prev = e, e
+	}
+}
+
+func (e *entry) unlink() {
+	if e.next != nil {
+		e.prev.next, e.next.prev = e.next, e.prev
+		e.prev, e.next = nil, nil
+	}
+}
+
+// evict drops the least recently used entries over the bound.
+func (v *Views) evict() {
+	for v.bytes > v.cfg.ViewBytesMax && v.idle.prev != &v.idle {
+		v.drop(v.idle.prev)
+	}
+}
+
+func (v *Views) drop(e *entry) {
+	e.unlink()
+	v.unindex(e)
+	v.bytes -= e.bytes
+	delete(v.entries, e.view.Y)
+	e.wake() // who waits through an alias follows it anew
+}
+
+// fold takes a newer version of a payment order, from the topic or from core.
+func (v *Views) fold(p *event.Payment, c ids.Context) {
+	e := v.entries[p.Y]
+	if e == nil {
+		return
+	}
+	e.sure = true
+	if p.Version <= e.view.Version {
+		return
+	}
+	next := viewOf(p, c)
+	if e.view.Version == 0 || e.view.differs(&next) {
+		e.visible = p.Version
+	}
+	if next.Status == Ready && e.view.Status != Ready && e.accepted {
+		v.ready.Update(float64(v.now().UnixMilli()-p.AcceptedAtMillis) / 1e3)
+	}
+	if e.x != c.BizCode {
+		v.unindex(e)
+		e.x = c.BizCode
+		v.index(e)
+	}
+	e.view = next
+	v.measure(e)
+	e.wake()
+	v.evict()
+}
+
+func (e *entry) wake() {
+	if e.changed != nil {
+		close(e.changed)
+		e.changed = nil
+	}
+}
