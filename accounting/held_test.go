@@ -76,6 +76,30 @@ func TestHeldRejectsWhole(t *testing.T) {
 	}
 }
 
+// TestHeldTakesBack: what is overdrawn already may come up again.
+func TestHeldTakesBack(t *testing.T) {
+	h := accounting.NewHeld(10)
+	h.Set(1, 5, 1) // a credit account with 5 too little, by whatever mishap
+	for _, c := range []struct {
+		minor int64
+		want  string
+	}{{1, accounting.ReasonOverdraft}, {-3, ""}, {1, accounting.ReasonOverdraft}, {-2, ""}, {-1, ""}, {1, ""}, {1, accounting.ReasonOverdraft}} {
+		if got := h.Try([]accounting.HeldLine{heldLine(1, c.minor, accounting.Homed)}); got != c.want {
+			t.Errorf("adding %d: reason %q, want %q", -c.minor, got, c.want)
+		}
+	}
+}
+
+// TestHeldNetOverflow: a batch cannot swing a balance further than its change can say.
+func TestHeldNetOverflow(t *testing.T) {
+	h := accounting.NewHeld(10)
+	h.Set(1, -math.MaxInt64, 1)
+	up := []accounting.HeldLine{heldLine(1, math.MaxInt64, accounting.Spread)}
+	if first, second := h.Try(up), h.Try(up); first != "" || second != accounting.ReasonOverflow {
+		t.Errorf("reasons %q and %q, want none and overflow", first, second)
+	}
+}
+
 func TestCheckLines(t *testing.T) {
 	account := func(name string) accounting.Account {
 		return accounting.Account{Name: name, Class: accounting.Asset, Side: accounting.Debit, Kind: accounting.Spread}

@@ -290,6 +290,38 @@ func TestPoisonIsParked(t *testing.T) {
 	wantBalance(t, o.store, "merchant_payable:m1", 9_940+9_940+19_880+29_820)
 }
 
+// careless makes entries that do not balance, of one trade.
+type careless struct {
+	rules.Payments
+	trade ids.Code
+}
+
+func (c careless) Draft(m *bus.Message) (*accounting.Draft, error) {
+	d, err := c.Payments.Draft(m)
+	if err == nil && m.Context.BizCode == c.trade {
+		d.Lines = d.Lines[1:]
+	}
+	return d, err
+}
+
+// TestUnbalancedRule: an event whose rule does not balance waits; its group goes on.
+func TestUnbalancedRule(t *testing.T) {
+	feed := &storetest.Feed{}
+	bad, good := storetest.Context(1, 1), storetest.Context(1, 2)
+	feed.Append(1, paid("evt_1", bad, "cn-1", 10_000))
+	feed.Append(1, paid("evt_2", good, "cn-1", 10_000))
+	o := startOffice(t, opening{feed: feed, rules: careless{trade: bad.BizCode}})
+	o.drain(t)
+	wantSound(t, o.store, 1)
+	if got := o.consumer.Stopped(); len(got) != 0 {
+		t.Errorf("groups %v stopped", got)
+	}
+	parked, err := o.store.Places().List(t.Context(), "")
+	if err != nil || len(parked) != 1 || parked[0].Message.ID != "evt_1" || !strings.Contains(parked[0].Reason, "debits and credits differ by -9962 CNY") {
+		t.Errorf("parked %+v %v", parked, err)
+	}
+}
+
 // TestShadowNeverEnters: shadow traffic in the real ledger went astray.
 func TestShadowNeverEnters(t *testing.T) {
 	feed := &storetest.Feed{}

@@ -9,6 +9,7 @@ import (
 	"github.com/tallystick/tallystick/accounting/sqlstore"
 	"github.com/tallystick/tallystick/accounting/storetest"
 	"github.com/tallystick/tallystick/internal/bus"
+	"github.com/tallystick/tallystick/internal/fault"
 	"github.com/tallystick/tallystick/internal/money"
 	"github.com/tallystick/tallystick/internal/sqldb"
 )
@@ -105,6 +106,29 @@ func TestVerifyFinds(t *testing.T) {
 				t.Errorf("verify finds %q, want %q", r.Violations, c.want)
 			}
 		})
+	}
+}
+
+// TestOldKnowledge: a poster whose balance is right by chance, as others have
+// changed it there and back, is fenced all the same.
+func TestOldKnowledge(t *testing.T) {
+	s := small(t)
+	if err := exec(t, s, `UPDATE balances SET version = version + 2 WHERE id = 1024`); err != nil {
+		t.Fatal(err)
+	}
+	post := func(event string) error {
+		e := accounting.Entry{ID: "ent_" + event, NoticeID: "evt_n" + event, EventID: event, Group: 0, Book: "main", Rule: "test",
+			Context: storetest.Context(0, 2), Lines: []accounting.Line{
+				{Account: accounting.Account{Name: "a", Class: accounting.Liability, Side: accounting.Credit, Kind: accounting.Spread}, Amount: money.Of(1, "CNY")},
+				{Account: accounting.Account{Name: "b", Class: accounting.Liability, Side: accounting.Credit, Kind: accounting.Homed}, Amount: money.Of(-1, "CNY")}}}
+		_, err := s.Post(t.Context(), &accounting.Batch{Source: &bus.Batch{Topic: bus.Payments}, Entries: []accounting.Entry{e}})
+		return err
+	}
+	if err := post("evt_a"); !fault.Is(err, fault.Fenced) {
+		t.Errorf("posting on old knowledge gives %v, want fenced", err)
+	}
+	if err := post("evt_a"); err != nil {
+		t.Errorf("posting again: %v", err)
 	}
 }
 
