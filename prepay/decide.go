@@ -9,11 +9,11 @@ import (
 type Backoff struct {
 	// PollFirstMillis is the first wait for a number that is pending: callbacks are
 	// the usual way to hear, polls make up for those that are lost.
-	PollFirstMillis int64
+	PollFirstMillis int64 `yaml:"poll_first_millis"`
 	// AskFirstMillis is the first wait for a number whose fate is unknown.
-	AskFirstMillis int64
+	AskFirstMillis int64 `yaml:"ask_first_millis"`
 	// MaxMillis is what both grow to, doubling, and where they stay.
-	MaxMillis int64
+	MaxMillis int64 `yaml:"max_millis"`
 }
 
 // wait doubles the first wait once for each ask.

@@ -96,6 +96,7 @@ type world struct {
 	points     fault.Points
 	executor   prepay.Executor
 	queue      []func()
+	notify     string // the start of notify URLs
 	ids        *ids.Source
 	rand       *rand.Rand
 	seq        map[int]int64
@@ -108,7 +109,8 @@ func newWorld(t tb, dir string, accounts ...string) *world {
 	w := &world{t: t, now: time.UnixMilli(1_700_000_000_000).UTC(), path: filepath.Join(dir, "prepay.db"), psps: map[string]*psp{},
 		limits: merchant.AccountLimits{ConcurrentMax: 4, DeadlineMillis: 5000}, features: channels.Features{PayRepeatable: true},
 		config: prepay.Defaults(), log: &bytes.Buffer{}, seq: map[int]int64{}, read: map[int]bus.Place{},
-		decorated: map[string]channels.Payer{}}
+		decorated: map[string]channels.Payer{},
+		notify:    "https://us.example/v1/callbacks/"}
 	w.rand = rand.New(rand.NewPCG(7, 7)) //nolint:gosec // a test
 	w.ids = ids.NewSource(func() time.Time { return w.now }, rand.NewChaCha8([32]byte{1}))
 	w.executor = w
@@ -155,7 +157,7 @@ func (w *world) open() {
 	w.metrics = metrics.NewSet()
 	w.queue = nil
 	w.pp, err = prepay.New(prepay.Deps{Store: w.store, Channels: w, Executor: w.executor, IDs: w.ids, Now: func() time.Time { return w.now },
-		Rand: w.rand, NotifyURL: func(c, a string) string { return "https://us.example/v1/callbacks/" + c + "/" + a },
+		Rand: w.rand, NotifyURL: func(c, a string) string { return w.notify + c + "/" + a },
 		Points: func(n string) { w.points.At(n) }, Metrics: w.metrics,
 		Log: slog.New(slog.NewJSONHandler(w.log, &slog.HandlerOptions{ReplaceAttr: timeless})), Config: w.config})
 	w.must(err)
@@ -434,13 +436,21 @@ func newWorldOn(t tb, w *world) *world {
 	return o
 }
 
-// brokenStore fails every Update while err is set.
+// brokenStore fails every Update while err is set: before it is decided, or late,
+// at the commit.
 type brokenStore struct {
 	prepay.Store
-	err error
+	err  error
+	late bool
 }
 
 func (s *brokenStore) Update(ctx context.Context, p prepay.Pick, fn func(prepay.Picked) (prepay.Change, error)) error {
+	if s.err != nil && s.late {
+		return s.Store.Update(ctx, p, func(picked prepay.Picked) (prepay.Change, error) {
+			ch, _ := fn(picked)
+			return ch, s.err
+		})
+	}
 	if s.err != nil {
 		return s.err
 	}

@@ -46,6 +46,13 @@ func (m *laneMetrics) called(op event.Op, r channels.Result, seconds float64) {
 	m.duration[op].Update(seconds)
 }
 
+// clear sets the gauges of an account that is gone.
+func (m *laneMetrics) clear() {
+	for _, g := range []*metrics.Gauge{m.inFlight, m.sendingOldest, m.due, m.dueOldest, m.waiting, m.unknown, m.desk} {
+		g.Set(0)
+	}
+}
+
 // figures sets the gauges that only the store knows.
 func (p *Prepay) figures(ctx context.Context, now int64) error {
 	stats, err := p.Store.Stats(ctx, now)

@@ -40,25 +40,26 @@ func (Goroutines) Go(f func()) { go f() }
 
 // Config bounds the work. See Defaults.
 type Config struct {
-	Backoff Backoff
+	Backoff Backoff `yaml:"backoff"`
 	// LanesMax bounds the number of channel accounts, and SlotsMax the calls that
 	// one of them may have in flight, whatever its limits say: together they bound
 	// calls and answers in memory.
-	LanesMax, SlotsMax int
+	LanesMax int `yaml:"lanes_max"`
+	SlotsMax int `yaml:"slots_max"`
 	// AnswersMax bounds the answers recorded in one transaction.
-	AnswersMax int
+	AnswersMax int `yaml:"answers_max"`
 	// LookMillis is how often a lane looks for calls that it was not told of.
-	LookMillis int64
+	LookMillis int64 `yaml:"look_millis"`
 	// SweepMillis is how often expired calls, the desk and the figures are looked
 	// after, and SweepMax how many calls one look handles.
-	SweepMillis int64
-	SweepMax    int
+	SweepMillis int64 `yaml:"sweep_millis"`
+	SweepMax    int   `yaml:"sweep_max"`
 	// DeskMillis is the age from which an open call is on the operators' desk.
-	DeskMillis int64
+	DeskMillis int64 `yaml:"desk_millis"`
 	// DrainMillis bounds how long Run waits at its end for running calls.
-	DrainMillis int64
+	DrainMillis int64 `yaml:"drain_millis"`
 	// ListMax bounds a page of List.
-	ListMax int
+	ListMax int `yaml:"list_max"`
 }
 
 // Defaults are the bounds that a deployment starts from.
@@ -83,11 +84,11 @@ func (c Config) Validate() error {
 		{"list_max", int64(c.ListMax)},
 	} {
 		if f.v < 1 {
-			return &fault.Error{Kind: fault.Invalid, Op: "prepay: config", Code: "bound_invalid", Field: f.name, Fix: "use at least 1"}
+			return &fault.Error{Kind: fault.Invalid, Op: "prepay: config", Code: "bound_invalid", Field: "prepay." + f.name, Fix: "use at least 1"}
 		}
 	}
 	if c.Backoff.MaxMillis < max(c.Backoff.PollFirstMillis, c.Backoff.AskFirstMillis) {
-		return &fault.Error{Kind: fault.Invalid, Op: "prepay: config", Code: "bound_invalid", Field: "backoff.max_millis",
+		return &fault.Error{Kind: fault.Invalid, Op: "prepay: config", Code: "bound_invalid", Field: "prepay.backoff.max_millis",
 			Fix: "use at least the first waits"}
 	}
 	return nil

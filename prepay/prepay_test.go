@@ -344,36 +344,88 @@ func TestRestartWhileClosingOrStopped(t *testing.T) {
 	w.turn()
 	w.ask("closing", "a", event.OpClose)
 	w.ask("stopped", "a", event.OpQuery)
+	w.pay("to be closed", "a")
 	w.draw()
+	w.ask("to be closed", "a", event.OpClose)
 	w.ask("stopped", "a", event.OpStop)
 	w.restart()
 	w.psps["a"].requests = nil
 	w.turn()
 	w.after(4 * second)
 	w.turn()
-	same(t, "asked", w.psps["a"].ops(), "[query close]")
+	same(t, "asked", w.psps["a"].ops(), "[query query close close]")
 	same(t, "closing", w.call("closing").Standing, prepay.Closed)
+	same(t, "to be closed", w.call("to be closed").Standing, prepay.Closed)
 	same(t, "stopped", w.call("stopped").Status, prepay.Stopped)
 }
 
-// A late answer of a process that was taken for dead changes nothing.
+// A late answer of a process that was taken for dead changes nothing, whether or
+// not its successor has asked meanwhile.
 func TestLateAnswerOfAnEarlierProcess(t *testing.T) {
-	w := newWorld(t, t.TempDir(), "a")
-	w.psps["a"].answer = replies(declined)
-	w.pay("o", "a")
-	w.draw()
-	old, queue, store := w.pp, w.queue, w.store
-	w.open()
-	w.must(w.pp.Recover(context.Background()))
-	for _, f := range queue {
-		f()
+	for _, c := range []struct {
+		name   string
+		asking bool
+		want   prepay.Status
+	}{{"before the successor asks", false, prepay.Due}, {"while the successor asks", true, prepay.Sending}} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t, t.TempDir(), "a")
+			w.psps["a"].answer = replies(declined)
+			w.pay("o", "a")
+			w.draw()
+			old, queue, store := w.pp, w.queue, w.store
+			w.open()
+			w.must(w.pp.Recover(context.Background()))
+			if c.asking {
+				w.draw()
+			}
+			for _, f := range queue {
+				f()
+			}
+			_, err := old.StepRecord(context.Background())
+			w.must(err)
+			same(t, "call", []any{w.call("o").Status, w.call("o").Standing}, []any{c.want, prepay.Unknown})
+			same(t, "told", w.story(), "[pay unknown interrupted]")
+			same(t, "slots of the old", old.InFlight(), 0)
+			same(t, "counted", old.Metrics.GetOrCreateCounter("prepay_answers_dropped_total").Get(), 1)
+			w.must(store.Close())
+		})
 	}
-	_, err := old.StepRecord(context.Background())
-	w.must(err)
-	same(t, "standing", w.call("o").Standing, prepay.Unknown)
-	same(t, "told", w.story(), "[pay unknown interrupted]")
-	same(t, "slots of the old", old.InFlight(), 0)
-	w.must(store.Close())
+}
+
+// A repetition is the same call, although the configuration has changed.
+func TestNotifyURLIsFixedByTheFirstCall(t *testing.T) {
+	w := newWorld(t, t.TempDir(), "a")
+	w.psps["a"].answer = replies(unknown, notFound, withQR)
+	w.pay("o", "a")
+	w.turn()
+	w.notify = "https://moved.example/"
+	w.restart()
+	w.after(4 * second)
+	w.turn()
+	w.after(4 * second)
+	w.turn()
+	same(t, "asked", w.psps["a"].ops(), "[pay query pay]")
+	same(t, "the repetition", w.psps["a"].requests[2].Pay, w.psps["a"].requests[0].Pay)
+}
+
+// A draw that failed is drawn again as soon as the store works, and calls nobody
+// before.
+func TestFailedDraw(t *testing.T) {
+	for _, late := range []bool{false, true} {
+		w := newWorld(t, t.TempDir(), "a")
+		broken := &brokenStore{Store: w.store, late: late}
+		w.reopenOn(broken)
+		w.pay("o", "a")
+		w.must(w.pp.Recover(context.Background()))
+		broken.err = fault.New(fault.Unavailable, "test", "disk full")
+		if _, err := w.pp.StepLanes(context.Background()); !fault.Is(err, fault.Unavailable) {
+			t.Fatalf("have %v, want unavailable", err)
+		}
+		same(t, "handed out", len(w.queue), 0)
+		broken.err = nil
+		w.turn()
+		same(t, "asked", w.psps["a"].ops(), "[pay]")
+	}
 }
 
 // The row says sending, on every connection, before the PSP hears of it.
