@@ -2,7 +2,9 @@ package sqlstore_test
 
 import (
 	"context"
+	"fmt"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/tallystick/tallystick/accounting"
@@ -35,7 +37,7 @@ func TestStore(t *testing.T) { storetest.Run(t, fresh) }
 // broken is a store with one thing wrong.
 type broken struct {
 	storetest.Ledger
-	post    func(ctx context.Context, next accounting.Store, b *accounting.Batch) ([]accounting.Result, error)
+	post    post
 	balance func(accounting.Balance) accounting.Balance
 }
 
@@ -54,72 +56,71 @@ func (s broken) Balance(ctx context.Context, k accounting.Key) (accounting.Balan
 	return b, err
 }
 
+type post = func(ctx context.Context, next accounting.Store, b *accounting.Batch) ([]accounting.Result, error)
+
+// edited posts a copy of the batch.
+func edited(edit func(b *accounting.Batch)) post {
+	return func(ctx context.Context, next accounting.Store, b *accounting.Batch) ([]accounting.Result, error) {
+		c, source := *b, *b.Source
+		c.Source, c.Entries = &source, slices.Clone(b.Entries)
+		edit(&c)
+		return next.Post(ctx, &c)
+	}
+}
+
+func unguarded(b *accounting.Batch) {
+	for i := range b.Entries {
+		e := &b.Entries[i]
+		e.Lines = slices.Clone(e.Lines)
+		for j := range e.Lines {
+			e.Lines[j].Account.Kind = accounting.Spread
+		}
+	}
+}
+
+func failsWhole(ctx context.Context, next accounting.Store, b *accounting.Batch) ([]accounting.Result, error) {
+	results, err := next.Post(ctx, b)
+	for _, r := range results {
+		if r.Reason != "" {
+			return nil, fault.New(fault.Conflict, "broken", "rejected")
+		}
+	}
+	return results, err
+}
+
+func losesLast(ctx context.Context, next accounting.Store, b *accounting.Batch) ([]accounting.Result, error) {
+	n := len(b.Entries)
+	if n < 2 {
+		return next.Post(ctx, b)
+	}
+	c := *b
+	c.Entries = b.Entries[:n-1]
+	results, err := next.Post(ctx, &c)
+	return append(results, accounting.Result{EntryID: b.Entries[n-1].ID}), err
+}
+
 // TestSuiteFindsBrokenStores proves the suite: each planted bug fails a case.
 func TestSuiteFindsBrokenStores(t *testing.T) {
-	type ctxT = context.Context
 	calls := 0
-	bugs := map[string]broken{
-		"the place is not moved": {post: func(ctx ctxT, next accounting.Store, b *accounting.Batch) ([]accounting.Result, error) {
-			c, source := *b, *b.Source
-			source.Moves = nil
-			c.Source = &source
-			return next.Post(ctx, &c)
-		}},
-		"a repeated event is booked again": {post: func(ctx ctxT, next accounting.Store, b *accounting.Batch) ([]accounting.Result, error) {
-			c := *b
-			c.Entries = append([]accounting.Entry(nil), b.Entries...)
-			for i := range c.Entries {
+	for name, bug := range map[string]broken{
+		"the place is not moved": {post: edited(func(b *accounting.Batch) { b.Source.Moves = nil })},
+		"a repeated event is booked again": {post: edited(func(b *accounting.Batch) {
+			for i := range b.Entries {
 				calls++
-				c.Entries[i].EventID += string(rune('a'+calls%26)) + string(rune('a'+calls/26%26)) + string(rune('a'+calls/676%26))
+				b.Entries[i].EventID += fmt.Sprint(" ", calls)
 			}
-			return next.Post(ctx, &c)
-		}},
-		"guards are not checked": {post: func(ctx ctxT, next accounting.Store, b *accounting.Batch) ([]accounting.Result, error) {
-			c := *b
-			c.Entries = append([]accounting.Entry(nil), b.Entries...)
-			for i := range c.Entries {
-				lines := append([]accounting.Line(nil), c.Entries[i].Lines...)
-				for j := range lines {
-					lines[j].Account.Kind = accounting.Spread
-				}
-				c.Entries[i].Lines = lines
-			}
-			return next.Post(ctx, &c)
-		}},
-		"one rejection fails the batch": {post: func(ctx ctxT, next accounting.Store, b *accounting.Batch) ([]accounting.Result, error) {
-			r, err := next.Post(ctx, b)
-			for i := range r {
-				if r[i].Reason != "" {
-					return nil, fault.New(fault.Conflict, "broken", "rejected")
-				}
-			}
-			return r, err
-		}},
-		"the last entry of a batch is lost": {post: func(ctx ctxT, next accounting.Store, b *accounting.Batch) ([]accounting.Result, error) {
-			c := *b
-			if n := len(b.Entries); n > 1 {
-				c.Entries = b.Entries[:n-1]
-				r, err := next.Post(ctx, &c)
-				return append(r, accounting.Result{EntryID: b.Entries[n-1].ID}), err
-			}
-			return next.Post(ctx, b)
-		}},
-		"unbalanced entries are made to fit": {post: func(ctx ctxT, next accounting.Store, b *accounting.Batch) ([]accounting.Result, error) {
-			c := *b
-			c.Entries = nil
-			for _, e := range b.Entries {
-				if accounting.CheckLines(e.Lines) == nil {
-					c.Entries = append(c.Entries, e)
-				}
-			}
-			return next.Post(ctx, &c)
-		}},
+		})},
+		"guards are not checked":            {post: edited(unguarded)},
+		"one rejection fails the batch":     {post: failsWhole},
+		"the last entry of a batch is lost": {post: losesLast},
+		"unbalanced entries are left out": {post: edited(func(b *accounting.Batch) {
+			b.Entries = slices.DeleteFunc(b.Entries, func(e accounting.Entry) bool { return accounting.CheckLines(e.Lines) != nil })
+		})},
 		"credits are shown as negative": {balance: func(b accounting.Balance) accounting.Balance {
 			b.Amount.Minor = b.Side.Normal(b.Amount.Minor)
 			return b
 		}},
-	}
-	for name, bug := range bugs {
+	} {
 		t.Run(name, func(t *testing.T) {
 			failing := storetest.Failing(t, func(t *testing.T) storetest.Open {
 				next := fresh(t)
