@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -170,15 +171,24 @@ func raw(t *testing.T, answer func(n int64, c net.Conn)) (string, *atomic.Int64)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = ln.Close() })
-	n := &atomic.Int64{}
-	go func() {
+	n, stop := &atomic.Int64{}, make(chan struct{})
+	var wg sync.WaitGroup
+	t.Cleanup(func() {
+		_ = ln.Close()
+		close(stop)
+		wg.Wait()
+	})
+	wg.Go(func() {
 		for {
 			c, err := ln.Accept()
 			if err != nil {
 				return
 			}
-			go func() {
+			wg.Go(func() {
+				<-stop
+				_ = c.Close()
+			})
+			wg.Go(func() {
 				defer c.Close()
 				br := bufio.NewReader(c)
 				for {
@@ -189,9 +199,9 @@ func raw(t *testing.T, answer func(n int64, c net.Conn)) (string, *atomic.Int64)
 					_, _ = br.Discard(int(req.ContentLength))
 					answer(n.Add(1), c)
 				}
-			}()
+			})
 		}
-	}()
+	})
 	return "http://" + ln.Addr().String(), n
 }
 
@@ -219,6 +229,8 @@ func TestEachCallIsOneRequest(t *testing.T) {
 			}
 			if o := ch.Pay.Prepay(t.Context(), request()); o.Result != channels.Unknown {
 				t.Errorf("%s (%s %s), want unknown", o.Result, o.Code, o.Message)
+			} else if len(o.Raw) > 16<<10 {
+				t.Errorf("%d bytes were taken in", len(o.Raw))
 			}
 			if n.Load() != 1 {
 				t.Errorf("%d requests", n.Load())
@@ -248,6 +260,28 @@ func TestEachCallIsOneRequest(t *testing.T) {
 			t.Errorf("%d requests", n.Load())
 		}
 	})
+}
+
+// fasthttp uses its buffers again: what an outcome holds must be its own.
+func TestRawIsTheOutcomesOwn(t *testing.T) {
+	url, _ := raw(t, func(n int64, c net.Conn) {
+		_, _ = fmt.Fprintf(c, "HTTP/1.1 500 No\r\nContent-Length: 8\r\n\r\n%08d", n)
+	})
+	cfg := config()
+	cfg.Endpoint = url
+	ch, err := sandbox.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []channels.Outcome
+	for range 50 {
+		all = append(all, ch.Pay.Prepay(t.Context(), request()))
+	}
+	for i, o := range all {
+		if want := fmt.Sprintf("%08d", i+1); string(o.Raw) != want || o.Code != sandbox.CodeServerError {
+			t.Fatalf("answer %d: %s %q, want %q", i, o.Code, o.Raw, want)
+		}
+	}
 }
 
 func TestConnectionsAreBounded(t *testing.T) {

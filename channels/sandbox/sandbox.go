@@ -43,7 +43,7 @@ type Config struct {
 	Random io.Reader        // of nonces: crypto/rand.Reader; need not be safe for concurrent use
 
 	ReplyBytesMax  int // of a reply's body; 16 KiB
-	ConnectionsMax int // to the PSP; 1024, above which a call is NotSent
+	ConnectionsMax int // to the PSP; 4,096, above which a call is NotSent: the caller's bulkhead should be tighter
 	DialMillisMax  int // 2,000
 	CallMillisMax  int // where the context has no deadline; 15,000
 	IdleMillisMax  int // 20,000: earlier than the PSP closes, as a request on a closing connection is Unknown
@@ -61,7 +61,7 @@ func (c *Config) setDefaults() {
 		v   *int
 		def int
 	}{
-		{&c.ReplyBytesMax, 16 << 10}, {&c.ConnectionsMax, 1024}, {&c.DialMillisMax, 2_000},
+		{&c.ReplyBytesMax, 16 << 10}, {&c.ConnectionsMax, 4096}, {&c.DialMillisMax, 2_000},
 		{&c.CallMillisMax, 15_000}, {&c.IdleMillisMax, 20_000},
 	} {
 		if *d.v == 0 {

@@ -219,6 +219,24 @@ func TestAcceptedCallbackIsNotRepeated(t *testing.T) {
 	}
 }
 
+// A forged callback is refused by a genuine parser, and is not sent again.
+func TestForgedCallback(t *testing.T) {
+	d, now := newDesk(t, sim.Faults{ForgedCallbackShare: 1}, nil), at
+	ch := channel(t, d, &now)
+	ch.Pay.Prepay(t.Context(), request("n"))
+	due := d.Due(now, 9)
+	if len(due) != 1 || !due[0].Forged || due[0].Event.State != channels.StatePaid {
+		t.Fatalf("%+v", due)
+	}
+	if _, err := ch.Callback.Parse(d.CallbackRequest(due[0], now)); !fault.Is(err, fault.Unauthorized) {
+		t.Errorf("%v", err)
+	}
+	d.Delivered(due[0], false, now)
+	if _, again := d.NextAt(); again {
+		t.Error("sent again")
+	}
+}
+
 // An early callback is there before the call that it answers has returned.
 func TestEarlyCallback(t *testing.T) {
 	d, now := newDesk(t, sim.Faults{EarlyCallbackShare: 1}, nil), at

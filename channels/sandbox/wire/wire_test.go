@@ -96,6 +96,10 @@ func TestFieldsDoNotRunIntoEachOther(t *testing.T) {
 			t.Errorf("nonce %q is accepted", nonce)
 		}
 	}
+	s := r.Sign(wire.KindCallback, "", "acct", "nonce-01", time.Unix(-5, 0), nil)
+	if r.Verify(wire.KindCallback, "", "acct", s, nil) {
+		t.Errorf("timestamp %q is accepted", s.Timestamp)
+	}
 }
 
 func TestFresh(t *testing.T) {
