@@ -63,7 +63,8 @@ type Source interface {
 	// Refresh asks the store for all heads.
 	Refresh(ctx context.Context) error
 	// Read gives messages of a group behind after, in order, at most max of them,
-	// but always all the messages of one place.
+	// but always all the messages of one place; at least one when Head is behind
+	// after. Nothing where there must be something is a gap.
 	Read(ctx context.Context, group int, after Place, max int) ([]Message, error)
 	// Subscribe gives a channel that receives, without blocking the sender, after
 	// heads have moved. Call cancel when done.
@@ -105,8 +106,9 @@ type Batch struct {
 	// Parked holds, by index, messages that must be put aside with a reason
 	// instead of being applied.
 	Parked map[int]string
-	// Replays holds the ids of parked rows that Messages were read from; they are
-	// removed in the same transaction. A replay has no moves.
+	// Replays holds the ids of the parked rows that Messages were read from, one
+	// for each and all of one key; what is applied is removed in the same
+	// transaction. A replay has no moves.
 	Replays []int64
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/tallystick/tallystick/internal/fault"
@@ -22,8 +23,8 @@ type Places interface {
 }
 
 // Consumer reads a topic for an area. Step does one bounded piece of work, and
-// is not safe for concurrent use; two consumers of one store on one topic fence
-// each other.
+// is not safe for concurrent use; Lag and Stopped are. Two consumers of one
+// store on one topic fence each other.
 type Consumer struct {
 	Area        string
 	Source      Source
@@ -35,16 +36,20 @@ type Consumer struct {
 	// Log receives alarms: gaps, fences and parked messages.
 	Log *slog.Logger
 
-	loaded bool
-	places []Place
-	gap    []bool // groups that stopped
-	parked map[string]bool
-	replay bool // look for replays at the next step
-	first  int  // group that the last batch began with
+	loaded   bool
+	replayed bool       // the last step looked for replays: they and news take turns
+	mu       sync.Mutex // guards places and gap, which Step alone writes, for whoever watches
+	places   []Place
+	gap      []bool // groups that stopped
+	parked   map[string]bool
+	replay   bool // look for replays at the next step
+	first    int  // group that the last batch began with
 }
 
 // Stopped gives the groups that stopped at a gap or by a StopError.
 func (c *Consumer) Stopped() []int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	var out []int
 	for g, s := range c.gap {
 		if s {
@@ -56,6 +61,8 @@ func (c *Consumer) Stopped() []int {
 
 // Lag is the number of places between this consumer and the heads it knows of.
 func (c *Consumer) Lag() int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	var lag int64
 	for g := range c.places {
 		lag += max(0, c.Source.Head(g).Seq-c.places[g].Seq)
@@ -72,32 +79,36 @@ func (c *Consumer) Step(ctx context.Context) (worked bool, err error) {
 			return false, fault.Wrap(op, err)
 		}
 	}
+	if c.replay && !c.replayed {
+		c.replayed = true
+		if worked, err := c.stepReplay(ctx); worked || err != nil {
+			return worked, fault.Wrap(op, err)
+		}
+	}
+	c.replayed = false
 	b, err := c.gather(ctx)
 	if err != nil {
 		return false, fault.Wrap(op, err)
-	}
-	if len(b.Moves) == 0 && c.replay {
-		return c.stepReplay(ctx)
 	}
 	if len(b.Moves) == 0 {
 		return false, nil
 	}
 	if err := c.apply(ctx, b); err != nil {
-		if fault.Is(err, fault.Fenced) {
-			c.loaded = false
-		}
 		return false, fault.Wrap(op, err)
 	}
+	c.mu.Lock()
 	for _, m := range b.Moves {
 		c.places[m.Group] = m.To
 	}
+	c.mu.Unlock()
 	if c.Advanced != nil {
 		c.Advanced(b.Topic, b.Moves)
 	}
 	return true, nil
 }
 
-// CheckReplays makes the next idle Step look for messages whose replay was asked for.
+// CheckReplays makes one of the next two Steps look for messages whose replay
+// was asked for. Not safe beside Step.
 func (c *Consumer) CheckReplays() { c.replay = true }
 
 func (c *Consumer) load(ctx context.Context) error {
@@ -113,20 +124,35 @@ func (c *Consumer) load(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	c.places = make([]Place, c.Source.Groups())
-	c.gap = make([]bool, c.Source.Groups())
-	for g := range c.places {
-		c.places[g] = stored[g]
-		// A log that ends before our place is not the log that we have read.
-		if head := c.Source.Head(g); head.Epoch == stored[g].Epoch && head.Seq < stored[g].Seq {
+	places := make([]Place, c.Source.Groups())
+	for g := range places {
+		places[g] = stored[g]
+		head := c.Source.Head(g)
+		switch {
+		case stored[g] == (Place{}):
+		case head.Epoch == stored[g].Epoch && head.Seq >= stored[g].Seq:
+		default:
+			// A log that is empty or ends before our place is not the log that we have
+			// read: what comes into it now would be skipped as known.
 			return fault.New(fault.Conflict, "load places",
-				"group %d of %s ends at %d, but %d was consumed: the log was restored from an older copy", g, topic, head.Seq, stored[g].Seq)
+				"group %d of %s ends at %d of epoch %d, but %d of epoch %d was consumed: the log was replaced, or restored from an older copy",
+				g, topic, head.Seq, head.Epoch, stored[g].Seq, stored[g].Epoch)
 		}
 	}
+	c.mu.Lock()
+	c.places, c.gap = places, make([]bool, len(places))
+	c.mu.Unlock()
 	c.parked = parked
 	c.replay = len(parked) > 0
 	c.loaded = true
 	return nil
+}
+
+// stop keeps a group from being read until the next load.
+func (c *Consumer) stop(group int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.gap[group] = true
 }
 
 // gather reads from every group that has news, until the batch is full.
@@ -144,29 +170,44 @@ func (c *Consumer) gather(ctx context.Context) (*Batch, error) {
 		if err != nil {
 			return nil, err
 		}
-		to, part := from, 0
-		for i := range msgs {
-			p := msgs[i].Place
-			if p.Seq < to.Seq || p.Seq == to.Seq && (p == from || msgs[i].Part <= part) {
-				continue // a duplicate
-			}
-			if p.Seq > to.Seq+1 {
-				c.gap[g] = true
-				c.Log.Error("group stopped at a gap", "area", c.Area, "topic", string(b.Topic), "group", g,
-					"want_seq", to.Seq+1, "have_seq", p.Seq)
-				break
-			}
-			to, part = p, msgs[i].Part
-			if c.parked[string(msgs[i].Context.BizCode)] {
-				c.park(b, len(b.Messages), "behind a parked message of the same key")
-			}
-			b.Messages = append(b.Messages, msgs[i])
-		}
+		to := c.take(b, g, from, msgs)
 		if to != from {
 			b.Moves = append(b.Moves, Move{Group: g, From: from, To: to})
 		}
 	}
 	return b, nil
+}
+
+// take adds a group's messages behind from to the batch, and gives the place
+// that it comes to. At a gap the group stops.
+func (c *Consumer) take(b *Batch, group int, from Place, msgs []Message) (to Place) {
+	to = from
+	part := 0
+	for i := range msgs {
+		p := msgs[i].Place
+		if p.Seq < to.Seq || p.Seq == to.Seq && (p == from || msgs[i].Part <= part) {
+			continue // a duplicate
+		}
+		if p.Seq > to.Seq+1 || from.Epoch != 0 && p.Epoch != from.Epoch {
+			c.stopAtGap(b.Topic, group, to.Seq+1, p)
+			return to
+		}
+		to, part = p, msgs[i].Part
+		if c.parked[string(msgs[i].Context.BizCode)] {
+			c.park(b, len(b.Messages), "behind a parked message of the same key")
+		}
+		b.Messages = append(b.Messages, msgs[i])
+	}
+	if len(msgs) == 0 {
+		c.stopAtGap(b.Topic, group, to.Seq+1, Place{}) // the head is behind from, and there is nothing
+	}
+	return to
+}
+
+func (c *Consumer) stopAtGap(topic Topic, group int, want int64, have Place) {
+	c.stop(group)
+	c.Log.Error("group stopped at a gap", "area", c.Area, "topic", string(topic), "group", group,
+		"want_seq", want, "have_seq", have.Seq, "have_epoch", have.Epoch)
 }
 
 func (c *Consumer) park(b *Batch, i int, reason string) {
@@ -176,36 +217,47 @@ func (c *Consumer) park(b *Batch, i int, reason string) {
 	b.Parked[i] = reason
 }
 
-// apply hands the batch to the area, parking what is poison, until it goes through.
+// apply hands the batch to the area, parking what is poison, until it goes
+// through. What is parked is remembered only then, as it is stored only then.
 func (c *Consumer) apply(ctx context.Context, b *Batch) error {
 	for range len(b.Messages) + len(b.Moves) + 1 {
 		err := c.Apply(ctx, b)
 		var stop *StopError
-		if errors.As(err, &stop) && b.without(stop.Group) {
-			c.gap[stop.Group] = true
+		var poison *PoisonError
+		switch {
+		case err == nil:
+			for i := range b.Parked {
+				c.parked[string(b.Messages[i].Context.BizCode)] = true
+			}
+			return nil
+		case errors.As(err, &stop) && b.without(stop.Group):
+			c.stop(stop.Group)
 			c.Log.Error("group stopped: an invariant is violated", "area", c.Area, "topic", string(b.Topic),
 				"group", stop.Group, "error", stop.Err)
 			if len(b.Moves) == 0 {
 				return nil
 			}
-			continue
-		}
-		var poison *PoisonError
-		if !errors.As(err, &poison) {
+		case errors.As(err, &poison):
+			c.parkWithKey(b, poison)
+		default:
+			c.loaded = c.loaded && !fault.Is(err, fault.Fenced)
 			return err
-		}
-		m := &b.Messages[poison.Index]
-		args := append([]any{"area", c.Area, "topic", string(b.Topic), "event", m.ID, "type", m.Type, "error", poison.Err}, m.Context.LogAttrs()...)
-		c.Log.Error("message parked", args...)
-		c.park(b, poison.Index, poison.Err.Error())
-		c.parked[string(m.Context.BizCode)] = true
-		for i := poison.Index + 1; i < len(b.Messages); i++ {
-			if _, done := b.Parked[i]; !done && b.Messages[i].Context.BizCode == m.Context.BizCode {
-				c.park(b, i, "behind a parked message of the same key")
-			}
 		}
 	}
 	return fault.New(fault.Internal, "apply", "a batch of %d messages was refused more often than it has messages", len(b.Messages))
+}
+
+// parkWithKey puts a message aside, and with it all that follow of its key.
+func (c *Consumer) parkWithKey(b *Batch, poison *PoisonError) {
+	m := &b.Messages[poison.Index]
+	args := append([]any{"area", c.Area, "topic", string(b.Topic), "event", m.ID, "type", m.Type, "error", poison.Err}, m.Context.LogAttrs()...)
+	c.Log.Error("message parked", args...)
+	c.park(b, poison.Index, poison.Err.Error())
+	for i := poison.Index + 1; i < len(b.Messages); i++ {
+		if _, done := b.Parked[i]; !done && b.Messages[i].Context.BizCode == m.Context.BizCode {
+			c.park(b, i, "behind a parked message of the same key")
+		}
+	}
 }
 
 // stepReplay applies the parked messages of one key again.

@@ -24,6 +24,10 @@ type Context struct {
 
 // Validate refuses a context with an element missing; the institution may be empty.
 func (c Context) Validate() error {
+	if c.BizCode != "" && c.Merchant != "" && c.OrderType != "" && c.OrderScene != "" && c.TraceID != "" &&
+		c.Form.Validate() == nil && c.Traffic.Validate() == nil && c.BizCode.Traffic() == c.Traffic {
+		return nil // as all are: nothing is allocated
+	}
 	var errs []error
 	need := func(name, v string) {
 		if v == "" {

@@ -5,7 +5,9 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -38,25 +40,38 @@ type Options struct {
 	ReadersMax int
 	// Points is told "<area>.before_commit" and "<area>.after_commit".
 	Points fault.Points
+	// CommitFault, if set, is asked after the statements of each writing
+	// transaction, and an error from it is taken for the engine's answer to COMMIT,
+	// which is not run: fault.Unavailable is a full disk, all others a failed
+	// fsync. For tests and the simulation.
+	CommitFault func() error
 }
 
 // DB is one area's database. Safe for concurrent use; writers queue.
 type DB struct {
 	area       string
 	points     fault.Points
+	fault      func() error
 	pool       *sql.DB
 	writer     chan *conn // holds the one writing connection when it is free
 	readers    chan *conn // holds reading connections; nil entries are yet to be opened
 	statements atomic.Int64
 	commits    atomic.Int64
+	stopped    atomic.Bool // a commit's outcome is unknown: nothing is written any more
 	closeOnce  sync.Once
 	closed     chan struct{}
 }
 
-// conn is one connection with its prepared statements.
+// conn is one connection with its prepared statements and the texts of sets.
+// Both are bounded by the code: texts never come from data.
 type conn struct {
 	c     *sql.Conn
 	stmts map[string]*sql.Stmt
+	texts map[textKey]madeText
+}
+
+func newConn(c *sql.Conn) *conn {
+	return &conn{c: c, stmts: map[string]*sql.Stmt{}, texts: map[textKey]madeText{}}
 }
 
 // Open opens or makes the database, migrates it and checks its stamp. It fails
@@ -75,7 +90,7 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 	}
 	pool.SetMaxOpenConns(o.ReadersMax + 1)
 	pool.SetMaxIdleConns(o.ReadersMax + 1)
-	db := &DB{area: o.Area, points: o.Points, pool: pool, writer: make(chan *conn, 1),
+	db := &DB{area: o.Area, points: o.Points, fault: o.CommitFault, pool: pool, writer: make(chan *conn, 1),
 		readers: make(chan *conn, o.ReadersMax), closed: make(chan struct{})}
 	if len(o.Migrations) > 0 {
 		if err := migrate(ctx, pool, o.Migrations); err != nil {
@@ -86,7 +101,7 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 	if err != nil {
 		return nil, errors.Join(fault.Wrap(op, err), pool.Close())
 	}
-	db.writer <- &conn{c: c, stmts: map[string]*sql.Stmt{}}
+	db.writer <- newConn(c)
 	for range o.ReadersMax {
 		db.readers <- nil
 	}
@@ -146,7 +161,8 @@ func (db *DB) checkStamp(ctx context.Context, stamp map[string]string) error {
 		if _, err := tx.Exec(`CREATE TABLE IF NOT EXISTS stamp (name TEXT PRIMARY KEY, value TEXT NOT NULL)`); err != nil {
 			return err
 		}
-		for name, want := range stamp {
+		for _, name := range slices.Sorted(maps.Keys(stamp)) {
+			want := stamp[name]
 			if _, err := tx.Exec(`INSERT INTO stamp (name, value) VALUES (?, ?) ON CONFLICT DO NOTHING`, name, want); err != nil {
 				return err
 			}
@@ -174,8 +190,9 @@ func (db *DB) Commits() int64 { return db.commits.Load() }
 
 // Write runs fn in the writing transaction: all of it is committed and fsynced
 // when Write returns nil, and none of it when it returns an error, except
-// fault.Unknown: then a failed write or fsync left it open, and the process must
-// stop. A full disk is fault.Unavailable: nothing was written.
+// fault.Unknown: then a failed write or fsync left it open, nothing more is
+// written (fault.Unavailable), and the process must stop. A full disk is
+// fault.Unavailable: nothing was written, and a later Write may succeed.
 func (db *DB) Write(ctx context.Context, fn func(*Tx) error) error {
 	var c *conn
 	select {
@@ -186,6 +203,12 @@ func (db *DB) Write(ctx context.Context, fn func(*Tx) error) error {
 		return fault.New(fault.Unavailable, "sqldb: "+db.area, "waiting to write: %w", ctx.Err())
 	}
 	defer func() { db.writer <- c }()
+	if db.stopped.Load() {
+		// After a failed fsync the kernel may have dropped what it could not write:
+		// a later commit would succeed on top of a hole.
+		return &fault.Error{Kind: fault.Unavailable, Op: "sqldb: " + db.area, Code: "store_stopped",
+			Fix: "stop the process and reopen the store"}
+	}
 	// A commit is not interrupted half-way by a caller who leaves.
 	tx := &Tx{ctx: context.WithoutCancel(ctx), db: db, conn: c}
 	if _, err := tx.Exec(`BEGIN IMMEDIATE`); err != nil {
@@ -201,10 +224,11 @@ func (db *DB) Write(ctx context.Context, fn func(*Tx) error) error {
 		return err
 	}
 	db.points.At(db.area + ".before_commit")
-	if _, err := tx.Exec(`COMMIT`); err != nil {
+	if err := tx.commit(); err != nil {
 		if fault.Is(err, fault.Unavailable) {
 			return err // full: SQLite keeps the transaction open, and we roll it back
 		}
+		db.stopped.Store(true)
 		return &fault.Error{Kind: fault.Unknown, Op: "sqldb: commit " + db.area, Code: "commit_unknown",
 			Fix: "the process must stop and reopen the store", Err: err}
 	}
@@ -243,7 +267,11 @@ func (db *DB) read(ctx context.Context, snapshot bool, fn func(*Tx) error) error
 		if err != nil {
 			return fault.Wrap("sqldb: "+db.area, err)
 		}
-		c = &conn{c: raw, stmts: map[string]*sql.Stmt{}}
+		// What is meant to read can't write, whatever the statement.
+		if _, err := raw.ExecContext(ctx, `PRAGMA query_only(1)`); err != nil {
+			return errors.Join(fault.Wrap("sqldb: "+db.area, err), raw.Close())
+		}
+		c = newConn(raw)
 	}
 	tx := &Tx{ctx: context.WithoutCancel(ctx), db: db, conn: c}
 	if !snapshot {
@@ -267,10 +295,7 @@ func (db *DB) Close() error {
 				err = errors.Join(err, c.close())
 			}
 		}
-		if len(db.writer) > 0 || cap(db.writer) > 0 {
-			err = errors.Join(err, (<-db.writer).close())
-		}
-		err = errors.Join(err, db.pool.Close())
+		err = errors.Join(err, (<-db.writer).close(), db.pool.Close())
 	})
 	return err
 }

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/tallystick/tallystick/internal/fault"
@@ -56,6 +57,16 @@ func (tx *Tx) Exec(query string, args ...any) (int64, error) {
 	return n, classify("sqldb: "+tx.db.area, err)
 }
 
+func (tx *Tx) commit() error {
+	if tx.db.fault != nil {
+		if err := tx.db.fault(); err != nil {
+			return fault.Wrap("sqldb: "+tx.db.area+": COMMIT", err)
+		}
+	}
+	_, err := tx.Exec(`COMMIT`)
+	return err
+}
+
 // Query calls row for each row of the result.
 func (tx *Tx) Query(query string, args []any, row func(Scan) error) error {
 	s, err := tx.stmt(query)
@@ -97,7 +108,7 @@ func QueryIn[K ~string | ~int64](tx *Tx, query string, keys []K, row func(Scan) 
 			args = append(args, key(keys[min(i, len(keys)-1)]))
 		}
 		tx.args = args
-		if err := tx.Query(inText(query, size), args, row); err != nil {
+		if err := tx.Query(tx.inText(query, size), args, row); err != nil {
 			return err
 		}
 		keys = keys[min(size, len(keys)):]
@@ -113,8 +124,39 @@ func key[K ~string | ~int64](k K) any {
 	return v.Int()
 }
 
-func inText(query string, n int) string {
-	return strings.Replace(query, "(?*)", "(?"+strings.Repeat(",?", n-1)+")", 1)
+// textKey is what the text of a statement for a chunk is made from. Columns and
+// tail come from code, one way for each table in an area: a wrong guess here
+// costs a rebuilt text, never a wrong one, as madeText compares the parts.
+type textKey struct {
+	head string
+	size int
+	tail string
+}
+
+// madeText is a statement's text, and the columns that it was made for.
+type madeText struct {
+	text    string
+	columns []string
+}
+
+func (tx *Tx) inText(query string, n int) string {
+	k := textKey{head: query, size: n}
+	m, ok := tx.conn.texts[k]
+	if !ok {
+		m.text = strings.Replace(query, "(?*)", "(?"+strings.Repeat(",?", n-1)+")", 1)
+		tx.conn.texts[k] = m
+	}
+	return m.text
+}
+
+func (tx *Tx) insertText(table string, columns []string, n int, tail string) string {
+	k := textKey{head: table, size: n, tail: tail}
+	m, ok := tx.conn.texts[k]
+	if !ok || !slices.Equal(m.columns, columns) {
+		m = madeText{text: insertText(table, columns, n, tail), columns: slices.Clone(columns)}
+		tx.conn.texts[k] = m
+	}
+	return m.text
 }
 
 // Insert adds n rows in few statements. row appends the values of row i, in the
@@ -136,7 +178,7 @@ func (tx *Tx) Insert(table string, columns []string, n int, tail string, row fun
 			args = row(args, i+j)
 		}
 		tx.args = args
-		a, err := tx.Exec(insertText(table, columns, size, tail), args...)
+		a, err := tx.Exec(tx.insertText(table, columns, size, tail), args...)
 		if err != nil {
 			return added, err
 		}

@@ -13,12 +13,13 @@ import (
 	"github.com/tallystick/tallystick/internal/sqldb"
 )
 
-// IntakeConfig bounds an intake. All bounds must be positive.
+// IntakeConfig bounds an intake. All bounds must be positive, and there must be
+// a reader.
 type IntakeConfig struct {
 	Topics          []bus.Topic
 	BatchRecordsMax int   // records of one topic in one committed batch
 	BatchBytesMax   int   // bytes of one topic in one committed batch
-	QueueBatchesMax int   // batches that may wait behind the one being committed
+	QueueBatchesMax int   // batches of one topic that may wait behind the one being committed
 	UnreadBytesMax  int64 // committed but unread: above it nothing is taken
 	UnreadAgeMax    time.Duration
 	// Readers are the consumers that must have passed a batch before it may go.
@@ -30,12 +31,20 @@ type IntakeConfig struct {
 
 // Validate refuses bounds that are not positive.
 func (c IntakeConfig) Validate() error {
-	for name, v := range map[string]int64{"batchRecordsMax": int64(c.BatchRecordsMax), "batchBytesMax": int64(c.BatchBytesMax),
-		"queueBatchesMax": int64(c.QueueBatchesMax), "unreadBytesMax": c.UnreadBytesMax, "unreadAgeMax": int64(c.UnreadAgeMax),
-		"trimEveryBatches": int64(c.TrimEveryBatches)} {
-		if v <= 0 {
-			return &fault.Error{Kind: fault.Invalid, Field: "intake." + name, Code: "not_positive", Fix: "set it to at least 1"}
+	bounds := [...]struct {
+		name string
+		v    int64
+	}{{"batch_records_max", int64(c.BatchRecordsMax)}, {"batch_bytes_max", int64(c.BatchBytesMax)},
+		{"queue_batches_max", int64(c.QueueBatchesMax)}, {"unread_bytes_max", c.UnreadBytesMax},
+		{"unread_age_max", int64(c.UnreadAgeMax)}, {"trim_every_batches", int64(c.TrimEveryBatches)}}
+	for _, b := range bounds {
+		if b.v <= 0 {
+			return &fault.Error{Kind: fault.Invalid, Field: "intake." + b.name, Code: "not_positive", Fix: "set it to at least 1"}
 		}
+	}
+	if len(c.Readers) == 0 {
+		return &fault.Error{Kind: fault.Invalid, Field: "intake.readers", Code: "empty",
+			Fix: "name at least one reader: what nobody is to read would be deleted at once"}
 	}
 	return nil
 }
@@ -67,8 +76,9 @@ type intakeLog struct {
 
 	// Guarded by in.mu.
 	queue  []*intakeBatch // the last is open, the others are full
-	head   int64
-	cum    int64 // bytes ever appended
+	head   int64          // what readers may read up to
+	last   int64          // sequence of the last batch that Step knows to be committed
+	cum    int64          // bytes ever appended, up to last
 	passed map[string]int64
 	unread unread
 	wakes  map[chan struct{}]bool
@@ -99,7 +109,12 @@ type ticket struct {
 
 func (t *ticket) Done() <-chan struct{} { return t.batch.done }
 
-func (t *ticket) Err() error { return t.batch.err }
+func (t *ticket) Err() error {
+	if t.batch.withdrawn[t.index] { // final, as the batch is sealed when done is closed
+		return &fault.Error{Kind: fault.Unavailable, Op: "intake", Code: "withdrawn"}
+	}
+	return t.batch.err
+}
 
 func (t *ticket) Withdraw() bool {
 	t.log.in.mu.Lock()
@@ -142,7 +157,7 @@ func OpenIntake(ctx context.Context, cfg IntakeConfig, db *sqldb.DB, now func() 
 			}
 			l.passed[r] = p
 		}
-		if err := l.Refresh(ctx); err != nil {
+		if err := l.load(ctx); err != nil {
 			return nil, err
 		}
 		in.logs[t] = l
@@ -156,6 +171,9 @@ func (in *Intake) Append(topic bus.Topic, e *bus.Event) (bus.Ticket, error) {
 	l := in.logs[topic]
 	if l == nil {
 		return nil, fault.New(fault.Internal, "intake", "no topic %q", topic)
+	}
+	if err := checkEvent(e); err != nil {
+		return nil, fault.Wrap("intake", err)
 	}
 	in.mu.Lock()
 	defer in.mu.Unlock()
@@ -173,7 +191,7 @@ func (in *Intake) Append(topic bus.Topic, e *bus.Event) (bus.Ticket, error) {
 	}
 	if start > 0 && (len(b.ends) >= in.cfg.BatchRecordsMax || len(b.buf) > in.cfg.BatchBytesMax) {
 		b.buf = b.buf[:start]
-		if len(l.queue) > in.cfg.QueueBatchesMax {
+		if len(l.queue) >= in.cfg.QueueBatchesMax {
 			return nil, &fault.Error{Kind: fault.Unavailable, Op: "intake", Code: "queue_full", Fix: "retry after a moment",
 				Err: fmt.Errorf("%d batches wait for the disk", len(l.queue))}
 		}
@@ -188,23 +206,6 @@ func (in *Intake) Append(topic bus.Topic, e *bus.Event) (bus.Ticket, error) {
 	default:
 	}
 	return &ticket{log: l, batch: b, index: len(b.ends) - 1}, nil
-}
-
-// admit refuses when this process cannot keep, or nobody reads, what it would take.
-func (l *intakeLog) admit() error {
-	in := l.in
-	if in.failed != nil {
-		return &fault.Error{Kind: fault.Unavailable, Op: "intake", Code: "intake_stopped", Err: in.failed}
-	}
-	if l.unread.bytes > in.cfg.UnreadBytesMax {
-		return &fault.Error{Kind: fault.Unavailable, Op: "intake", Code: "backlog_bytes", Fix: "retry after a moment",
-			Err: fmt.Errorf("%d bytes of %s are unread, the bound is %d", l.unread.bytes, l.topic, in.cfg.UnreadBytesMax)}
-	}
-	if old := l.unread.oldestMillis; old != 0 && in.now().UnixMilli()-old > in.cfg.UnreadAgeMax.Milliseconds() {
-		return &fault.Error{Kind: fault.Unavailable, Op: "intake", Code: "backlog_age", Fix: "retry after a moment",
-			Err: fmt.Errorf("%s have waited unread for more than %s", l.topic, in.cfg.UnreadAgeMax)}
-	}
-	return nil
 }
 
 func newIntakeBatch() *intakeBatch { return &intakeBatch{done: make(chan struct{})} }
@@ -225,76 +226,105 @@ func (in *Intake) Step(ctx context.Context) (worked bool, err error) {
 	if sealed == nil {
 		return false, nil
 	}
-	heads := make([]int64, len(in.order))
-	cums := make([]int64, len(in.order))
+	in.points.At("intake.sealed")
 	at := in.now().UnixMilli()
-	err = in.db.Write(ctx, func(tx *sqldb.Tx) error {
-		for i, l := range in.order {
-			heads[i], cums[i] = l.head, l.cum
-			b := sealed[i]
-			if b == nil || len(b.ends) == b.gone {
-				continue
-			}
-			heads[i]++
-			cums[i] += int64(len(b.buf))
-			if _, err := tx.Exec(`INSERT INTO `+l.table+` (seq, at_millis, records, cum_bytes, body) VALUES (?, ?, ?, ?, ?)`,
-				heads[i], at, len(b.ends)-b.gone, cums[i], b.buf); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	if slices.ContainsFunc(sealed, sealedBatch.holds) {
+		err = in.db.Write(ctx, func(tx *sqldb.Tx) error { return insertBatches(tx, sealed, at) })
+	}
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	if err == nil {
-		for i, l := range in.order {
-			if l.unread.oldestMillis == 0 && heads[i] > l.head {
-				l.unread.oldestMillis = at
-			}
-			l.unread.bytes += cums[i] - l.cum
-			l.head, l.cum = heads[i], cums[i]
-		}
-		in.sinceTrm++
-	} else {
+	if err != nil {
 		err = in.commitFailed(err)
+	} else {
+		in.sinceTrm++
 	}
-	for i, b := range sealed {
-		if b != nil {
-			b.err = err
-			close(b.done)
-			in.order[i].wakeReaders()
+	for i := range sealed {
+		s := &sealed[i]
+		if err == nil && s.holds() {
+			s.log.committed(s, at)
 		}
+		s.batch.err = err
+		close(s.batch.done)
+		s.log.wakeReaders()
 	}
 	return err == nil, err
+}
+
+func insertBatches(tx *sqldb.Tx, sealed []sealedBatch, atMillis int64) error {
+	for i := range sealed {
+		s := &sealed[i]
+		if !s.holds() {
+			continue
+		}
+		if _, err := tx.Exec(`INSERT INTO `+s.log.table+` (seq, at_millis, records, cum_bytes, body) VALUES (?, ?, ?, ?, ?)`,
+			s.seq, atMillis, len(s.batch.ends)-s.batch.gone, s.cum, s.batch.buf); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// committed is called with in.mu held.
+func (l *intakeLog) committed(s *sealedBatch, atMillis int64) {
+	if l.unread.oldestMillis == 0 {
+		l.unread.oldestMillis = atMillis
+	}
+	l.unread.bytes += int64(len(s.batch.buf))
+	l.last, l.cum = s.seq, s.cum
+	l.head = max(l.head, s.seq)
+	if l.slowest() == l.last {
+		l.unread = unread{} // the readers were here first
+	}
 }
 
 // commitFailed gives a failed batch its one meaning for all who wait for it.
 func (in *Intake) commitFailed(err error) error {
 	if fault.Is(err, fault.Unknown) {
 		in.failed = err
+		in.refuseQueued()
 		return err
 	}
 	// The store rolled the whole batch back: certainly not kept.
 	return &fault.Error{Kind: fault.Unavailable, Op: "intake", Code: "not_committed", Fix: "retry after a moment", Err: err}
 }
 
+// refuseQueued answers all who still wait in the queues when nothing will be
+// committed any more: theirs was never handed to the store.
+func (in *Intake) refuseQueued() {
+	for _, l := range in.order {
+		for _, b := range l.queue {
+			b.sealed = true
+			b.err = &fault.Error{Kind: fault.Unavailable, Op: "intake", Code: "intake_stopped", Err: in.failed}
+			close(b.done)
+		}
+		l.queue = nil
+	}
+}
+
+// sealedBatch is a batch on its way to the store, with the place that it takes.
+type sealedBatch struct {
+	log      *intakeLog
+	batch    *intakeBatch
+	seq, cum int64
+}
+
+// holds reports whether anything was not withdrawn.
+func (s sealedBatch) holds() bool { return len(s.batch.ends) > s.batch.gone }
+
 // seal takes the first batch of each topic out of reach of Append and Withdraw.
-func (in *Intake) seal() []*intakeBatch {
+func (in *Intake) seal() []sealedBatch {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	var out []*intakeBatch
-	for i, l := range in.order {
+	var out []sealedBatch
+	for _, l := range in.order {
 		if len(l.queue) == 0 {
 			continue
-		}
-		if out == nil {
-			out = make([]*intakeBatch, len(in.order))
 		}
 		b := l.queue[0]
 		l.queue = slices.Delete(l.queue, 0, 1)
 		b.sealed = true
 		b.compact()
-		out[i] = b
+		out = append(out, sealedBatch{log: l, batch: b, seq: l.last + 1, cum: l.cum + int64(len(b.buf))})
 	}
 	return out
 }
@@ -314,96 +344,6 @@ func (b *intakeBatch) compact() {
 	b.buf = kept
 }
 
-// Trim deletes, in bulk, the batches that all readers have passed. worked is
-// false when it is not yet time.
-func (in *Intake) Trim(ctx context.Context) (worked bool, err error) {
-	in.mu.Lock()
-	if in.sinceTrm < in.cfg.TrimEveryBatches {
-		in.mu.Unlock()
-		return false, nil
-	}
-	in.sinceTrm = 0
-	upTo := make([]int64, len(in.order))
-	for i, l := range in.order {
-		// The last batch stays, so that the sequence and the sum of bytes go on
-		// from it after a restart.
-		upTo[i] = min(l.slowest(), l.head-1)
-	}
-	in.mu.Unlock()
-	err = in.db.Write(ctx, func(tx *sqldb.Tx) error {
-		for i, l := range in.order {
-			if _, err := tx.Exec(`DELETE FROM `+l.table+` WHERE seq <= ?`, upTo[i]); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	return true, fault.Wrap("trim intake", err)
-}
-
-func (l *intakeLog) slowest() int64 {
-	s := l.head
-	for _, p := range l.passed {
-		s = min(s, p)
-	}
-	return s
-}
-
-// Passed is told how far a reader's stored place has come.
-func (in *Intake) Passed(reader string, topic bus.Topic, seq int64) {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	l := in.logs[topic]
-	if l == nil {
-		return
-	}
-	if have, known := l.passed[reader]; known && seq > have {
-		l.passed[reader] = seq
-	}
-	if l.slowest() == l.head {
-		l.unread = unread{}
-	}
-}
-
-// Measure brings the backlog's size and age up to date; between two calls they
-// are over-estimated, never under.
-func (in *Intake) Measure(ctx context.Context) error {
-	for _, l := range in.order {
-		in.mu.Lock()
-		slowest := l.slowest()
-		in.mu.Unlock()
-		u, before := unread{}, int64(0)
-		err := in.db.Read(ctx, func(tx *sqldb.Tx) error {
-			return tx.Query(`SELECT at_millis, cum_bytes - length(body) FROM `+l.table+` WHERE seq > ? ORDER BY seq LIMIT 1`,
-				[]any{slowest}, func(scan sqldb.Scan) error { return scan(&u.oldestMillis, &before) })
-		})
-		if err != nil {
-			return fault.Wrap("measure intake", err)
-		}
-		in.mu.Lock()
-		switch {
-		case l.slowest() == l.head:
-			l.unread = unread{}
-		case u.oldestMillis != 0:
-			l.unread = unread{bytes: l.cum - before, oldestMillis: u.oldestMillis}
-		}
-		in.mu.Unlock()
-	}
-	return nil
-}
-
-// Backlog is the number of committed bytes of a topic that not all readers have
-// passed, and the age of the oldest of them.
-func (in *Intake) Backlog(topic bus.Topic) (bytes int64, age time.Duration) {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	l := in.logs[topic]
-	if l == nil || l.unread.oldestMillis == 0 {
-		return 0, 0
-	}
-	return l.unread.bytes, max(0, in.now().Sub(time.UnixMilli(l.unread.oldestMillis)))
-}
-
 // Run commits until ctx ends and the queues are empty. It returns an error only
 // when a commit's outcome is unknown: the process must stop then.
 func (in *Intake) Run(ctx context.Context, measureEvery time.Duration) error {
@@ -421,6 +361,11 @@ func (in *Intake) Run(ctx context.Context, measureEvery time.Duration) error {
 			if _, err := in.Trim(context.WithoutCancel(ctx)); err != nil {
 				in.log.Error("intake not trimmed", "error", err)
 			}
+			select {
+			case <-tick.C: // also under load, or an old over-estimate would shed it
+				in.measure(ctx)
+			default:
+			}
 			continue
 		case ctx.Err() != nil:
 			return nil
@@ -428,9 +373,7 @@ func (in *Intake) Run(ctx context.Context, measureEvery time.Duration) error {
 		select {
 		case <-in.wake:
 		case <-tick.C:
-			if err := in.Measure(ctx); err != nil && ctx.Err() == nil {
-				in.log.Error("intake backlog not measured", "error", err)
-			}
+			in.measure(ctx)
 		case <-ctx.Done():
 		}
 	}

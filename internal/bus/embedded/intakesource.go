@@ -24,22 +24,37 @@ func (l *intakeLog) Head(int) bus.Place {
 	return bus.Place{Epoch: 1, Seq: l.head}
 }
 
-// Refresh reads the head from the store. This process is the only writer, so
-// that it matters at opening alone.
-func (l *intakeLog) Refresh(ctx context.Context) error {
-	var head, cum int64
+// load takes up where the store ends. It is for opening alone.
+func (l *intakeLog) load(ctx context.Context) error {
+	var last, cum int64
 	err := l.in.db.Read(ctx, func(tx *sqldb.Tx) error {
 		return tx.Query(`SELECT seq, cum_bytes FROM `+l.table+` ORDER BY seq DESC LIMIT 1`, nil,
-			func(scan sqldb.Scan) error { return scan(&head, &cum) })
+			func(scan sqldb.Scan) error { return scan(&last, &cum) })
+	})
+	if err != nil {
+		return fault.Wrap("load intake", err)
+	}
+	l.in.mu.Lock()
+	defer l.in.mu.Unlock()
+	l.last, l.head, l.cum = last, last, cum
+	return nil
+}
+
+// Refresh reads the head from the store: a reader may see a batch a moment
+// before the committer has taken note of it. The committer's own place is not
+// touched.
+func (l *intakeLog) Refresh(ctx context.Context) error {
+	var head int64
+	err := l.in.db.Read(ctx, func(tx *sqldb.Tx) error {
+		return tx.Query(`SELECT seq FROM `+l.table+` ORDER BY seq DESC LIMIT 1`, nil,
+			func(scan sqldb.Scan) error { return scan(&head) })
 	})
 	if err != nil {
 		return fault.Wrap("refresh intake", err)
 	}
 	l.in.mu.Lock()
 	defer l.in.mu.Unlock()
-	if head > l.head {
-		l.head, l.cum = head, cum
-	}
+	l.head = max(l.head, head)
 	return nil
 }
 

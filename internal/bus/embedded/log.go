@@ -69,10 +69,11 @@ func (l *Log) Emit(tx *sqldb.Tx, topic bus.Topic, events []bus.Event) error {
 	}
 	count := make([]int64, l.groups)
 	for i := range events {
-		if err := events[i].Context.Validate(); err != nil {
-			return fault.New(fault.Internal, op, "event %s %s: %w", events[i].Type, events[i].ID, err)
+		e := &events[i]
+		if err := checkEvent(e); err != nil {
+			return fault.Wrap(op, err)
 		}
-		count[events[i].Context.BizCode.Group(l.groups)]++
+		count[e.Context.BizCode.Group(l.groups)]++
 	}
 	next := make([]int64, l.groups)
 	var moved []int
@@ -88,7 +89,10 @@ func (l *Log) Emit(tx *sqldb.Tx, topic bus.Topic, events []bus.Event) error {
 				found = true
 				return scan(&heads[g].Epoch, &heads[g].Seq)
 			})
-		if err != nil || !found {
+		if err == nil && !found {
+			err = fault.New(fault.Internal, "count", "the counter of group %d gave no row", g)
+		}
+		if err != nil {
 			return fault.Wrap(op, err)
 		}
 		next[g] = heads[g].Seq - n + 1
@@ -105,6 +109,20 @@ func (l *Log) Emit(tx *sqldb.Tx, topic bus.Topic, events []bus.Event) error {
 		return fault.Wrap(op, err)
 	}
 	tx.OnCommit(func() { t.advance(moved, heads) })
+	return nil
+}
+
+// checkEvent refuses what no reader could take: it would stand in their way for ever.
+func checkEvent(e *bus.Event) error {
+	if e.Version != bus.EnvelopeVersion {
+		return fault.New(fault.Internal, "check", "event %s %s has version %d, this build writes %d", e.Type, e.ID, e.Version, bus.EnvelopeVersion)
+	}
+	if e.Context.BizCode.Slot() < 0 {
+		return fault.New(fault.Internal, "check", "event %s %s: %q is no code", e.Type, e.ID, string(e.Context.BizCode))
+	}
+	if err := e.Context.Validate(); err != nil {
+		return fault.New(fault.Internal, "check", "event %s %s: %w", e.Type, e.ID, err)
+	}
 	return nil
 }
 
@@ -205,6 +223,9 @@ func (t *topicLog) Subscribe() (<-chan struct{}, func()) {
 // each group, at most rowsMax in all. It gives the number of rows deleted.
 func (l *Log) Trim(ctx context.Context, topic bus.Topic, upTo map[int]bus.Place, rowsMax int64) (int64, error) {
 	t := l.topics[topic]
+	if t == nil {
+		return 0, fault.New(fault.Internal, "trim "+string(topic), "this area does not write the topic")
+	}
 	var deleted int64
 	err := l.db.Write(ctx, func(tx *sqldb.Tx) error {
 		deleted = 0

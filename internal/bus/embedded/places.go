@@ -65,14 +65,8 @@ func Advance(tx *sqldb.Tx, b *bus.Batch, nowMillis int64) error {
 			return fault.New(fault.Fenced, op, "group %d is no longer at %d: another consumer moved it", m.Group, m.From.Seq)
 		}
 	}
-	for _, id := range b.Replays {
-		n, err := tx.Exec(`DELETE FROM parked WHERE id = ?`, id)
-		if err != nil {
-			return fault.Wrap(op, err)
-		}
-		if n != 1 {
-			return fault.New(fault.Fenced, op, "parked message %d is gone: another consumer replayed it", id)
-		}
+	if len(b.Replays) > 0 {
+		return fault.Wrap(op, advanceReplay(tx, b))
 	}
 	for i := range b.Messages { // in order: later events of a key stay behind the first
 		reason, parked := b.Parked[i]
@@ -84,6 +78,34 @@ func Advance(tx *sqldb.Tx, b *bus.Batch, nowMillis int64) error {
 		}
 	}
 	return nil
+}
+
+// advanceReplay removes what a replay applied. What it could not apply stays
+// where it was, so that the order of its key is kept, and waits to be asked for
+// again together with all that is behind it.
+func advanceReplay(tx *sqldb.Tx, b *bus.Batch) error {
+	again := false
+	for i, id := range b.Replays {
+		reason, parked := b.Parked[i]
+		query, args := `DELETE FROM parked WHERE id = ?`, []any{id}
+		if parked {
+			query, args = `UPDATE parked SET reason = ? WHERE id = ?`, []any{reason, id}
+			again = true
+		}
+		n, err := tx.Exec(query, args...)
+		if err != nil {
+			return err
+		}
+		if n != 1 {
+			return fault.New(fault.Fenced, "replay", "parked message %d is gone: another consumer replayed it", id)
+		}
+	}
+	if !again {
+		return nil
+	}
+	_, err := tx.Exec(`UPDATE parked SET replay = 0 WHERE topic = ? AND biz_code = ?`, string(b.Topic),
+		string(b.Messages[0].Context.BizCode))
+	return err
 }
 
 var parkedColumns = append([]string{"topic", "grp", "epoch", "seq", "part", "reason", "parked_at_millis"}, eventColumns...)
