@@ -2,6 +2,7 @@ package limit_test
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -11,10 +12,10 @@ import (
 	"github.com/tallystick/tallystick/internal/fault"
 )
 
-type psp struct{ calls int }
+type psp struct{ calls atomic.Int64 }
 
 func (p *psp) answer() channels.Outcome {
-	p.calls++
+	p.calls.Add(1)
 	return channels.Outcome{Result: channels.Done}
 }
 func (p *psp) Prepay(context.Context, channels.PayRequest) channels.Outcome  { return p.answer() }
@@ -50,12 +51,12 @@ func TestBucket(t *testing.T) {
 			t.Fatal("let through beyond the burst")
 		}
 	}
-	if p.calls != 3 {
-		t.Fatalf("%d calls", p.calls)
+	if p.calls.Load() != 3 {
+		t.Fatalf("%d calls", p.calls.Load())
 	}
 	now = now.Add(100 * time.Millisecond) // one token, although 150 were asked for
-	if refused(pay.Query(ctx, q)) || !refused(pay.Query(ctx, q)) || p.calls != 4 {
-		t.Errorf("%d calls after one token's time", p.calls)
+	if refused(pay.Query(ctx, q)) || !refused(pay.Query(ctx, q)) || p.calls.Load() != 4 {
+		t.Errorf("%d calls after one token's time", p.calls.Load())
 	}
 	now = now.Add(time.Hour)
 	for range 3 {
@@ -122,8 +123,8 @@ func TestWaiting(t *testing.T) {
 			t.Error("refused")
 		}
 		took(90 * time.Millisecond) // the token that was given up is there for the next
-		if p.calls != 5 {
-			t.Errorf("%d calls", p.calls)
+		if p.calls.Load() != 5 {
+			t.Errorf("%d calls", p.calls.Load())
 		}
 	})
 }

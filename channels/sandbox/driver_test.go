@@ -387,7 +387,7 @@ func FuzzCallback(f *testing.F) {
 func TestAllocationsOfACall(t *testing.T) {
 	p := answering(t, 200, `{"code":"ok","out_trade_no":"r0","state":"pending","credential":{"method":"qr_code","value":"x"}}`, nil).Pay
 	r, ctx := request(), t.Context()
-	const bound = 20 // 14 measured, the PSP's signature included
+	const bound = 30 // 14 measured; 26 under the race detector, which empties pools at random
 	n := testing.AllocsPerRun(200, func() { p.Prepay(ctx, r) })
 	t.Logf("%v allocations", n)
 	if n > bound {
