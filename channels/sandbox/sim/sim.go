@@ -130,7 +130,12 @@ func (s *Sim) Refuse(refuse bool) error {
 		default:
 		}
 	case !refuse && s.ln == nil && s.addr != "":
-		return s.open(s.addr)
+		select {
+		case <-s.done:
+			return fault.New(fault.Unavailable, "sandbox simulator", "stopped")
+		default:
+			return s.open(s.addr)
+		}
 	}
 	return nil
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/tallystick/tallystick/channels/sandbox"
 	"github.com/tallystick/tallystick/channels/sandbox/sim"
 	"github.com/tallystick/tallystick/channels/sandbox/wire"
+	"github.com/tallystick/tallystick/internal/fault"
 	"github.com/tallystick/tallystick/internal/money"
 )
 
@@ -313,6 +314,52 @@ func TestRefuse(t *testing.T) {
 		if time.Now().After(deadline) {
 			t.Fatalf("refused: %v, then %+v", saw, o)
 		}
+	}
+}
+
+// Stopping waits for nobody: not for a request that hangs, nor for one that is
+// answered in an hour, nor for a callback that nobody takes.
+func TestStopWaitsForNobody(t *testing.T) {
+	s, err := sim.New(sim.Config{Now: time.Now, Log: slog.New(slog.DiscardHandler), Desk: sim.DeskConfig{Accounts: []sim.Account{
+		{Name: "a", Keys: [][]byte{key()}, Faults: sim.Faults{HangShare: 1, HangMaxMillis: 3_600_000}},
+		{Name: "b", Keys: [][]byte{key()}, Faults: sim.Faults{LatencyBaseMillis: 3_600_000, LatencyMaxMillis: 3_600_000}},
+	}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Listen("127.0.0.1:0"); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done, outcomes := make(chan error), make(chan channels.Outcome)
+	go func() { done <- s.Run(ctx) }()
+	for _, account := range []string{"a", "b"} {
+		ch, err := sandbox.New(sandbox.Config{Account: account, Endpoint: s.URL(), Keys: [][]byte{key()}, Now: time.Now,
+			Random: rand.Reader, CallMillisMax: 3_600_000})
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() { outcomes <- ch.Pay.Prepay(context.Background(), soon("n", "http://127.0.0.1:1/")) }()
+	}
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		if _, came := s.Find("b", "n"); came && s.Injected("a")["hang"] == 1 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the requests did not come")
+		}
+	}
+	cancel()
+	for range 2 {
+		if o := <-outcomes; o.Result != channels.Unknown || o.Code != sandbox.CodeConnection {
+			t.Errorf("%+v", o)
+		}
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if err := s.Refuse(false); !fault.Is(err, fault.Unavailable) {
+		t.Errorf("listens again after it was stopped: %v", err)
 	}
 }
 
