@@ -14,6 +14,7 @@ import (
 	"github.com/tallystick/tallystick/core/event"
 	"github.com/tallystick/tallystick/internal/bus"
 	"github.com/tallystick/tallystick/internal/fault"
+	"github.com/tallystick/tallystick/internal/traffic"
 	"github.com/tallystick/tallystick/prepay"
 )
 
@@ -332,6 +333,15 @@ func TestDrawOrderAndNewAccounts(t *testing.T) {
 	same(t, "asked of the new account", len(w.psps["b"].requests), 1)
 }
 
+// A lane that found nothing is told of what comes next.
+func TestNewCallsAreDrawnAtOnce(t *testing.T) {
+	w := newWorld(t, t.TempDir(), "a")
+	w.turn()
+	w.pay("o", "a")
+	w.turn()
+	same(t, "asked", w.psps["a"].ops(), "[pay]")
+}
+
 func TestPoison(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -342,6 +352,9 @@ func TestPoison(t *testing.T) {
 		{"operation", func(_ *bus.Message, d *event.Dispatch) { d.Op = "refund" }},
 		{"number", func(_ *bus.Message, d *event.Dispatch) { d.OutTradeNo = "x" }},
 		{"number of another intent", func(_ *bus.Message, d *event.Dispatch) { d.OutTradeNo = no("other") }},
+		{"intent of another number", func(_ *bus.Message, d *event.Dispatch) { _, d.Y, _ = number("other") }},
+		{"trade of another slot", func(m *bus.Message, _ *event.Dispatch) { m.Context, _, _ = number("other") }},
+		{"other traffic", func(m *bus.Message, _ *event.Dispatch) { m.Context.Traffic = traffic.Shadow }},
 		{"amount", func(_ *bus.Message, d *event.Dispatch) { d.Amount.Minor = 0 }},
 		{"currency", func(_ *bus.Message, d *event.Dispatch) { d.Amount.Currency = "cny" }},
 		{"no account", func(_ *bus.Message, d *event.Dispatch) { d.Account = "" }},

@@ -194,3 +194,20 @@ func TestDiskFullKeepsAnswersAndSlots(t *testing.T) {
 	same(t, "told", w.story(), "[pay done pending]")
 	same(t, "slots taken", w.pp.InFlight(), 0)
 }
+
+// However many calls were out, all are taken up.
+func TestRestartWithManyOut(t *testing.T) {
+	w := newWorld(t, t.TempDir(), "a")
+	w.config.SweepMax = 2
+	for i := range 4 {
+		w.pay(fmt.Sprint(i), "a")
+	}
+	w.draw()
+	w.restart()
+	w.must(w.pp.Recover(context.Background()))
+	n, err := countStatus(w, prepay.Sending)
+	w.must(err)
+	same(t, "left in sending", n, 0)
+	w.turn()
+	same(t, "asked", w.psps["a"].ops(), "[query query query query]")
+}
