@@ -2,6 +2,7 @@ package app
 
 import (
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -78,4 +79,12 @@ func nearest(name string, fields map[string]reflect.Value) string {
 		}
 	}
 	return best
+}
+
+// Variables are the environment variables that stand for keys, sorted.
+func Variables() []string {
+	c := Config{}
+	fields := map[string]reflect.Value{}
+	collect(reflect.ValueOf(&c).Elem(), envPrefix, fields)
+	return slices.Sorted(maps.Keys(fields))
 }

@@ -105,9 +105,16 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 	for range o.ReadersMax {
 		db.readers <- nil
 	}
+	checked := false
+	defer func() {
+		if !checked { // also when a crash point panics
+			_ = db.Close()
+		}
+	}()
 	if err := db.checkStamp(ctx, o.Stamp); err != nil {
-		return nil, errors.Join(fault.Wrap(op, err), db.Close())
+		return nil, fault.Wrap(op, err)
 	}
+	checked = true
 	return db, nil
 }
 

@@ -1,0 +1,186 @@
+package app
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/VictoriaMetrics/metrics"
+
+	"github.com/tallystick/tallystick/accounting"
+	"github.com/tallystick/tallystick/accounting/rules"
+	"github.com/tallystick/tallystick/channels"
+	"github.com/tallystick/tallystick/core"
+	"github.com/tallystick/tallystick/core/merchant"
+	"github.com/tallystick/tallystick/gateway/api"
+	"github.com/tallystick/tallystick/gateway/callback"
+	"github.com/tallystick/tallystick/gateway/voucher"
+	"github.com/tallystick/tallystick/internal/bus"
+	"github.com/tallystick/tallystick/internal/bus/embedded"
+	"github.com/tallystick/tallystick/internal/fault"
+	"github.com/tallystick/tallystick/internal/ids"
+	"github.com/tallystick/tallystick/prepay"
+)
+
+// Channels are the channel accounts of this installation, ready to be called and
+// to be called back by.
+type Channels interface {
+	prepay.Channels
+	// Parser reads the callbacks of an account of a channel.
+	Parser(channel, account string) (channels.CallbackParser, bool)
+}
+
+// Deps is everything that comes from outside: in production from the folder, the
+// clock and the operating system; in a simulation from its seed.
+type Deps struct {
+	Dir       string
+	Config    Config
+	Secret    *ids.Secret
+	Tokens    *api.TokenRing
+	Directory *merchant.Directory
+	Channels  Channels
+	Executor  prepay.Executor
+	Now       func() time.Time
+	Random    io.Reader  // for ids
+	Rand      *rand.Rand // for jitter; used by prepay alone
+	Points    fault.Points
+	NoSync    bool // only the simulation may
+	Log       *slog.Logger
+	Metrics   *metrics.Set
+}
+
+// App is all areas, wired together in one process.
+type App struct {
+	Deps
+	Stores    *Stores
+	Intake    *embedded.Intake
+	Core      *core.Core
+	Prepay    *prepay.Prepay
+	Poster    *accounting.Poster
+	Watch     *accounting.Watch
+	Views     *voucher.Views
+	API       *api.Server
+	Callback  *callback.Receiver
+	consumers []*bus.Consumer
+	ids       *ids.Source
+	gauges    gauges
+	public    net.Listener
+	operator  net.Listener
+}
+
+// New opens the stores and wires the areas. Close closes them.
+func New(ctx context.Context, d Deps) (a *App, err error) {
+	a = &App{Deps: d, ids: ids.NewSource(d.Now, d.Random)}
+	if a.Stores, err = OpenStores(ctx, d); err != nil {
+		return nil, err
+	}
+	done := false
+	defer func() {
+		if !done { // also when a crash point panics
+			_ = a.Stores.Close()
+		}
+	}()
+	a.Intake, err = embedded.OpenIntake(ctx, d.Config.intake(), a.Stores.Intake, d.Now, d.Points, d.Log, func(_ string, t bus.Topic) (int64, error) {
+		places, err := a.Stores.Core.Places(ctx, t)
+		return places[0].Seq, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, build := range []func() error{a.buildCore, a.buildPrepay, a.buildAccounting, a.buildGateway} {
+		if err = build(); err != nil {
+			return nil, err
+		}
+	}
+	a.buildConsumers()
+	a.registerGauges()
+	done = true
+	return a, nil
+}
+
+func (a *App) buildCore() (err error) {
+	a.Core, err = core.New(core.Deps{Store: a.Stores.Core, Directory: a.Directory, IDs: a.ids, Now: a.Now, Config: a.Config.Core, Log: a.Log, Metrics: a.Metrics})
+	return err
+}
+
+func (a *App) buildPrepay() (err error) {
+	base := strings.TrimSuffix(a.Config.PublicURL, "/")
+	a.Prepay, err = prepay.New(prepay.Deps{Store: a.Stores.Prepay, Channels: a.Channels, Executor: a.Executor, IDs: a.ids, Now: a.Now, Rand: a.Rand,
+		NotifyURL: func(channel, account string) string { return base + "/v1/callbacks/" + channel + "/" + account },
+		Points:    a.Points, Metrics: a.Metrics, Log: a.Log, Config: a.Config.Prepay})
+	return err
+}
+
+func (a *App) buildAccounting() (err error) {
+	a.Poster, err = accounting.NewPoster(accounting.Deps{Store: a.Stores.Accounting, Rules: rules.Payments{}, IDs: a.ids, Now: a.Now,
+		Groups: a.Config.Groups, Metrics: a.Metrics, Log: a.Log, Config: a.Config.Accounting})
+	a.Watch = accounting.NewWatch(a.Stores.Accounting, a.Metrics, a.Log, a.Config.Accounting)
+	return err
+}
+
+func (a *App) buildGateway() (err error) {
+	queries := core.Queries{Store: a.Stores.Core}
+	a.Views, err = voucher.New(a.Config.Voucher, a.Stores.Core.Log().Source(bus.Payments), queries, a.Now, a.Metrics, a.Log)
+	if err != nil {
+		return err
+	}
+	a.Callback, err = callback.New(callback.Deps{Parsers: a.Channels, Intake: a.Intake, Secret: a.Secret, IDs: a.ids, Now: a.Now, Random: a.Random,
+		Points: a.Points, Metrics: a.Metrics, Log: a.Log, Config: a.Config.Callback})
+	if err != nil {
+		return err
+	}
+	a.API, err = api.New(api.Deps{Directory: a.Directory, Intake: a.Intake, Secret: a.Secret, Tokens: a.Tokens, Views: a.Views, Queries: queries,
+		Callbacks: a.Callback, Probes: a.probes(), Now: a.Now, Random: a.Random, Points: a.Points, Metrics: a.Metrics, Log: a.Log, Config: a.Config.API})
+	return err
+}
+
+// buildConsumers lists who reads what.
+func (a *App) buildConsumers() {
+	c, p, l := a.Stores.Core, a.Stores.Prepay, a.Stores.Accounting
+	for _, r := range []struct {
+		area   string
+		source bus.Source
+		places bus.Places
+		apply  func(context.Context, *bus.Batch) error
+	}{
+		{"core", a.Intake.Source(bus.Callbacks), c, a.Core.ApplyCallbacks},
+		{"core", p.Outcomes(), c, a.Core.ApplyOutcomes},
+		{"core", a.Intake.Source(bus.Intents), c, a.Core.ApplyIntents},
+		{"prepay", c.Log().Source(bus.Dispatch), p.Places(), a.Prepay.Apply},
+		{"accounting", c.Log().Source(bus.Payments), l.Places(), a.Poster.Apply},
+	} {
+		a.consumers = append(a.consumers, &bus.Consumer{Area: r.area, Source: r.source, Places: r.places, Apply: r.apply,
+			MessagesMax: a.Config.Consumers.MessagesMax, Log: a.Log, Advanced: a.advanced})
+	}
+}
+
+// advanced tells the intake what core has passed.
+func (a *App) advanced(topic bus.Topic, moves []bus.Move) {
+	for _, m := range moves {
+		a.Intake.Passed(intakeReader, topic, m.To.Seq)
+	}
+}
+
+// Step is one bounded piece of work of one part of the app.
+type Step struct {
+	Name string
+	Run  func(ctx context.Context) (worked bool, err error)
+}
+
+// Steps are all parts that work by themselves, in a fixed order. A simulation
+// calls them in an order of its own, one at a time, instead of Run.
+func (a *App) Steps() []Step {
+	steps := []Step{{"intake", a.Intake.Step}, {"intake.trim", a.Intake.Trim}, {"voucher", a.Views.Step}}
+	for _, c := range a.consumers {
+		steps = append(steps, Step{c.Area + "." + string(c.Source.Topic()), c.Step})
+	}
+	return append(steps, Step{"core.timers", a.Core.StepTimers}, Step{"prepay.lanes", a.Prepay.StepLanes},
+		Step{"prepay.record", a.Prepay.StepRecord}, Step{"prepay.sweep", a.Prepay.StepSweep})
+}
+
+// Close closes the stores. Nothing may run any more.
+func (a *App) Close() error { return a.Stores.Close() }

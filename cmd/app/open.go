@@ -1,0 +1,99 @@
+package app
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"io"
+	"log/slog"
+	mathrand "math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/VictoriaMetrics/metrics"
+
+	"github.com/tallystick/tallystick/core/merchant"
+	"github.com/tallystick/tallystick/gateway/api"
+	"github.com/tallystick/tallystick/internal/fault"
+	"github.com/tallystick/tallystick/internal/obs"
+	"github.com/tallystick/tallystick/prepay"
+)
+
+// Production reads a data folder and gives what an App is made of on a real
+// machine. Logs go to logTo. Errors name the key, secret or field, and the fix.
+func Production(dir string, environ []string, logTo io.Writer) (d Deps, err error) {
+	d = Deps{Dir: dir, Executor: prepay.Goroutines{}, Now: time.Now, Random: rand.Reader, Metrics: metrics.NewSet()}
+	d.Rand = mathrand.New(mathrand.NewPCG(uint64(time.Now().UnixNano()), uint64(os.Getpid()))) //nolint:gosec // jitter
+	if d.Config, err = LoadConfig(dir, environ); err != nil {
+		return d, err
+	}
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(d.Config.LogLevel)); err != nil {
+		return d, err
+	}
+	d.Log = obs.NewLogger(logTo, level, d.Now)
+	env := lookup(environ)
+	spec, _ := env(EnvCrashAt)
+	if d.Points, err = CrashPoints(spec, d.Log); err != nil {
+		return d, err
+	}
+	secrets := NewSecrets(filepath.Join(dir, SecretsDir), env)
+	if d.Secret, err = secrets.Code(); err != nil {
+		return d, err
+	}
+	tokens, err := secrets.Tokens()
+	if err != nil {
+		return d, err
+	}
+	if d.Tokens, err = api.NewTokenRing(newestKey(tokens), tokens); err != nil {
+		return d, err
+	}
+	snapshot, err := merchant.Load(filepath.Join(dir, DirectoryFile))
+	if err != nil {
+		return d, err
+	}
+	d.Directory = merchant.NewDirectory(snapshot)
+	d.Channels, err = NewChannelSet(d.Directory, secrets.pspKeys, d.Now, d.Random, d.Metrics, d.Log)
+	return d, err
+}
+
+// pspKeys are the keys of a key name: the one that signs, and its predecessor,
+// if there still is one, that verifies as well.
+func (s Secrets) pspKeys(keyName string) ([][]byte, error) {
+	key, err := s.PSP(keyName)
+	if err != nil {
+		return nil, err
+	}
+	keys := [][]byte{key}
+	old, err := s.PSP(keyName + "-old")
+	switch {
+	case err == nil:
+		keys = append(keys, old)
+	case !errors.Is(err, os.ErrNotExist):
+		return nil, err
+	}
+	return keys, nil
+}
+
+func lookup(environ []string) func(string) (string, bool) {
+	return func(name string) (string, bool) {
+		for _, kv := range environ {
+			if k, v, _ := strings.Cut(kv, "="); k == name {
+				return v, true
+			}
+		}
+		return "", false
+	}
+}
+
+// Open is Production and New.
+func Open(ctx context.Context, dir string, environ []string, logTo io.Writer) (*App, error) {
+	d, err := Production(dir, environ, logTo)
+	if err != nil {
+		return nil, err
+	}
+	a, err := New(ctx, d)
+	return a, fault.Wrap("open "+dir, err)
+}

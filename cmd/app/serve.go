@@ -1,0 +1,103 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"net"
+	"path/filepath"
+	"time"
+
+	"github.com/valyala/fasthttp"
+
+	"github.com/tallystick/tallystick/core/merchant"
+	"github.com/tallystick/tallystick/internal/fault"
+	"github.com/tallystick/tallystick/internal/obs"
+)
+
+// Listen opens the addresses of the configuration; port 0 means any free one.
+// Run must follow.
+func (a *App) Listen() (err error) {
+	if a.public, err = net.Listen("tcp", a.Config.Listen); err != nil {
+		return &fault.Error{Kind: fault.Invalid, Op: "listen", Field: "listen", Code: "cannot_listen", Fix: "choose a free address", Err: err}
+	}
+	if a.operator, err = net.Listen("tcp", a.Config.ListenOperator); err != nil {
+		_ = a.public.Close()
+		return &fault.Error{Kind: fault.Invalid, Op: "listen", Field: "listen_operator", Code: "cannot_listen", Fix: "choose a free address", Err: err}
+	}
+	return nil
+}
+
+// FreeAddress is a loopback address that was free a moment ago.
+func FreeAddress() (string, error) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", fault.Wrap("free address", err)
+	}
+	return ln.Addr().String(), ln.Close()
+}
+
+// Addr is the address of the public API, OperatorAddr that of metrics and
+// profiles, once Listen has returned.
+func (a *App) Addr() string { return a.public.Addr().String() }
+
+// OperatorAddr is the address of metrics and profiles.
+func (a *App) OperatorAddr() string { return a.operator.Addr().String() }
+
+// Run runs everything until ctx ends, then stops it in reverse order: the public
+// API first, so that nothing new comes in, and the intake last. It returns at
+// once when a part fails that cannot go on: a commit of unknown outcome. What was
+// accepted is in the stores, and the next process goes on with it.
+func (a *App) Run(ctx context.Context) error {
+	c := a.Config.Consumers
+	runners := []runner{
+		{"intake", func(ctx context.Context) error { return a.Intake.Run(ctx, a.Config.Intake.MeasureEvery) }},
+		{"voucher view", func(ctx context.Context) error { return a.Views.Run(ctx, c.Idle, c.BackoffMax) }},
+		{"ledger watch", a.Watch.Run},
+		{"gauges", a.runGauges},
+		{"operator port", a.serveOperator},
+	}
+	// Readers start before, and stop after, those whose events they read.
+	for i := len(a.consumers) - 1; i >= 0; i-- {
+		consumer := a.consumers[i]
+		runners = append(runners, runner{consumer.Area + " of " + string(consumer.Source.Topic()), func(ctx context.Context) error {
+			return consumer.Run(ctx, c.Idle, c.BackoffMax)
+		}})
+	}
+	runners = append(runners,
+		runner{"core timers", func(ctx context.Context) error { return a.Core.RunTimers(ctx, c.TimersEvery) }},
+		runner{"prepay", a.Prepay.Run},
+		runner{"directory", func(ctx context.Context) error {
+			return merchant.NewWatcher(filepath.Join(a.Dir, DirectoryFile), a.Directory, a.Log).Run(ctx, a.Config.DirectoryPoll)
+		}},
+		runner{"public API", a.servePublic})
+	a.Log.Info("serving", "address", a.Addr(), "operator_address", a.OperatorAddr(), "groups", a.Config.Groups)
+	err := runAll(ctx, runners, a.Config.ShutdownTimeout)
+	a.Log.Info("stopped", "error", err)
+	return err
+}
+
+func (a *App) servePublic(ctx context.Context) error {
+	failed := make(chan error, 1)
+	go func() { failed <- a.API.Serve(a.public) }()
+	select {
+	case err := <-failed:
+		return err
+	case <-ctx.Done():
+	}
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.Config.ShutdownTimeout)
+	defer cancel()
+	return errors.Join(a.API.Shutdown(grace), <-failed)
+}
+
+func (a *App) serveOperator(ctx context.Context) error {
+	s := &fasthttp.Server{Handler: obs.Operator(a.Metrics), Name: "tallystick", ReadTimeout: 10 * time.Second, Concurrency: 32,
+		MaxRequestBodySize: 1 << 10, ReadBufferSize: 4096, CloseOnShutdown: true}
+	failed := make(chan error, 1)
+	go func() { failed <- s.Serve(a.operator) }()
+	select {
+	case err := <-failed:
+		return err
+	case <-ctx.Done():
+		return errors.Join(s.ShutdownWithContext(context.WithoutCancel(ctx)), <-failed)
+	}
+}

@@ -1,0 +1,61 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/tallystick/tallystick/cmd/app"
+)
+
+type initCmd struct {
+	Data string `help:"Folder to make." required:"" placeholder:"DIR" type:"path"`
+}
+
+// Run makes the folder and says what to do next.
+func (c *initCmd) Run() error {
+	made, err := app.Init(c.Data)
+	if err != nil {
+		return err
+	}
+	keys := ""
+	for _, a := range app.ExampleAccounts() {
+		keys += fmt.Sprintf(" --account %s=@%s", a, filepath.Join(made.Dir, app.SecretsDir, "psp-"+a+".key"))
+	}
+	fmt.Printf(`Made %[1]s: %[2]s, %[3]s and secrets/ (readable by you alone; back them up: another
+code secret makes another code of every order).
+
+API key of merchant %[4]s, shown this once:
+  %[5]s
+
+Next:
+  pspsim --listen 127.0.0.1:9090%[6]s
+  tallystick serve --data %[1]s
+  curl -i http://127.0.0.1:8080/v1/payments -H "Authorization: Bearer %[5]s" \
+    -H "Content-Type: application/json" -d '{"order_id":"mug-1","amount":1999,"currency":"CNY","subject":"Coffee mug"}'
+`, made.Dir, app.ConfigFile, app.DirectoryFile, app.ExampleMerchant, made.APIKey, keys)
+	return nil
+}
+
+type serveCmd struct {
+	Data string `help:"Data folder, made by init." required:"" placeholder:"DIR" type:"path"`
+}
+
+// Run serves until a signal.
+func (c *serveCmd) Run(ctx context.Context) error {
+	a, err := app.Open(ctx, c.Data, os.Environ(), os.Stderr)
+	if err != nil {
+		return err
+	}
+	if err := a.Listen(); err != nil {
+		_ = a.Close()
+		return err
+	}
+	fmt.Printf("tallystick serves %s\n  payments   http://%s/v1/payments\n  operators  http://%s/metrics\n", c.Data, a.Addr(), a.OperatorAddr())
+	err = a.Run(ctx)
+	if closeErr := a.Close(); err == nil {
+		err = closeErr
+	}
+	return err
+}

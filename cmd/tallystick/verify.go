@@ -1,0 +1,137 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+
+	"github.com/bojanz/currency"
+
+	"github.com/tallystick/tallystick/cmd/app"
+	"github.com/tallystick/tallystick/internal/bus/embedded"
+	"github.com/tallystick/tallystick/internal/ids"
+	"github.com/tallystick/tallystick/internal/money"
+)
+
+type verifyCmd struct {
+	Data string `help:"Data folder; nothing may be serving it." required:"" placeholder:"DIR" type:"path"`
+}
+
+// Run verifies and prints; exit code 1 when something is not as it must be.
+func (c *verifyCmd) Run(ctx context.Context) error {
+	d, err := app.Production(c.Data, os.Environ(), io.Discard)
+	if err != nil {
+		return err
+	}
+	s, err := app.OpenStores(ctx, d)
+	if err != nil {
+		return err
+	}
+	defer s.Close() //nolint:errcheck // nothing was written
+	v, err := s.Verify(ctx)
+	if err != nil {
+		return err
+	}
+	printVerification(os.Stdout, v)
+	if len(v.Violations) > 0 {
+		return errUnexplained
+	}
+	return nil
+}
+
+// printVerification prints the equations with their terms.
+func printVerification(w io.Writer, v app.Verification) {
+	p := func(format string, args ...any) { _, _ = fmt.Fprintf(w, format+"\n", args...) }
+	for _, o := range v.Orders {
+		p("orders of %s: accepted %d = rejected %d + declined %d + expired %d + closed %d + succeeded %d + in flight %d + aliases %d", o.Merchant,
+			o.Accepted, o.Rejected, o.Declined, o.Expired, o.Closed, o.Succeeded, o.InFlight, o.Aliases)
+	}
+	for _, m := range v.Money {
+		p("money of %s over %s: core %s settled + %s surplus = ledger %s (merchant %s + our fee %s + suspense %s; of it the PSP keeps %s)", m.Merchant, m.Account,
+			amount(m.Settled, m.Currency), amount(m.Surplus, m.Currency), amount(m.Ledger.Received, m.Currency), amount(m.Ledger.Payable, m.Currency),
+			amount(m.Ledger.FeeIncome, m.Currency), amount(m.Ledger.Suspense, m.Currency), amount(m.Ledger.PSPFees, m.Currency))
+	}
+	p("core: %d payment orders agree with %d events; ledger: %d entries, %d postings, %d rejected", v.Core.Payments, v.Core.Events,
+		v.Ledger.Entries, v.Ledger.Postings, v.Ledger.Rejected)
+	for _, s := range v.Violations {
+		p("NOT EXPLAINED: %s", s)
+	}
+}
+
+// amount shows minor units as people write them: 19.99 CNY.
+func amount(minor int64, c money.Currency) string {
+	a, err := currency.NewAmountFromInt64(minor, string(c))
+	if err != nil {
+		return fmt.Sprintf("%d minor units of %s", minor, c)
+	}
+	return a.String()
+}
+
+type parkedCmd struct {
+	List   parkedListCmd   `cmd:"" help:"List parked messages, oldest first."`
+	Replay parkedReplayCmd `cmd:"" help:"Ask for the replay of a trade's parked messages; the process that serves the folder does it within seconds."`
+}
+
+type parkedListCmd struct {
+	Data string `help:"Data folder." required:"" placeholder:"DIR" type:"path"`
+}
+
+// Run lists.
+func (c *parkedListCmd) Run(ctx context.Context) error {
+	return eachParked(ctx, c.Data, func(area string, p embedded.Places) error {
+		rows, err := p.List(ctx, "")
+		for _, r := range rows {
+			fmt.Printf("%s\t%s\t%s\t%s\t%s\treplay asked: %t\t%s\n", area, r.Message.Topic, ids.TradeID.With(r.Message.Context.BizCode), r.Message.ID,
+				r.Message.Type, r.Replay, r.Reason)
+		}
+		return err
+	})
+}
+
+type parkedReplayCmd struct {
+	Data  string `help:"Data folder." required:"" placeholder:"DIR" type:"path"`
+	Trade string `arg:"" help:"Trade whose messages are to be replayed (trd_...)."`
+}
+
+// Run asks.
+func (c *parkedReplayCmd) Run(ctx context.Context) error {
+	_, x, err := ids.ParseID(c.Trade)
+	if err != nil {
+		return err
+	}
+	total := int64(0)
+	err = eachParked(ctx, c.Data, func(_ string, p embedded.Places) error {
+		n, err := p.RequestReplay(ctx, x)
+		total += n
+		return err
+	})
+	if err == nil && total == 0 {
+		err = fmt.Errorf("%s has no parked messages", c.Trade)
+	}
+	if err == nil {
+		fmt.Printf("replay of %d messages asked for\n", total)
+	}
+	return err
+}
+
+// eachParked opens each area's parked messages beside whoever serves the folder.
+func eachParked(ctx context.Context, dir string, f func(area string, p embedded.Places) error) error {
+	areas, closeAll, err := app.OpenParked(ctx, dir)
+	if err != nil {
+		return err
+	}
+	defer closeAll()
+	names := make([]string, 0, len(areas))
+	for a := range areas {
+		names = append(names, a)
+	}
+	slices.Sort(names)
+	for _, a := range names {
+		if err := f(a, areas[a]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
