@@ -8,39 +8,39 @@ import (
 
 // Config bounds the API. All values must be positive.
 type Config struct {
-	BodyBytesMax int // of a payment request
+	BodyBytesMax int `yaml:"body_bytes_max"` // of a payment request
 	// AcceptTimeout is when an intent that is not committed yet is taken back;
 	// AcceptDeadline, later, is when 504 is answered for one that cannot be.
-	AcceptTimeout  time.Duration
-	AcceptDeadline time.Duration
+	AcceptTimeout  time.Duration `yaml:"accept_timeout"`
+	AcceptDeadline time.Duration `yaml:"accept_deadline"`
 	// ExpiresMin, ExpiresMax and ExpiresDefault bound how long a payment may be paid.
-	ExpiresMin     time.Duration
-	ExpiresMax     time.Duration
-	ExpiresDefault time.Duration
+	ExpiresMin     time.Duration `yaml:"expires_min"`
+	ExpiresMax     time.Duration `yaml:"expires_max"`
+	ExpiresDefault time.Duration `yaml:"expires_default"`
 	// TokenAfterExpiry is how long a client token outlives its payment's expiry.
-	TokenAfterExpiry time.Duration
+	TokenAfterExpiry time.Duration `yaml:"token_after_expiry"`
 	// WaitMax bounds ?wait= of a voucher.
-	WaitMax time.Duration
+	WaitMax time.Duration `yaml:"wait_max"`
 	// RecentMax is how many accepted keys are remembered to answer repeats and
 	// conflicts at once. What is forgotten is still settled by core.
-	RecentMax    int
-	QueryTimeout time.Duration // of one question to core
-	RetryAfter   time.Duration // told with 429 and 503
-	SlowAfter    time.Duration // an answer that took longer is logged; long-polls are not
-	HTTP         HTTPConfig
+	RecentMax    int           `yaml:"recent_max"`
+	QueryTimeout time.Duration `yaml:"query_timeout"` // of one question to core
+	RetryAfter   time.Duration `yaml:"retry_after"`   // told with 429 and 503
+	SlowAfter    time.Duration `yaml:"slow_after"`    // an answer that took longer is logged; long-polls are not
+	HTTP         HTTPConfig    `yaml:"http"`
 }
 
 // HTTPConfig bounds the HTTP server.
 type HTTPConfig struct {
 	// ConnsMax is how many connections are served at once: each long-poll holds one.
-	ConnsMax int
+	ConnsMax int `yaml:"conns_max"`
 	// HeaderBytesMax is also each connection's read buffer.
-	HeaderBytesMax     int
-	WriteBufferBytes   int
-	RequestBodyMaxHard int // of any route, callbacks included
-	ReadTimeout        time.Duration
-	WriteTimeout       time.Duration
-	IdleTimeout        time.Duration
+	HeaderBytesMax     int           `yaml:"header_bytes_max"`
+	WriteBufferBytes   int           `yaml:"write_buffer_bytes"`
+	RequestBodyMaxHard int           `yaml:"request_body_max_hard"` // of any route, callbacks included
+	ReadTimeout        time.Duration `yaml:"read_timeout"`
+	WriteTimeout       time.Duration `yaml:"write_timeout"`
+	IdleTimeout        time.Duration `yaml:"idle_timeout"`
 }
 
 // DefaultConfig is for one replica.
@@ -57,29 +57,29 @@ func (c Config) Validate() error {
 	for _, f := range []struct {
 		name  string
 		value int64
-	}{{"bodyBytesMax", int64(c.BodyBytesMax)}, {"acceptTimeout", int64(c.AcceptTimeout)}, {"acceptDeadline", int64(c.AcceptDeadline)},
-		{"expiresMin", int64(c.ExpiresMin)}, {"expiresMax", int64(c.ExpiresMax)}, {"expiresDefault", int64(c.ExpiresDefault)},
-		{"tokenAfterExpiry", int64(c.TokenAfterExpiry)}, {"waitMax", int64(c.WaitMax)}, {"recentMax", int64(c.RecentMax)},
-		{"queryTimeout", int64(c.QueryTimeout)}, {"retryAfter", int64(c.RetryAfter)}, {"slowAfter", int64(c.SlowAfter)},
-		{"http.connsMax", int64(c.HTTP.ConnsMax)}, {"http.headerBytesMax", int64(c.HTTP.HeaderBytesMax)},
-		{"http.writeBufferBytes", int64(c.HTTP.WriteBufferBytes)}, {"http.requestBodyMaxHard", int64(c.HTTP.RequestBodyMaxHard)},
-		{"http.readTimeout", int64(c.HTTP.ReadTimeout)}, {"http.writeTimeout", int64(c.HTTP.WriteTimeout)},
-		{"http.idleTimeout", int64(c.HTTP.IdleTimeout)}} {
+	}{{"body_bytes_max", int64(c.BodyBytesMax)}, {"accept_timeout", int64(c.AcceptTimeout)}, {"accept_deadline", int64(c.AcceptDeadline)},
+		{"expires_min", int64(c.ExpiresMin)}, {"expires_max", int64(c.ExpiresMax)}, {"expires_default", int64(c.ExpiresDefault)},
+		{"token_after_expiry", int64(c.TokenAfterExpiry)}, {"wait_max", int64(c.WaitMax)}, {"recent_max", int64(c.RecentMax)},
+		{"query_timeout", int64(c.QueryTimeout)}, {"retry_after", int64(c.RetryAfter)}, {"slow_after", int64(c.SlowAfter)},
+		{"http.conns_max", int64(c.HTTP.ConnsMax)}, {"http.header_bytes_max", int64(c.HTTP.HeaderBytesMax)},
+		{"http.write_buffer_bytes", int64(c.HTTP.WriteBufferBytes)}, {"http.request_body_max_hard", int64(c.HTTP.RequestBodyMaxHard)},
+		{"http.read_timeout", int64(c.HTTP.ReadTimeout)}, {"http.write_timeout", int64(c.HTTP.WriteTimeout)},
+		{"http.idle_timeout", int64(c.HTTP.IdleTimeout)}} {
 		if f.value <= 0 {
 			return configError(f.name, "not_positive", "set it to at least 1")
 		}
 	}
 	switch {
 	case c.AcceptDeadline <= c.AcceptTimeout:
-		return configError("acceptDeadline", "too_small", "set it later than acceptTimeout")
+		return configError("accept_deadline", "too_small", "set it later than accept_timeout")
 	case c.ExpiresMin < time.Second || c.ExpiresMin > c.ExpiresDefault || c.ExpiresDefault > c.ExpiresMax:
-		return configError("expiresDefault", "contradiction", "keep 1 s <= expiresMin <= expiresDefault <= expiresMax")
+		return configError("expires_default", "contradiction", "keep 1s <= expires_min <= expires_default <= expires_max")
 	case c.HTTP.RequestBodyMaxHard < c.BodyBytesMax:
-		return configError("http.requestBodyMaxHard", "too_small", "set it to at least bodyBytesMax")
+		return configError("http.request_body_max_hard", "too_small", "set it to at least body_bytes_max")
 	}
 	return nil
 }
 
 func configError(field, code, fix string) error {
-	return &fault.Error{Kind: fault.Invalid, Op: "gateway", Field: "gateway.api." + field, Code: code, Fix: fix}
+	return &fault.Error{Kind: fault.Invalid, Op: "gateway", Field: "api." + field, Code: code, Fix: fix}
 }

@@ -21,12 +21,12 @@ import (
 
 // Config bounds callbacks. All values must be positive.
 type Config struct {
-	BodyBytesMax    int
-	HeadersMax      int // kept with a callback
-	HeaderBytesMax  int // of all names and values kept
-	CommitTimeout   time.Duration
-	CommitDeadline  time.Duration // for one that can no longer be withdrawn
-	UnknownElements string        // what stands for an element of the context that nobody told
+	BodyBytesMax    int           `yaml:"body_bytes_max"`
+	HeadersMax      int           `yaml:"headers_max"`      // kept with a callback
+	HeaderBytesMax  int           `yaml:"header_bytes_max"` // of all names and values kept
+	CommitTimeout   time.Duration `yaml:"commit_timeout"`
+	CommitDeadline  time.Duration `yaml:"commit_deadline"`  // for one that can no longer be withdrawn
+	UnknownElements string        `yaml:"unknown_elements"` // what stands for an element of the context that nobody told
 }
 
 // DefaultConfig suits PSPs that wait five seconds for an answer, as most do.
@@ -38,22 +38,22 @@ func DefaultConfig() Config {
 // Validate names the value that is not positive or contradicts another.
 func (c Config) Validate() error {
 	bad := func(field, fix string) error {
-		return &fault.Error{Kind: fault.Invalid, Op: "gateway", Field: "gateway.callback." + field, Code: "bad_value", Fix: fix}
+		return &fault.Error{Kind: fault.Invalid, Op: "gateway", Field: "callback." + field, Code: "bad_value", Fix: fix}
 	}
 	for _, f := range []struct {
 		name  string
 		value int64
-	}{{"bodyBytesMax", int64(c.BodyBytesMax)}, {"headersMax", int64(c.HeadersMax)}, {"headerBytesMax", int64(c.HeaderBytesMax)},
-		{"commitTimeout", int64(c.CommitTimeout)}, {"commitDeadline", int64(c.CommitDeadline)}} {
+	}{{"body_bytes_max", int64(c.BodyBytesMax)}, {"headers_max", int64(c.HeadersMax)}, {"header_bytes_max", int64(c.HeaderBytesMax)},
+		{"commit_timeout", int64(c.CommitTimeout)}, {"commit_deadline", int64(c.CommitDeadline)}} {
 		if f.value <= 0 {
 			return bad(f.name, "set it to at least 1")
 		}
 	}
 	if c.CommitDeadline <= c.CommitTimeout {
-		return bad("commitDeadline", "set it later than commitTimeout")
+		return bad("commit_deadline", "set it later than commit_timeout")
 	}
 	if c.UnknownElements == "" || len(c.UnknownElements) > ids.OrderTypeLenMax {
-		return bad("unknownElements", "use 1 to 16 characters")
+		return bad("unknown_elements", "use 1 to 16 characters")
 	}
 	return nil
 }

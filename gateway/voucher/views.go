@@ -19,16 +19,16 @@ import (
 type Config struct {
 	// ViewBytesMax is about what all entries take. The least recently used go
 	// first; entries with waiters stay, so that these bounds must fit together.
-	ViewBytesMax          int64
-	WaitersPerVoucherMax  int
-	WaitersPerMerchantMax int
-	WaitersMax            int
-	BatchMessagesMax      int // of payments, read in one step
+	ViewBytesMax          int64 `yaml:"view_bytes_max"`
+	WaitersPerVoucherMax  int   `yaml:"waiters_per_voucher_max"`
+	WaitersPerMerchantMax int   `yaml:"waiters_per_merchant_max"`
+	WaitersMax            int   `yaml:"waiters_max"`
+	BatchMessagesMax      int   `yaml:"batch_messages_max"` // of payments, read in one step
 	// AskAfter is how long the first news of a voucher that this replica has just
 	// accepted may take before core is asked for it.
-	AskAfter time.Duration
+	AskAfter time.Duration `yaml:"ask_after"`
 	// QueryTimeout bounds one question to core.
-	QueryTimeout time.Duration
+	QueryTimeout time.Duration `yaml:"query_timeout"`
 }
 
 // DefaultConfig is for one replica of a few thousand payments per second.
@@ -42,16 +42,16 @@ func (c Config) Validate() error {
 	for _, f := range []struct {
 		name  string
 		value int64
-	}{{"viewBytesMax", c.ViewBytesMax}, {"waitersPerVoucherMax", int64(c.WaitersPerVoucherMax)},
-		{"waitersPerMerchantMax", int64(c.WaitersPerMerchantMax)}, {"waitersMax", int64(c.WaitersMax)},
-		{"batchMessagesMax", int64(c.BatchMessagesMax)}, {"askAfter", int64(c.AskAfter)}, {"queryTimeout", int64(c.QueryTimeout)}} {
+	}{{"view_bytes_max", c.ViewBytesMax}, {"waiters_per_voucher_max", int64(c.WaitersPerVoucherMax)},
+		{"waiters_per_merchant_max", int64(c.WaitersPerMerchantMax)}, {"waiters_max", int64(c.WaitersMax)},
+		{"batch_messages_max", int64(c.BatchMessagesMax)}, {"ask_after", int64(c.AskAfter)}, {"query_timeout", int64(c.QueryTimeout)}} {
 		if f.value <= 0 {
-			return &fault.Error{Kind: fault.Invalid, Op: "voucher", Field: "gateway.voucher." + f.name, Code: "not_positive", Fix: "set it to at least 1"}
+			return &fault.Error{Kind: fault.Invalid, Op: "voucher", Field: "voucher." + f.name, Code: "not_positive", Fix: "set it to at least 1"}
 		}
 	}
 	if need := int64(c.WaitersMax) * entryBytes; c.ViewBytesMax < need {
-		return &fault.Error{Kind: fault.Invalid, Op: "voucher", Field: "gateway.voucher.viewBytesMax", Code: "too_small",
-			Fix: fmt.Sprintf("set it to at least %d for waitersMax %d, or lower waitersMax", need, c.WaitersMax)}
+		return &fault.Error{Kind: fault.Invalid, Op: "voucher", Field: "voucher.view_bytes_max", Code: "too_small",
+			Fix: fmt.Sprintf("set it to at least %d for waiters_max %d, or lower waiters_max", need, c.WaitersMax)}
 	}
 	return nil
 }

@@ -1,0 +1,455 @@
+package voucher_test
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/goleak"
+	"pgregory.net/rapid"
+
+	"github.com/tallystick/tallystick/channels"
+	"github.com/tallystick/tallystick/core/event"
+	"github.com/tallystick/tallystick/gateway/voucher"
+	"github.com/tallystick/tallystick/internal/fault"
+	"github.com/tallystick/tallystick/internal/ids"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestStatusWords(t *testing.T) {
+	for status, want := range map[event.Status]voucher.Status{
+		event.Created: voucher.Processing, event.Dispatched: voucher.Processing, event.Unknown: voucher.Processing,
+		event.Pending: voucher.Ready, event.Succeeded: voucher.Paid, event.Declined: voucher.Declined, event.Closed: voucher.Closed,
+		event.Expired: voucher.Expired, event.Rejected: voucher.Rejected, "from a newer core": voucher.Processing,
+	} {
+		p := payment("r", status, 1)
+		if have := voucher.StatusOf(&p); have != want || have.Final() != status.Final() {
+			t.Errorf("%s reads %s (final %v), want %s", status, have, have.Final(), want)
+		}
+	}
+	p := payment("r", event.Pending, 1)
+	p.Credential.Value = ""
+	if have := voucher.StatusOf(&p); have != voucher.Processing {
+		t.Errorf("pending without a credential reads %s", have)
+	}
+}
+
+func TestWithoutARow(t *testing.T) {
+	h := newHarness(t, nil)
+	c, y := h.order("o1", "k")
+	t.Run("an id alone is unconfirmed", func(*testing.T) { h.want(h.await(h.ask(y, 0)), voucher.Unconfirmed, 0) })
+	t.Run("a token proves acceptance", func(*testing.T) {
+		a := h.ask(y, 0)
+		a.Token = true
+		h.want(h.await(a), voucher.Accepted, 0)
+	})
+	t.Run("accepted here, held and confirmed", func(*testing.T) {
+		h.views.Hold(c, y)
+		h.want(h.await(h.ask(y, 0)), voucher.Unconfirmed, 0)
+		h.views.Confirm(y)
+		h.want(h.await(h.ask(y, 0)), voucher.Accepted, 0)
+	})
+}
+
+func TestFollowsByVersion(t *testing.T) {
+	h := newHarness(t, nil)
+	c, y := h.order("o1", "k")
+	h.views.Hold(c, y)
+	h.views.Confirm(y)
+	h.source.emit(c, payment(y, event.Dispatched, 2))
+	h.source.emit(c, payment(y, event.Created, 1)) // late
+	h.step()
+	h.want(h.await(h.ask(y, 0)), voucher.Processing, 2)
+	h.source.emit(c, payment(y, event.Pending, 3))
+	h.source.emit(c, payment(y, event.Pending, 3)) // twice
+	h.step()
+	v := h.await(h.ask(y, 2))
+	h.want(v, voucher.Ready, 3)
+	if v.Credential.Value == "" {
+		t.Error("ready without a credential")
+	}
+	h.source.emit(c, payment(y, event.Succeeded, 4))
+	h.step()
+	v = h.await(h.ask(y, 3))
+	h.want(v, voucher.Paid, 4)
+	if v.Credential != (channels.Credential{}) {
+		t.Errorf("the credential of a paid voucher is still shown: %+v", v.Credential)
+	}
+	if h.core.questions() != 0 {
+		t.Errorf("core was asked %d times for what was followed from the start", h.core.questions())
+	}
+}
+
+func TestCoreIsAskedOnce(t *testing.T) {
+	h := newHarness(t, nil)
+	c, y := h.order("o1", "k")
+	h.core.payments[y], h.core.contexts[y] = payment(y, event.Dispatched, 2), c
+	for range 3 {
+		h.want(h.await(h.ask(y, 0)), voucher.Processing, 2)
+	}
+	h.source.emit(c, payment(y, event.Succeeded, 3))
+	h.step()
+	h.want(h.await(h.ask(y, 2)), voucher.Paid, 3)
+	if n := h.core.questions(); n != 1 {
+		t.Errorf("core was asked %d times", n)
+	}
+}
+
+// What is published while core answers must not be lost: the view follows first.
+func TestFollowsBeforeItAsks(t *testing.T) {
+	h := newHarness(t, nil)
+	c, y := h.order("o1", "k")
+	h.core.during = func() {
+		h.source.emit(c, payment(y, event.Succeeded, 3))
+		h.step()
+	}
+	h.core.payments[y], h.core.contexts[y] = payment(y, event.Dispatched, 2), c
+	h.want(h.await(h.ask(y, 0)), voucher.Paid, 3)
+}
+
+func TestOthersAreSkippedUndecoded(t *testing.T) {
+	h := newHarness(t, nil)
+	c, y := h.order("o1", "k")
+	h.views.Hold(c, y)
+	for i := range 50 {
+		other, _ := h.order(fmt.Sprint("other", i), "k")
+		if other.BizCode.Slot() == c.BizCode.Slot() {
+			continue
+		}
+		h.source.put(other, []byte("not JSON"))
+	}
+	h.source.emit(c, payment(y, event.Pending, 1))
+	h.step()
+	h.want(h.await(h.ask(y, 0)), voucher.Ready, 1)
+}
+
+func TestNeverOlderThanSince(t *testing.T) {
+	h := newHarness(t, nil)
+	c, y := h.order("o1", "k")
+	h.views.Hold(c, y)
+	h.source.emit(c, payment(y, event.Created, 1))
+	h.step()
+	t.Run("core is asked when the fold is behind the client", func(*testing.T) {
+		h.core.payments[y], h.core.contexts[y] = payment(y, event.Pending, 3), c
+		h.want(h.await(h.ask(y, 3)), voucher.Ready, 3)
+	})
+	t.Run("core down", func(t *testing.T) {
+		h.core.down = true
+		if v, err := h.views.Await(context.Background(), h.ask(y, 4)); !fault.Is(err, fault.Unavailable) {
+			t.Errorf("have %+v, %v", v, err)
+		}
+	})
+	t.Run("a version that does not exist", func(t *testing.T) {
+		h.core.down = false
+		if v, err := h.views.Await(context.Background(), h.ask(y, 99)); !fault.Is(err, fault.Invalid) {
+			t.Errorf("have %+v, %v", v, err)
+		}
+	})
+}
+
+func TestCoreDown(t *testing.T) {
+	h := newHarness(t, nil)
+	h.core.down = true
+	c, y := h.order("o1", "k")
+	a := h.ask(y, 0)
+	a.Token = true
+	if v, err := h.views.Await(context.Background(), a); !fault.Is(err, fault.Unavailable) {
+		t.Errorf("not held: have %+v, %v", v, err)
+	}
+	h.views.Hold(c, y)
+	h.views.Confirm(y)
+	h.want(h.await(a), voucher.Accepted, 0)
+	h.source.emit(c, payment(y, event.Pending, 2))
+	h.step()
+	h.want(h.await(a), voucher.Ready, 2)
+}
+
+func TestGapMakesItAskAgain(t *testing.T) {
+	h := newHarness(t, nil)
+	c, y := h.order("o1", "k")
+	h.views.Hold(c, y)
+	h.source.emit(c, payment(y, event.Pending, 1))
+	h.step()
+	h.want(h.await(h.ask(y, 0)), voucher.Ready, 1)
+	h.source.emit(c, payment(y, event.Succeeded, 2))
+	h.source.trim()
+	h.core.payments[y], h.core.contexts[y] = payment(y, event.Succeeded, 2), c
+	h.step()
+	h.want(h.await(h.ask(y, 0)), voucher.Paid, 2)
+}
+
+func TestAliasFollowsTheFirst(t *testing.T) {
+	h := newHarness(t, nil)
+	c, first := h.order("o1", "k")
+	second := h.secret.Intent(c.BizCode, "m1", "o1", c.Form, "k", ids.FingerprintOf([]byte("another fingerprint of an equal body")))
+	h.views.Hold(c, second)
+	alias := payment(second, event.Rejected, 1)
+	alias.Reason, alias.AliasOf = "alias", first
+	h.source.emit(c, alias)
+	h.step()
+	h.core.payments[first], h.core.contexts[first] = payment(first, event.Pending, 5), c
+	v := h.await(h.ask(second, 0))
+	h.want(v, voucher.Ready, 5)
+	if v.Y != second || v.AliasOf != first {
+		t.Errorf("have %s as alias of %s", v.Y, v.AliasOf)
+	}
+	h.source.emit(c, payment(first, event.Succeeded, 6))
+	h.step()
+	h.want(h.await(h.ask(second, 5)), voucher.Paid, 6)
+}
+
+func TestAnotherMerchants(t *testing.T) {
+	h := newHarness(t, nil)
+	c, y := h.order("o1", "k")
+	h.core.payments[y], h.core.contexts[y] = payment(y, event.Pending, 3), c
+	a := h.ask(y, 0)
+	a.Merchant = "m2"
+	if v, err := h.views.Await(context.Background(), a); !fault.Is(err, fault.NotFound) {
+		t.Errorf("have %+v, %v", v, err)
+	}
+}
+
+func TestWaiting(t *testing.T) {
+	wait := func(h *harness, y ids.Code, since int64, d time.Duration) voucher.Ask {
+		a := h.ask(y, since)
+		a.Wait = d
+		return a
+	}
+	t.Run("news end it, at the moment they come", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			h := newHarness(t, nil)
+			c, y := h.order("o1", "k")
+			h.views.Hold(c, y)
+			h.views.Confirm(y)
+			start := time.Now()
+			go func() {
+				time.Sleep(200 * time.Millisecond)
+				h.source.emit(c, payment(y, event.Created, 1))
+				h.step()
+			}()
+			h.want(h.await(wait(h, y, 0, 30*time.Second)), voucher.Processing, 1)
+			if took := time.Since(start); took != 200*time.Millisecond {
+				t.Errorf("took %s", took)
+			}
+			if h.core.questions() != 0 {
+				t.Error("core was asked for what was just accepted, and soon told")
+			}
+		})
+	})
+	t.Run("a version that shows nothing new does not", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			h := newHarness(t, nil)
+			c, y := h.order("o1", "k")
+			h.views.Hold(c, y)
+			h.source.emit(c, payment(y, event.Created, 1))
+			h.step()
+			start := time.Now()
+			go func() {
+				time.Sleep(time.Second)
+				h.source.emit(c, payment(y, event.Dispatched, 2))
+				h.step()
+				time.Sleep(time.Second)
+				h.source.emit(c, payment(y, event.Pending, 3))
+				h.step()
+			}()
+			h.want(h.await(wait(h, y, 1, 30*time.Second)), voucher.Ready, 3)
+			if took := time.Since(start); took != 2*time.Second {
+				t.Errorf("took %s", took)
+			}
+		})
+	})
+	t.Run("its end gives what is known", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			h := newHarness(t, nil)
+			c, y := h.order("o1", "k")
+			h.views.Hold(c, y)
+			h.views.Confirm(y)
+			start := time.Now()
+			h.want(h.await(wait(h, y, 0, 5*time.Second)), voucher.Accepted, 0)
+			if took := time.Since(start); took != 5*time.Second {
+				t.Errorf("took %s", took)
+			}
+			if h.core.questions() != 1 {
+				t.Errorf("core was asked %d times", h.core.questions())
+			}
+		})
+	})
+	t.Run("shutdown ends it", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			h := newHarness(t, nil)
+			c, y := h.order("o1", "k")
+			h.views.Hold(c, y)
+			h.source.emit(c, payment(y, event.Created, 1))
+			h.step()
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			defer cancel()
+			start := time.Now()
+			v, err := h.views.Await(ctx, wait(h, y, 1, 30*time.Second))
+			if err != nil || v.Version != 1 || time.Since(start) != time.Second {
+				t.Errorf("have %+v, %v after %s", v, err, time.Since(start))
+			}
+		})
+	})
+}
+
+func TestWaitersAreBounded(t *testing.T) {
+	for name, change := range map[string]func(*voucher.Config){
+		"per voucher":  func(c *voucher.Config) { c.WaitersPerVoucherMax = 2 },
+		"per merchant": func(c *voucher.Config) { c.WaitersPerMerchantMax = 2 },
+		"in all":       func(c *voucher.Config) { c.WaitersMax = 2 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := newHarness(t, change)
+				c, y := h.order("o1", "k")
+				h.views.Hold(c, y)
+				h.source.emit(c, payment(y, event.Created, 1))
+				h.step()
+				a := h.ask(y, 1)
+				a.Wait = time.Minute
+				var waiting sync.WaitGroup
+				for range 2 {
+					waiting.Go(func() { h.want(h.await(a), voucher.Processing, 1) })
+				}
+				synctest.Wait()
+				if _, err := h.views.Await(context.Background(), a); !fault.Is(err, fault.Limited) {
+					t.Errorf("a third waiter: %v", err)
+				}
+				waiting.Wait()
+				h.want(h.await(h.ask(y, 0)), voucher.Processing, 1) // room again
+			})
+		})
+	}
+}
+
+func TestBytesAreBounded(t *testing.T) {
+	h := newHarness(t, func(c *voucher.Config) { c.WaitersMax, c.ViewBytesMax = 10, 20_000 })
+	first, y := h.order("o0", "k")
+	h.views.Hold(first, y)
+	h.source.emit(first, payment(y, event.Created, 1))
+	h.step()
+	for i := range 100 {
+		c, other := h.order(fmt.Sprint("o", i+1), "k")
+		h.views.Hold(c, other)
+	}
+	if _, held := h.views.Peek(y); held {
+		t.Error("the oldest entry is still held")
+	}
+	h.core.payments[y], h.core.contexts[y] = payment(y, event.Pending, 2), first
+	h.want(h.await(h.ask(y, 1)), voucher.Ready, 2)
+}
+
+func TestAWaitingEntryIsNotEvicted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHarness(t, func(c *voucher.Config) { c.WaitersMax, c.ViewBytesMax = 10, 20_000 })
+		c, y := h.order("o0", "k")
+		h.views.Hold(c, y)
+		h.source.emit(c, payment(y, event.Created, 1))
+		h.step()
+		done := make(chan voucher.View)
+		go func() {
+			a := h.ask(y, 1)
+			a.Wait = time.Hour
+			done <- h.await(a)
+		}()
+		synctest.Wait()
+		for i := range 100 {
+			o, other := h.order(fmt.Sprint("o", i+1), "k")
+			h.views.Hold(o, other)
+		}
+		h.source.emit(c, payment(y, event.Pending, 2))
+		h.step()
+		h.want(<-done, voucher.Ready, 2)
+		if h.core.questions() != 0 {
+			t.Error("the entry was lost and asked for")
+		}
+	})
+}
+
+func TestRunFollowsUntilItsContextEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHarness(t, nil)
+		c, y := h.order("o1", "k")
+		h.views.Hold(c, y)
+		ctx, cancel := context.WithCancel(context.Background())
+		ended := make(chan error)
+		go func() { ended <- h.views.Run(ctx, time.Second, time.Second) }()
+		synctest.Wait()
+		h.source.emit(c, payment(y, event.Pending, 1))
+		a := h.ask(y, 0)
+		a.Wait = time.Minute
+		h.want(h.await(a), voucher.Ready, 1)
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestConfigNamesTheField(t *testing.T) {
+	c := voucher.DefaultConfig()
+	if err := c.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	c.WaitersMax = 0
+	if err := c.Validate(); !fault.Is(err, fault.Invalid) {
+		t.Errorf("waitersMax 0: %v", err)
+	}
+	c = voucher.DefaultConfig()
+	c.ViewBytesMax = 1000
+	if err := c.Validate(); !fault.Is(err, fault.Invalid) {
+		t.Errorf("viewBytesMax 1000: %v", err)
+	}
+}
+
+// Whatever order events, questions, losses and evictions come in, a client never
+// sees an older version than it has, and in the end sees the newest.
+func TestVersionsNeverGoBack(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		h := newHarness(t, func(c *voucher.Config) { c.WaitersMax, c.ViewBytesMax = 3, 4000 })
+		states := []event.Status{event.Created, event.Dispatched, event.Pending, event.Unknown, event.Succeeded}
+		const orders = 6
+		var version, seen [orders]int64
+		for range rapid.IntRange(1, 60).Draw(rt, "steps") {
+			i := rapid.IntRange(0, orders-1).Draw(rt, "order")
+			c, y := h.order(fmt.Sprint("o", i), "k")
+			switch rapid.IntRange(0, 5).Draw(rt, "what") {
+			case 0:
+				h.views.Hold(c, y)
+			case 1, 2:
+				version[i]++
+				p := payment(y, states[min(int(version[i])-1, len(states)-1)], version[i])
+				h.core.payments[y], h.core.contexts[y] = p, c
+				h.source.emit(c, p)
+			case 3:
+				if _, err := h.views.Step(context.Background()); err != nil {
+					rt.Fatal(err)
+				}
+			case 4:
+				if rapid.IntRange(0, 9).Draw(rt, "trim") == 0 {
+					h.source.trim()
+				}
+			case 5:
+				v, err := h.views.Await(context.Background(), h.ask(y, seen[i]))
+				if err != nil {
+					rt.Fatal(err)
+				}
+				if v.Version < seen[i] || v.Version > version[i] {
+					rt.Fatalf("order %d: saw %d after %d, newest is %d", i, v.Version, seen[i], version[i])
+				}
+				seen[i] = v.Version
+			}
+		}
+		h.step()
+		for i := range orders {
+			_, y := h.order(fmt.Sprint("o", i), "k")
+			if v := h.await(h.ask(y, 0)); v.Version != version[i] {
+				rt.Fatalf("order %d rests at version %d, want %d", i, v.Version, version[i])
+			}
+		}
+	})
+}
