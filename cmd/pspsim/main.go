@@ -27,7 +27,7 @@ type cli struct {
 	Listen          string            `help:"Address to listen on." default:"127.0.0.1:9090"`
 	PublicURL       string            `help:"Base URL that payers see. Default: http:// and the address listened on." placeholder:"URL"`
 	Account         map[string]string `help:"An account and its key: NAME=KEY, the key as text of 16 to 256 bytes, or hex: and hexadecimal digits. Repeatable." placeholder:"NAME=KEY" mapsep:"none" short:"a"`
-	AccountFile     map[string]string `help:"An account and the file with its key; with two lines, the second is the key that is being rotated out. Repeatable." placeholder:"NAME=FILE" mapsep:"none"`
+	AccountFile     map[string]string `help:"An account and the file with its key, as above or, as tallystick init writes it, 64 hexadecimal digits alone; with two lines, the second is the key that is being rotated out. Repeatable." placeholder:"NAME=FILE" mapsep:"none"`
 	CallbackAllowed []string          `help:"Host, or host:port, that may be called back. Repeatable." default:"127.0.0.1,localhost,[::1]" placeholder:"HOST"`
 	Seed            uint64            `help:"What befalls which payment is drawn from this." default:"1"`
 	PaymentsMax     int               `help:"Payments kept; further ones are refused with 503." default:"1000000"`
@@ -139,7 +139,7 @@ func (c *cli) accounts(f sim.Faults) ([]sim.Account, error) {
 			if line = bytes.TrimSpace(line); len(line) == 0 {
 				continue
 			}
-			k, err := parseKey(string(line))
+			k, err := parseKeyLine(string(line))
 			if err != nil {
 				return nil, fmt.Errorf("--account-file %s: %w", name, err)
 			}
@@ -159,6 +159,15 @@ func parseKey(s string) ([]byte, error) {
 		return hex.DecodeString(h)
 	}
 	return []byte(s), nil
+}
+
+// parseKeyLine is parseKey for files, where 64 hexadecimal digits are the 32 bytes
+// that tallystick takes them for: both sides are given the same file.
+func parseKeyLine(s string) ([]byte, error) {
+	if b, err := hex.DecodeString(s); err == nil && len(b) == 32 {
+		return b, nil
+	}
+	return parseKey(s)
 }
 
 func (c *cli) faults() (sim.Faults, error) {

@@ -17,18 +17,23 @@ import (
 	"github.com/tallystick/tallystick/internal/money"
 )
 
-// The command as it is typed: two accounts, one with a file of two keys, and a
-// driver that finds them.
+// The command as it is typed: three accounts, one with a file of two keys, one
+// with a file as tallystick init writes it, and a driver that finds them.
 func TestRun(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "key")
 	if err := os.WriteFile(file, []byte("hex:00112233445566778899aabbccddeeff\nfedcba9876543210\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	made := filepath.Join(t.TempDir(), "made")
+	if err := os.WriteFile(made, []byte(strings.Repeat("6b", 32)+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	r, w := io.Pipe()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
-		done <- run(ctx, []string{"--listen=127.0.0.1:0", "-a", "one=0123456789abcdef", "--account-file", "two=" + file, "--decline=1"}, w, io.Discard)
+		done <- run(ctx, []string{"--listen=127.0.0.1:0", "-a", "one=0123456789abcdef", "--account-file", "two=" + file,
+			"--account-file", "made=" + made, "--decline=1"}, w, io.Discard)
 		_ = w.Close()
 	}()
 	defer func() {
@@ -44,10 +49,10 @@ func TestRun(t *testing.T) {
 	}
 	go func() { _, _ = io.Copy(io.Discard, r) }()
 	url := regexp.MustCompile(`http://127\.0\.0\.1:\d+`).FindString(string(greeting[:n]))
-	if url == "" || !strings.Contains(string(greeting[:n]), "one, two") {
+	if url == "" || !strings.Contains(string(greeting[:n]), "made, one, two") {
 		t.Fatalf("%s", greeting[:n])
 	}
-	for account, key := range map[string]string{"one": "0123456789abcdef", "two": "fedcba9876543210"} {
+	for account, key := range map[string]string{"one": "0123456789abcdef", "two": "fedcba9876543210", "made": strings.Repeat("k", 32)} {
 		ch, err := sandbox.New(sandbox.Config{Account: account, Endpoint: url, Keys: [][]byte{[]byte(key), []byte("\x00\x11\x22\x33\x44\x55\x66\x77\x88\x99\xaa\xbb\xcc\xdd\xee\xff")},
 			Now: time.Now, Random: rand.Reader})
 		if err != nil {

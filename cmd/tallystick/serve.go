@@ -21,7 +21,7 @@ func (c *initCmd) Run() error {
 	}
 	keys := ""
 	for _, a := range app.ExampleAccounts() {
-		keys += fmt.Sprintf(" --account %s=@%s", a, filepath.Join(made.Dir, app.SecretsDir, "psp-"+a+".key"))
+		keys += fmt.Sprintf(" --account-file %s=%s", a, filepath.Join(made.Dir, app.SecretsDir, "psp-"+a+".key"))
 	}
 	fmt.Printf(`Made %[1]s: %[2]s, %[3]s and secrets/ (readable by you alone; back them up: another
 code secret makes another code of every order).
