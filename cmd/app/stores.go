@@ -38,10 +38,10 @@ func OpenStores(ctx context.Context, d Deps) (s *Stores, err error) {
 		return nil, fault.Wrap("stores", err)
 	}
 	s = &Stores{}
-	done := false
+	opened, done := s, false // a return sets s
 	defer func() {
 		if !done { // also when a crash point panics
-			err = errors.Join(err, s.Close())
+			err = errors.Join(err, opened.Close())
 		}
 	}()
 	if s.lock, err = lockFolder(dir); err != nil {
