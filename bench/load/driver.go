@@ -60,9 +60,10 @@ func (d *Driver) Run(ctx context.Context) {
 				continue
 			}
 			d.Stats.InFlight.Add(1)
+			order, repeat := d.Order(n), d.RepeatEvery > 0 && n%d.RepeatEvery == 0
 			wg.Go(func() {
 				defer d.Stats.InFlight.Add(-1)
-				d.one(ctx, d.Order(n), d.RepeatEvery > 0 && n%d.RepeatEvery == 0)
+				d.one(ctx, order, repeat)
 			})
 		}
 		select {

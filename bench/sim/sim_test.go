@@ -15,11 +15,11 @@ import (
 var (
 	seeds = flag.Int("seeds", 200, "how many seeds are simulated")
 	first = flag.Uint64("first", 1, "the first of them")
-	trace = flag.Uint64("trace", 0, "simulate this seed alone, and print what happens")
+	trace = flag.Uint64("replay", 0, "simulate this seed alone, and print what happens")
 )
 
 func config(seed uint64) sim.Config {
-	return sim.Config{Seed: seed, Orders: 12, Steps: 1500, CrashShare: 0.01}
+	return sim.Config{Seed: seed, Orders: 16, Steps: 2500, CrashShare: 0.01}
 }
 
 func TestSeeds(t *testing.T) {
@@ -35,7 +35,7 @@ func TestSeeds(t *testing.T) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
 			if _, _, err := sim.Simulate(config(seed)); err != nil {
-				t.Errorf("%v\nlook at it: go test ./bench/sim -run TestSeeds -trace %d", err, seed)
+				t.Errorf("%v\nlook at it: go test ./bench/sim -v -run TestSeeds -replay %d", err, seed)
 			}
 		})
 	}
