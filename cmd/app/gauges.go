@@ -43,6 +43,9 @@ func (a *App) registerGauges() {
 		a.Metrics.GetOrCreateGauge(`tallystick_intake_unread_bytes`+label, func() float64 { n, _ := a.Intake.Backlog(t); return float64(n) })
 		a.Metrics.GetOrCreateGauge(`tallystick_intake_oldest_unread_seconds`+label, func() float64 { _, age := a.Intake.Backlog(t); return age.Seconds() })
 	}
+	for area, commits := range a.Stores.commits() {
+		a.Metrics.GetOrCreateGauge(`tallystick_store_commits_total{area="`+area+`"}`, func() float64 { return float64(commits()) })
+	}
 	for _, c := range a.consumers {
 		label := `{area="` + c.Area + `",topic="` + string(c.Source.Topic()) + `"}`
 		a.Metrics.GetOrCreateGauge(`tallystick_consumer_lag`+label, func() float64 { return float64(c.Lag()) })

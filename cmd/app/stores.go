@@ -113,6 +113,13 @@ func (s *Stores) Sources() []bus.Source {
 	return []bus.Source{s.Core.Log().Source(bus.Dispatch), s.Core.Log().Source(bus.Payments), s.Prepay.Outcomes(), s.Accounting.Source()}
 }
 
+// commits count, by area, the writing transactions that this process committed:
+// each is one flush to the disk at least, unless it changed nothing.
+func (s *Stores) commits() map[string]func() int64 {
+	return map[string]func() int64{"intake": s.Intake.Commits, "core": s.Core.DB().Commits, "prepay": s.Prepay.DB().Commits,
+		"accounting": s.Accounting.DB().Commits}
+}
+
 // Parked are the messages that each area put aside, by area.
 func (s *Stores) Parked() map[string]embedded.Places {
 	return map[string]embedded.Places{"core": s.Core.Parked(), "prepay": s.Prepay.Places(), "accounting": s.Accounting.Places()}
