@@ -54,7 +54,13 @@ type system struct {
 
 func startSystem(t *testing.T, faults sim.Faults) *system {
 	t.Helper()
-	dir, made := initialised(t)
+	return startSystemIn(t, t.TempDir(), faults)
+}
+
+func startSystemIn(t *testing.T, dir string, faults sim.Faults) *system {
+	t.Helper()
+	made, err := app.Init(dir)
+	must(t, err)
 	s := &system{log: &lockedBuffer{}}
 	ln, err := app.FreeAddress()
 	must(t, err)

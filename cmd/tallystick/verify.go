@@ -80,14 +80,20 @@ type parkedListCmd struct {
 
 // Run lists.
 func (c *parkedListCmd) Run(ctx context.Context) error {
-	return eachParked(ctx, c.Data, func(area string, p embedded.Places) error {
+	total := 0
+	err := eachParked(ctx, c.Data, func(area string, p embedded.Places) error {
 		rows, err := p.List(ctx, "")
+		total += len(rows)
 		for _, r := range rows {
 			fmt.Printf("%s\t%s\t%s\t%s\t%s\treplay asked: %t\t%s\n", area, r.Message.Topic, ids.TradeID.With(r.Message.Context.BizCode), r.Message.ID,
 				r.Message.Type, r.Replay, r.Reason)
 		}
 		return err
 	})
+	if err == nil && total == 0 {
+		fmt.Println("nothing is parked")
+	}
+	return err
 }
 
 type parkedReplayCmd struct {
