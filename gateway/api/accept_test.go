@@ -183,6 +183,35 @@ func TestSameKeyOtherBody(t *testing.T) {
 	})
 }
 
+// What core rejected was not the first of its key after all: another gateway's was.
+func TestARejectedFirstProvesNoConflict(t *testing.T) {
+	h := newHarness(t, nil).listen()
+	_, x, i := h.accepted()
+	h.core.knows(x, paymentOf(i, event.Rejected, 1))
+	h.get("/v1/vouchers/"+ids.VoucherID.With(i.Y), apiKey)
+	if a := h.pay(strings.Replace(goodBody, "1999", "2000", 1), ""); a.status != 202 {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+}
+
+// These codes were given out. A change of the canonical form gives every retry of
+// an old request another voucher: it must never happen by accident.
+func TestCodesNeverChange(t *testing.T) {
+	h := newHarness(t, nil)
+	for body, want := range map[string][2]string{
+		goodBody: {"rd6c4b7jxm93ndt8dchqct7nxn2", "rd6wneytxy4khmwkc32dyswnjdr"},
+		`{"order_id":"o:2","amount":1,"currency":"USD","subject":"茶","order_type":"a","order_scene":"b","method":"redirect","return_url":"https://a.example/","expires_in_seconds":60,"metadata":{"b":"2","a":"1"}}`: {"rng7kh54hakqc5jm5yfgz6f06y1", "rngjxx37k939p56fa7sp0hcnb2c"},
+	} {
+		a, err := h.begin(body, "key-1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if have := [2]string{string(a.Context.BizCode), string(a.Y)}; have != want {
+			t.Errorf("%s\nhave %q\nwant %q", body, have, want)
+		}
+	}
+}
+
 func TestThreeValuedAnswer(t *testing.T) {
 	cases := []struct {
 		name   string
@@ -269,7 +298,7 @@ func TestAllocationsPerAccept(t *testing.T) {
 		out = h.server.AppendAnswer(out[:0], a)
 	})
 	t.Logf("%.0f allocations per accept", have)
-	if have > bound {
+	if have > bound && !raceEnabled {
 		t.Errorf("%.0f allocations per accept, the bound is %d", have, bound)
 	}
 }

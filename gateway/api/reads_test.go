@@ -215,6 +215,23 @@ func TestTradeByAnyID(t *testing.T) {
 	}
 }
 
+func TestATradeIsItsOwnersAlone(t *testing.T) {
+	h := newHarness(t, nil).listen()
+	a, x, i := h.accepted()
+	for _, id := range []string{a.get("trade"), a.get("voucher"), a.get("payment")} {
+		if r := h.get("/v1/trades/"+id, otherKey); r.status != 404 {
+			t.Errorf("%s, before core knows: %d %s", id, r.status, r.body)
+		}
+	}
+	// A tag that passes by chance, once in a million: the row's merchant decides.
+	chance := h.secret.Trade(x.Traffic, "m2", "order-1")
+	h.core.knows(x, paymentOf(i, event.Pending, 1))
+	h.core.trades[chance] = h.core.trades[x.BizCode]
+	if r := h.get("/v1/trades/"+ids.TradeID.With(chance), otherKey); r.status != 404 {
+		t.Errorf("%d %s", r.status, r.body)
+	}
+}
+
 func TestHealthAndReadiness(t *testing.T) {
 	var broken error
 	h := newHarness(t, func(_ *harness, d *api.Deps) {

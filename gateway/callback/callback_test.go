@@ -3,6 +3,7 @@ package callback_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -159,6 +160,18 @@ func TestContextWithoutAUsableAttach(t *testing.T) {
 			for i := 0; c.BizCode.Slot() == h.y.Slot(); i++ {
 				c.BizCode = h.secret.Trade(traffic.Real, "m1", "other"+strings.Repeat("x", i))
 			}
+			return c.Attach()
+		},
+		"of another merchant's order in the same slot": func(h *harness) string {
+			c := other(h)
+			for i := 0; c.BizCode.Slot() != h.y.Slot(); i++ {
+				c.BizCode = h.secret.Trade(traffic.Real, "m2", fmt.Sprint("o", i))
+			}
+			return c.Attach()
+		},
+		"whose trade was made up": func(h *harness) string {
+			c := h.x
+			c.BizCode = c.BizCode[:5] + ids.Code(strings.Repeat("z", 10)) + c.BizCode[15:]
 			return c.Attach()
 		},
 		"with a trace id that is none": func(h *harness) string { c := h.x; c.TraceID = strings.Repeat("z", 32); return c.Attach() },

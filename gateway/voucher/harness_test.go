@@ -1,11 +1,15 @@
 package voucher_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/VictoriaMetrics/metrics"
 
 	"github.com/tallystick/tallystick/channels"
 	"github.com/tallystick/tallystick/core/event"
@@ -125,12 +129,22 @@ type harness struct {
 	views  *voucher.Views
 	secret *ids.Secret
 	now    time.Time
+	set    *metrics.Set
+	log    *bytes.Buffer
 }
 
+// newHarness is a view that has found its place at the end of the topic.
 func newHarness(t *testing.T, change func(*voucher.Config)) *harness {
 	t.Helper()
+	h := unplaced(t, change)
+	h.step()
+	return h
+}
+
+func unplaced(t *testing.T, change func(*voucher.Config)) *harness {
+	t.Helper()
 	h := &harness{t: t, source: &source{}, core: &core{payments: map[ids.Code]event.Payment{}, contexts: map[ids.Code]ids.Context{}},
-		now: time.UnixMilli(1_800_000_000_000)}
+		now: time.UnixMilli(1_800_000_000_000), set: metrics.NewSet(), log: &bytes.Buffer{}}
 	secret, err := ids.NewSecret(make([]byte, ids.SecretLen))
 	if err != nil {
 		t.Fatal(err)
@@ -140,11 +154,10 @@ func newHarness(t *testing.T, change func(*voucher.Config)) *harness {
 	if change != nil {
 		change(&cfg)
 	}
-	h.views, err = voucher.New(cfg, h.source, h.core, func() time.Time { return h.now }, nil, nil)
+	h.views, err = voucher.New(cfg, h.source, h.core, func() time.Time { return h.now }, h.set, slog.New(slog.NewTextHandler(h.log, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.step()
 	return h
 }
 

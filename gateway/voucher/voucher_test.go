@@ -3,6 +3,7 @@ package voucher_test
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -125,6 +126,51 @@ func TestOthersAreSkippedUndecoded(t *testing.T) {
 	h.source.emit(c, payment(y, event.Pending, 1))
 	h.step()
 	h.want(h.await(h.ask(y, 0)), voucher.Ready, 1)
+	if h.log.Len() > 0 {
+		t.Errorf("another's message was decoded: %s", h.log)
+	}
+}
+
+// An id that nobody knows leaves nothing behind: to follow it means to decode
+// everything of its slot.
+func TestTheUnknownIsForgotten(t *testing.T) {
+	h := newHarness(t, nil)
+	_, y := h.order("o1", "k")
+	h.want(h.await(h.ask(y, 0)), voucher.Unconfirmed, 0)
+	var b strings.Builder
+	h.set.WritePrometheus(&b)
+	if !strings.Contains(b.String(), "tallystick_voucher_view_entries 0") || !strings.Contains(b.String(), "tallystick_voucher_view_bytes 0") {
+		t.Error(b.String())
+	}
+}
+
+// What core told before the view had found its place in the topic may be old.
+func TestWhatWasAskedBeforeTheFirstStep(t *testing.T) {
+	h := unplaced(t, nil)
+	c, y := h.order("o1", "k")
+	h.core.payments[y], h.core.contexts[y] = payment(y, event.Created, 1), c
+	h.want(h.await(h.ask(y, 0)), voucher.Processing, 1)
+	h.source.emit(c, payment(y, event.Pending, 2))
+	h.core.payments[y] = payment(y, event.Pending, 2)
+	h.step()
+	h.want(h.await(h.ask(y, 1)), voucher.Ready, 2)
+}
+
+func TestReadyLatencyIsMeasured(t *testing.T) {
+	h := newHarness(t, nil)
+	c, y := h.order("o1", "k")
+	h.views.Hold(c, y)
+	h.views.Confirm(y)
+	p := payment(y, event.Pending, 1)
+	p.AcceptedAtMillis = h.now.UnixMilli() - 250
+	h.source.emit(c, p)
+	h.source.emit(c, payment(y, event.Unknown, 2))
+	h.step()
+	var b strings.Builder
+	h.set.WritePrometheus(&b)
+	if !strings.Contains(b.String(), "tallystick_voucher_ready_seconds_sum 0.25") || !strings.Contains(b.String(), "tallystick_voucher_ready_seconds_count 1") {
+		t.Error(b.String())
+	}
 }
 
 func TestNeverOlderThanSince(t *testing.T) {
