@@ -82,7 +82,7 @@ func (d *Driver) one(ctx context.Context, o Order, repeat bool) {
 	case status == 0 || status == 504:
 		d.Stats.Unanswered.Add(1)
 		// Nobody knows: the same key again, once.
-		if a, status, err = d.Client.Pay(o); status != 202 {
+		if a, status, _ = d.Client.Pay(o); status != 202 {
 			return
 		}
 	case status != 202 || err != nil:

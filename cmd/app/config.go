@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/goccy/go-yaml"
@@ -103,7 +104,7 @@ func LoadConfig(dir string, environ []string) (Config, error) {
 	err = yaml.NewDecoder(bytes.NewReader(text), yaml.Strict()).Decode(&c)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return c, &fault.Error{Kind: fault.Invalid, Op: path, Code: "bad_key_or_value",
-			Fix: "correct the line above, or remove it to use the default", Err: fmt.Errorf("\n%s\n", yaml.FormatError(err, false, true))}
+			Fix: "correct the line above, or remove it to use the default", Err: fmt.Errorf("\n%s", strings.TrimSpace(yaml.FormatError(err, false, true)))}
 	}
 	if c == (Config{}) { // a file without any key: the decoder empties what it decodes into
 		c = DefaultConfig()

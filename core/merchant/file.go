@@ -59,7 +59,7 @@ func parse(path string, text []byte) (*Snapshot, error) {
 	s := &Snapshot{}
 	if err := yaml.NewDecoder(bytes.NewReader(text), yaml.Strict()).Decode(s); err != nil {
 		return nil, &fault.Error{Kind: fault.Invalid, Op: path, Code: "bad_key_or_value", Fix: "correct the line above",
-			Err: fmt.Errorf("\n%s\n", yaml.FormatError(err, false, true))}
+			Err: fmt.Errorf("\n%s", strings.TrimSpace(yaml.FormatError(err, false, true)))}
 	}
 	if err := checkDocument(text); err != nil {
 		return nil, fault.Wrap(path, err)

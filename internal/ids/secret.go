@@ -30,7 +30,6 @@ type Secret struct {
 // nothing but the code.
 type mac struct {
 	h   hash.Hash
-	len [8]byte
 	sum [sha256.Size]byte
 	txt [64]byte
 	str []byte

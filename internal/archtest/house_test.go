@@ -1,0 +1,148 @@
+package archtest_test
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// Sizes: about 70 and 400 are aimed at; these are where it ends.
+const (
+	functionLinesMax = 80
+	fileLinesMax     = 450
+)
+
+// longer are the exceptions, with their reasons. The list may only shrink.
+var longer = map[string]string{}
+
+func TestEveryPackageSaysWhatItIs(t *testing.T) {
+	docs := map[string]bool{}
+	for _, s := range sources(t) {
+		if s.test {
+			continue
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), filepath.Join(root, s.path), nil, parser.PackageClauseOnly|parser.ParseComments)
+		if err != nil {
+			t.Fatal(err)
+		}
+		docs[s.dir] = docs[s.dir] || f.Doc != nil && strings.TrimSpace(f.Doc.Text()) != ""
+	}
+	for dir, ok := range docs {
+		if !ok {
+			t.Errorf("package %s has no package comment", dir)
+		}
+	}
+}
+
+func TestNothingStartsByItself(t *testing.T) {
+	for _, s := range sources(t) {
+		if s.test {
+			continue
+		}
+		fset := token.NewFileSet()
+		f, err := parser.ParseFile(fset, filepath.Join(root, s.path), nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range f.Decls {
+			fn, ok := d.(*ast.FuncDecl)
+			if !ok {
+				continue
+			}
+			if fn.Recv == nil && fn.Name.Name == "init" {
+				t.Errorf("%s has an init()", s.path)
+			}
+			lines := fset.Position(fn.End()).Line - fset.Position(fn.Pos()).Line + 1
+			if name := s.path + " " + fn.Name.Name; lines > functionLinesMax && longer[name] == "" {
+				t.Errorf("%s has %d lines: at most %d", name, lines, functionLinesMax)
+			}
+		}
+		if n := len(s.lines); n > fileLinesMax && longer[s.path] == "" {
+			t.Errorf("%s has %d lines: at most %d", s.path, n, fileLinesMax)
+		}
+	}
+}
+
+// suites are packages of tests that are no _test files.
+const suites = `.*/[a-z]*test`
+
+// banned are calls that must not be made, and where they may be made all the same.
+var banned = []struct{ call, why, exceptIn string }{
+	{`time\.(Now|Since|Until)\(`, "clocks are handed in; only the deadline of a context is in the runtime's time", `cmd/.*|bench(/.*)?|channels/sandbox/sim|channels/(limit|sandbox)`},
+	{`rand\.(Int|IntN|Int64N|Float64|Shuffle|Perm)\(`, "randomness is handed in", `none`},
+	{`uuid\.(New|NewString|NewV7|NewRandom)\(`, "ids come from ids.Source", `none`},
+	{`http\.(Get|Post|DefaultClient)`, "clients have bounds", `bench(/.*)?`},
+	{`fmt\.Print(ln|f)?\(`, "libraries do not print", `cmd/tallystick|cmd/pspsim|bench(/.*)?`},
+	{`slog\.(Info|Warn|Error|Debug|Default)\(`, "loggers are handed in", `none`},
+	{`metrics\.(NewCounter|GetOrCreateCounter|NewGauge|GetOrCreateGauge|NewHistogram|GetOrCreateHistogram)\(`, "metric sets are handed in", `none`},
+	{`os\.Exit\(|log\.Fatal`, "errors are returned", `cmd/tallystick|cmd/pspsim|bench(/.*)?`},
+	{`context\.Background\(\)`, "contexts are handed in", `cmd/.*|bench(/.*)?|gateway/api`},
+}
+
+func TestBannedCalls(t *testing.T) {
+	for _, b := range banned {
+		call := regexp.MustCompile(`(^|[^.\w])(` + b.call + `)`)
+		for _, s := range sources(t) {
+			if s.test || matches(b.exceptIn, s.dir) || matches(suites, s.dir) {
+				continue
+			}
+			for n, line := range s.lines {
+				if code, _, _ := strings.Cut(line, "//"); call.MatchString(code) {
+					t.Errorf("%s:%d: %s: %s", s.path, n+1, b.why, strings.TrimSpace(line))
+				}
+			}
+		}
+	}
+}
+
+// dependencies are the modules that we import ourselves, each with its reason.
+var dependencies = map[string]string{
+	"github.com/VictoriaMetrics/metrics": "Prometheus metrics with hardly a dependency",
+	"github.com/alecthomas/kong":         "the command line",
+	"github.com/bojanz/currency":         "display of amounts, nothing else",
+	"github.com/getkin/kin-openapi":      "tests hold recorded traffic against the API's description",
+	"github.com/go-json-experiment/json": "JSON that refuses duplicate keys and bad UTF-8: what becomes encoding/json/v2",
+	"github.com/goccy/go-yaml":           "configuration, strict, with good errors",
+	"github.com/google/pprof":            "the benches read CPU profiles",
+	"github.com/google/uuid":             "the text form of UUIDs",
+	"github.com/pressly/goose/v3":        "migrations",
+	"github.com/sony/gobreaker/v2":       "circuit breakers",
+	"github.com/valyala/fasthttp":        "HTTP, in and out",
+	"go.uber.org/goleak":                 "tests that no goroutine is left",
+	"golang.org/x/time":                  "rate limits",
+	"modernc.org/sqlite":                 "the embedded stores, in Go alone",
+	"pgregory.net/rapid":                 "property tests",
+}
+
+func TestDependencies(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(root, "go.mod"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var direct []string
+	for line := range strings.Lines(string(text)) {
+		fields := strings.Fields(line)
+		if len(fields) >= 2 && strings.HasPrefix(fields[1], "v") && !strings.Contains(line, "// indirect") {
+			direct = append(direct, fields[0])
+		}
+	}
+	if len(direct) == 0 {
+		t.Fatal("go.mod lists no direct dependency: it was not read right")
+	}
+	for _, d := range direct {
+		if dependencies[d] == "" {
+			t.Errorf("%s is a new dependency: list it with its reason, or do without", d)
+		}
+	}
+	for d := range dependencies {
+		if !slices.Contains(direct, d) {
+			t.Errorf("%s is listed, and not a direct dependency any more", d)
+		}
+	}
+}
