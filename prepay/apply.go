@@ -239,7 +239,7 @@ func askNow(c *Call, nowMillis int64) bool {
 
 // orphan tells of a dispatch for a number without a row: see the package comment.
 func (p *Prepay) orphan(m *bus.Message, d *event.Dispatch) {
-	p.Metrics.GetOrCreateCounter("prepay_dispatch_orphans_total").Inc()
+	p.Metrics.GetOrCreateCounter("tallystick_prepay_dispatch_orphans_total").Inc()
 	p.Log.Error("dispatch for an unknown number is ignored", append([]any{"op", string(d.Op), "out_trade_no", d.OutTradeNo,
 		"account", d.Account, "event", m.ID}, m.Context.LogAttrs()...)...)
 }

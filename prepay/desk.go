@@ -63,7 +63,7 @@ func (p *Prepay) sweepOld(ctx context.Context, now int64) (n int, err error) {
 	}
 	for i := range old {
 		c := &old[i]
-		p.Metrics.GetOrCreateCounter("prepay_desk_total").Inc()
+		p.Metrics.GetOrCreateCounter("tallystick_prepay_desk_total").Inc()
 		p.Log.Warn("call is on the desk: no final answer yet", append([]any{"out_trade_no", c.OutTradeNo, "account", c.Account,
 			"standing", string(c.Standing), "op", string(c.Op), "next_at_millis", c.NextAtMillis,
 			"age_millis", now - c.CreatedAtMillis}, c.Context.LogAttrs()...)...)

@@ -51,7 +51,7 @@ func (p *Prepay) free(nowMillis int64) (due []DueOf, ready map[string]*channels.
 	for _, a := range accounts {
 		l := p.lane(a)
 		if l == nil {
-			p.Metrics.GetOrCreateCounter("prepay_lanes_refused_total").Inc()
+			p.Metrics.GetOrCreateCounter("tallystick_prepay_lanes_refused_total").Inc()
 			continue
 		}
 		n := p.slots(a) - l.inFlight
@@ -66,7 +66,7 @@ func (p *Prepay) free(nowMillis int64) (due []DueOf, ready map[string]*channels.
 	if len(p.lanes) > len(accounts) { // an account has gone
 		for a, l := range p.lanes {
 			if _, here := slices.BinarySearch(accounts, a); !here && l.inFlight == 0 {
-				l.metrics.clear() // its calls count as prepay_calls_without_lane from now on
+				l.metrics.clear() // its calls count as tallystick_prepay_calls_without_lane from now on
 				delete(p.lanes, a)
 			}
 		}

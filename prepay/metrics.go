@@ -24,20 +24,20 @@ func newLaneMetrics(s *metrics.Set, account string) laneMetrics {
 	for _, op := range []event.Op{event.OpPay, event.OpQuery, event.OpClose} {
 		m.calls[op] = map[channels.Result]*metrics.Counter{}
 		for _, r := range []channels.Result{channels.Done, channels.Declined, channels.NotSent, channels.Unknown} {
-			m.calls[op][r] = s.GetOrCreateCounter(fmt.Sprintf(`prepay_calls_total{account=%q,op=%q,result=%q}`, account, op, r))
+			m.calls[op][r] = s.GetOrCreateCounter(fmt.Sprintf(`tallystick_prepay_calls_total{account=%q,op=%q,result=%q}`, account, op, r))
 		}
-		m.duration[op] = s.GetOrCreatePrometheusHistogram(fmt.Sprintf(`prepay_call_duration_seconds{account=%q,op=%q}`, account, op))
+		m.duration[op] = s.GetOrCreatePrometheusHistogram(fmt.Sprintf(`tallystick_prepay_call_duration_seconds{account=%q,op=%q}`, account, op))
 	}
 	gauge := func(name string) *metrics.Gauge {
 		return s.GetOrCreateGauge(fmt.Sprintf(`%s{account=%q}`, name, account), nil)
 	}
-	m.inFlight = gauge("prepay_calls_in_flight")
-	m.sendingOldest = gauge("prepay_calls_in_flight_oldest_seconds")
-	m.due = gauge("prepay_calls_due")
-	m.dueOldest = gauge("prepay_calls_due_oldest_seconds")
-	m.waiting = gauge("prepay_calls_waiting")
-	m.unknown = gauge("prepay_calls_unknown")
-	m.desk = gauge("prepay_calls_on_desk")
+	m.inFlight = gauge("tallystick_prepay_calls_in_flight")
+	m.sendingOldest = gauge("tallystick_prepay_calls_in_flight_oldest_seconds")
+	m.due = gauge("tallystick_prepay_calls_due")
+	m.dueOldest = gauge("tallystick_prepay_calls_due_oldest_seconds")
+	m.waiting = gauge("tallystick_prepay_calls_waiting")
+	m.unknown = gauge("tallystick_prepay_calls_unknown")
+	m.desk = gauge("tallystick_prepay_calls_on_desk")
 	return m
 }
 
@@ -69,7 +69,7 @@ func (p *Prepay) figures(ctx context.Context, now int64) error {
 			lost += s.Due + s.Waiting
 		}
 	}
-	p.Metrics.GetOrCreateGauge("prepay_calls_without_lane", nil).Set(float64(lost))
+	p.Metrics.GetOrCreateGauge("tallystick_prepay_calls_without_lane", nil).Set(float64(lost))
 	for a, l := range p.lanes {
 		s := by[a]
 		l.metrics.due.Set(float64(s.Due))

@@ -412,5 +412,5 @@ func TestOrphansAreToldAndIgnored(t *testing.T) {
 	w.must(err)
 	same(t, "kept", ok, false)
 	same(t, "lines", strings.Count(w.log.String(), "unknown number is ignored"), 3)
-	same(t, "counted", w.metrics.GetOrCreateCounter("prepay_dispatch_orphans_total").Get(), 3)
+	same(t, "counted", w.metrics.GetOrCreateCounter("tallystick_prepay_dispatch_orphans_total").Get(), 3)
 }

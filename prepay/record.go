@@ -74,7 +74,7 @@ func (p *Prepay) record(batch []answer, calls []Call) (ch Change) {
 		if c == nil || c.Status != Sending || c.Tries != a.call.Tries {
 			// Another process took the call over, and asks for itself: each draw counts as
 			// a try, so that this one is not the try that the row waits for.
-			p.Metrics.GetOrCreateCounter("prepay_answers_dropped_total").Inc()
+			p.Metrics.GetOrCreateCounter("tallystick_prepay_answers_dropped_total").Inc()
 			p.Log.Error("answer to a call that is no longer ours is dropped", p.attrs(&a.call, &a.outcome)...)
 			continue
 		}

@@ -117,7 +117,7 @@ func TestLateAnswerOfAnEarlierProcess(t *testing.T) {
 			same(t, "call", []any{w.call("o").Status, w.call("o").Standing}, []any{c.want, prepay.Unknown})
 			same(t, "told", w.story(), "[pay unknown interrupted]")
 			same(t, "slots of the old", old.InFlight(), 0)
-			same(t, "counted", old.Metrics.GetOrCreateCounter("prepay_answers_dropped_total").Get(), 1)
+			same(t, "counted", old.Metrics.GetOrCreateCounter("tallystick_prepay_answers_dropped_total").Get(), 1)
 			w.must(store.Close())
 		})
 	}

@@ -175,8 +175,8 @@ func TestDesk(t *testing.T) {
 		t.Errorf("old at %d, young at %d", w.call("old").DeskAtMillis, w.call("young").DeskAtMillis)
 	}
 	same(t, "told once", strings.Count(w.log.String(), "is on the desk"), 1)
-	same(t, "counted once", w.metrics.GetOrCreateCounter("prepay_desk_total").Get(), 1)
-	same(t, "gauge", w.metrics.GetOrCreateGauge(`prepay_calls_on_desk{account="a"}`, nil).Get(), 1)
+	same(t, "counted once", w.metrics.GetOrCreateCounter("tallystick_prepay_desk_total").Get(), 1)
+	same(t, "gauge", w.metrics.GetOrCreateGauge(`tallystick_prepay_calls_on_desk{account="a"}`, nil).Get(), 1)
 	tries := w.call("old").Tries
 	w.after(day)
 	w.turn()
@@ -278,15 +278,15 @@ func TestFiguresAndLog(t *testing.T) {
 	var b strings.Builder
 	w.metrics.WritePrometheus(&b)
 	for _, line := range []string{
-		`prepay_calls_total{account="a",op="pay",result="done"} 1`,
-		`prepay_calls_total{account="a",op="pay",result="unknown"} 1`,
-		`prepay_call_duration_seconds_count{account="a",op="pay"} 2`,
-		`prepay_calls_in_flight{account="a"} 2`, `prepay_calls_in_flight{account="b"} 0`,
-		`prepay_calls_in_flight_oldest_seconds{account="a"} 2`,
-		`prepay_calls_due{account="a"} 2`, // one never drawn, and the query after the unknown
-		`prepay_calls_due_oldest_seconds{account="a"} 2`,
-		`prepay_calls_waiting{account="a"} 1`,
-		`prepay_calls_unknown{account="a"} 1`,
+		`tallystick_prepay_calls_total{account="a",op="pay",result="done"} 1`,
+		`tallystick_prepay_calls_total{account="a",op="pay",result="unknown"} 1`,
+		`tallystick_prepay_call_duration_seconds_count{account="a",op="pay"} 2`,
+		`tallystick_prepay_calls_in_flight{account="a"} 2`, `tallystick_prepay_calls_in_flight{account="b"} 0`,
+		`tallystick_prepay_calls_in_flight_oldest_seconds{account="a"} 2`,
+		`tallystick_prepay_calls_due{account="a"} 2`, // one never drawn, and the query after the unknown
+		`tallystick_prepay_calls_due_oldest_seconds{account="a"} 2`,
+		`tallystick_prepay_calls_waiting{account="a"} 1`,
+		`tallystick_prepay_calls_unknown{account="a"} 1`,
 	} {
 		if !strings.Contains(b.String(), line+"\n") {
 			t.Errorf("no line %s in:\n%s", line, b.String())
