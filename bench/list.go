@@ -1,6 +1,17 @@
 package main
 
+import (
+	"github.com/tallystick/tallystick/bench/accept"
+	"github.com/tallystick/tallystick/bench/crash"
+	"github.com/tallystick/tallystick/bench/memory"
+)
+
 // benches is the list; a new one is a folder and a line here.
 func benches() []bench {
-	return []bench{}
+	return []bench{
+		{"crash", "kill -9 under load, again and again; nothing lost, nothing paid or booked twice", crash.Bench},
+		{"accept", "cost of accepting a payment, against an echo of the same bytes", accept.Run},
+		{accept.ServerBench, "", accept.Server},
+		{"memory", "resident memory of an idle server", memory.Run},
+	}
 }

@@ -19,6 +19,7 @@ import (
 
 // bench is one of them. run declares its own flags on fs, parses args, and gives
 // the figures of the last line. It fails when what it is to show does not hold.
+// One without help is a part of another, started by it as a process.
 type bench struct {
 	name, help string
 	run        func(ctx context.Context, fs *flag.FlagSet, args []string, out io.Writer) (figures map[string]any, err error)
@@ -40,6 +41,9 @@ func run(ctx context.Context, args []string) int {
 	if i < 0 {
 		fmt.Fprintln(os.Stderr, "usage: go run ./bench NAME [-short] [-json] [flags]; `NAME -h` lists the flags of one")
 		for _, b := range all {
+			if b.help == "" {
+				continue
+			}
 			fmt.Fprintf(os.Stderr, "  %-8s %s\n", b.name, b.help)
 		}
 		return 2

@@ -1,0 +1,121 @@
+package rig
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Process is a child. Its methods, but for Stop, may be called at any time.
+type Process struct {
+	cmd  *exec.Cmd
+	done chan struct{}
+	err  error // of Wait, once done is closed
+}
+
+// Start starts a program with environment variables over our own. What it prints
+// is dropped, its log kept.
+func Start(program string, env []string, log io.Writer, args ...string) (*Process, error) {
+	p := &Process{cmd: exec.Command(program, args...), done: make(chan struct{})} //nolint:gosec,noctx // our own binary; Stop ends it
+	p.cmd.Env = append(os.Environ(), env...)
+	p.cmd.Stderr = log
+	// In a process group of its own: an interrupt from the terminal is ours, and we
+	// stop the child after its clients.
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := p.cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start %s: %w", program, err)
+	}
+	go func() {
+		p.err = p.cmd.Wait()
+		close(p.done)
+	}()
+	return p, nil
+}
+
+// Done is closed when the process has ended.
+func (p *Process) Done() <-chan struct{} { return p.done }
+
+// Stop asks the process to stop, and kills it after patience. A process that had
+// to be killed, or that says by its exit code that it failed, is an error. A
+// second call returns what the first did.
+func (p *Process) Stop(patience time.Duration) error {
+	select {
+	case <-p.done:
+		return p.err
+	default:
+	}
+	_ = p.cmd.Process.Signal(syscall.SIGTERM)
+	t := time.NewTimer(patience)
+	defer t.Stop()
+	select {
+	case <-p.done:
+		return p.err
+	case <-t.C:
+		_ = p.cmd.Process.Kill()
+		<-p.done
+		return fmt.Errorf("process %d did not stop within %s", p.cmd.Process.Pid, patience)
+	}
+}
+
+// ticksPerSecond is USER_HZ, which Linux fixes for /proc.
+const ticksPerSecond = 100
+
+// CPU is the processor time that the process has taken, user and system, to
+// within 10 ms.
+func (p *Process) CPU() (time.Duration, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
+	if err != nil {
+		return 0, err
+	}
+	// The second field is the program's name in parentheses, and may hold anything.
+	_, rest, ok := strings.Cut(string(b), ") ")
+	fields := strings.Fields(rest)
+	if !ok || len(fields) < 13 {
+		return 0, fmt.Errorf("/proc/%d/stat has %d fields", p.cmd.Process.Pid, len(fields))
+	}
+	user, err1 := strconv.ParseInt(fields[11], 10, 64)
+	system, err2 := strconv.ParseInt(fields[12], 10, 64)
+	return time.Duration(user+system) * time.Second / ticksPerSecond, errors.Join(err1, err2)
+}
+
+// RSS is the resident memory of the process in bytes, VmRSS in /proc.
+func (p *Process) RSS() (int64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(b)) {
+		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			kib, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(rest), "kB")), 10, 64)
+			return kib << 10, err
+		}
+	}
+	return 0, errors.New("no VmRSS: the process is gone")
+}
+
+// SelfCPU is the processor time of this process: load and simulator.
+func SelfCPU() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return 0 // cannot fail with these arguments
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// Build builds the product's binary into dir and gives its path.
+func Build(ctx context.Context, dir string) (string, error) {
+	path := filepath.Join(dir, "tallystick")
+	out, err := exec.CommandContext(ctx, "go", "build", "-o", path, "github.com/tallystick/tallystick/cmd/tallystick").CombinedOutput() //nolint:gosec // a temporary folder
+	if err != nil {
+		return "", fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	return path, nil
+}
