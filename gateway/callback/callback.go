@@ -16,6 +16,7 @@ import (
 	"github.com/tallystick/tallystick/internal/bus"
 	"github.com/tallystick/tallystick/internal/fault"
 	"github.com/tallystick/tallystick/internal/ids"
+	"github.com/tallystick/tallystick/internal/money"
 	"github.com/tallystick/tallystick/internal/traffic"
 )
 
@@ -143,7 +144,7 @@ func (r *Receiver) Begin(q Request) (*Receipt, channels.Ack, error) {
 	if err != nil {
 		return r.refused(&q, parser, &fault.Error{Kind: fault.Invalid, Op: "callback", Code: "callback_refused", Err: err})
 	}
-	payload := event.Encode(event.CallbackReceived{Channel: q.Channel, Account: q.Account, Event: ev, Headers: r.kept(q.Headers),
+	payload := event.Encode(event.CallbackReceived{Channel: q.Channel, Account: q.Account, Event: storable(ev), Headers: r.kept(q.Headers),
 		Raw: q.Body, ReceivedAtMillis: now.UnixMilli()})
 	ticket, err := r.d.Intake.Append(bus.Callbacks, &bus.Event{ID: r.d.IDs.New(ids.EventID), Type: event.TypeCallback,
 		Version: bus.EnvelopeVersion, Context: c, AtMillis: now.UnixMilli(), Payload: payload})
@@ -235,6 +236,20 @@ func (r *Receiver) context(ev *channels.CallbackEvent, channel string) (ids.Cont
 	c = ids.Context{BizCode: y, Merchant: unknown, OrderType: unknown, OrderScene: unknown, Institution: channel,
 		TraceID: hex.EncodeToString(trace[:]), Form: traffic.Deposit, Traffic: y.Traffic()}
 	return c, c.Validate()
+}
+
+// storable makes what a PSP said fit for JSON: some send text in other encodings,
+// and times that are none. Raw keeps the bytes as they came.
+func storable(ev channels.CallbackEvent) channels.CallbackEvent {
+	state, currency := string(ev.State), string(ev.Paid.Currency)
+	for _, s := range []*string{&ev.EventID, &ev.OutTradeNo, &state, &ev.TransactionID, &currency, &ev.Code, &ev.Attach} {
+		*s = strings.ToValidUTF8(*s, "\uFFFD")
+	}
+	ev.State, ev.Paid.Currency = channels.State(state), money.Currency(currency)
+	if ev.OccurredAt = ev.OccurredAt.UTC(); ev.OccurredAt.Year() < 1 || ev.OccurredAt.Year() > 9999 {
+		ev.OccurredAt = time.Time{} // RFC 3339 has four digits for a year
+	}
+	return ev
 }
 
 func validTraceID(s string) bool {

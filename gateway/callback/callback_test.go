@@ -264,6 +264,21 @@ func TestAcknowledgedOnlyWhenCommitted(t *testing.T) {
 	})
 }
 
+// A PSP that signs nonsense is still heard: the raw bytes are the evidence.
+func TestNonsenseIsKept(t *testing.T) {
+	h := newHarness(t)
+	h.psp.event.Attach, h.psp.event.Code, h.psp.event.EventID, h.psp.event.TransactionID = "\x8b", "\xd3\xe0", "e\xff", "t\xff"
+	h.psp.event.State, h.psp.event.Paid.Currency = "paid\xff", "CN\xff"
+	h.psp.event.OccurredAt = time.Date(12026, 1, 1, 0, 0, 0, 0, time.FixedZone("", 30))
+	if _, err := h.Receive(h.req); err != nil {
+		t.Fatal(err)
+	}
+	var c event.CallbackReceived
+	if err := event.Decode(h.intake.events[0].Payload, &c); err != nil || c.Event.EventID != "e\uFFFD" || !c.Event.OccurredAt.IsZero() {
+		t.Errorf("%+v, %v", c, err)
+	}
+}
+
 func TestHeadersAreBounded(t *testing.T) {
 	h := newHarness(t)
 	for i := range 1000 {
