@@ -22,6 +22,8 @@ type Options struct {
 	Stamp  map[string]string // see sqldb.Options
 	NoSync bool              // only the simulation may
 	Points fault.Points
+	// CommitFault fails commits; see sqldb.Options. For tests and the simulation.
+	CommitFault func() error
 	// CacheKiBMax bounds the page cache of each connection; 8,192 by default.
 	CacheKiBMax int
 	// HeldMax bounds the balances, and the accounts, held in memory between
@@ -56,7 +58,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		o.HeldMax = 50_000
 	}
 	db, err := sqldb.Open(ctx, sqldb.Options{Area: "accounting", Path: o.Path, Migrations: migrations(), Stamp: o.Stamp,
-		NoSync: o.NoSync, CacheKiBMax: o.CacheKiBMax, Points: o.Points})
+		NoSync: o.NoSync, CacheKiBMax: o.CacheKiBMax, Points: o.Points, CommitFault: o.CommitFault})
 	if err != nil {
 		return nil, err
 	}

@@ -19,7 +19,7 @@ var (
 )
 
 func config(seed uint64) sim.Config {
-	return sim.Config{Seed: seed, Orders: 16, Steps: 2500, CrashShare: 0.01}
+	return sim.Config{Seed: seed, Orders: 16, Steps: 2500, CrashShare: 0.01, FaultShare: 0.02}
 }
 
 func TestSeeds(t *testing.T) {

@@ -20,6 +20,7 @@ import (
 	"github.com/tallystick/tallystick/cmd/app"
 	"github.com/tallystick/tallystick/core/merchant"
 	"github.com/tallystick/tallystick/gateway/api"
+	"github.com/tallystick/tallystick/internal/fault"
 	"github.com/tallystick/tallystick/internal/ids"
 	"github.com/tallystick/tallystick/internal/money"
 	"github.com/tallystick/tallystick/internal/traffic"
@@ -33,6 +34,9 @@ type Config struct {
 	Steps  int    // how many steps are drawn before everything is healed
 	// CrashShare is the share of passed points at which the app is abandoned.
 	CrashShare float64
+	// FaultShare is the share of commits that fail: on a full disk, or by an fsync
+	// of which nobody knows what it did.
+	FaultShare float64
 	// Trace, if set, receives what happens, line by line.
 	Trace io.Writer
 }
@@ -54,6 +58,8 @@ type World struct {
 	auditor *Auditor
 	clients clients
 	posts   []delivery
+	broken  bool // a commit of unknown outcome: the process must stop
+	opening bool // a disk that is full while a process starts only delays the start
 }
 
 // abandoned is the panic that ends the app in the middle of something.
@@ -132,7 +138,7 @@ func (w *World) open() error {
 	w.calls, w.posts = nil, nil
 	w.clients.lose()
 	a, err := app.New(context.Background(), app.Deps{Dir: w.cfg.Dir, Config: config(), Secret: w.secret, Tokens: w.tokens, Directory: w.dir,
-		Channels: &psp{world: w}, Executor: w, Now: w.clock, Random: reader{w.rand}, Rand: w.rand, Points: w.point, NoSync: true,
+		Channels: &psp{world: w}, Executor: w, Now: w.clock, Random: reader{w.rand}, Rand: w.rand, Points: w.point, NoSync: true, CommitFault: w.commitFault,
 		Log: slog.New(slog.DiscardHandler), Metrics: metrics.NewSet()})
 	if err != nil {
 		return fmt.Errorf("open: %w", err)
@@ -143,6 +149,8 @@ func (w *World) open() error {
 
 // reopen opens the app until it is not abandoned while it opens.
 func (w *World) reopen() (err error) {
+	w.opening = true
+	defer func() { w.opening = false }()
 	for {
 		point := catch(func() { err = w.open() })
 		if point == "" {
@@ -186,6 +194,19 @@ func (w *World) point(name string) {
 	}
 }
 
+// commitFault is what a disk answers to a commit. After an fsync of unknown
+// outcome the process stops, and is started again.
+func (w *World) commitFault() error {
+	switch {
+	case w.healing || w.opening || w.rand.Float64() >= w.cfg.FaultShare:
+		return nil
+	case w.rand.IntN(3) > 0:
+		return &fault.Error{Kind: fault.Unavailable, Op: "simulation", Code: "disk_full"}
+	}
+	w.broken = true
+	return &fault.Error{Kind: fault.Internal, Op: "simulation", Code: "fsync_failed"}
+}
+
 func (w *World) trace(format string, args ...any) {
 	if w.cfg.Trace != nil {
 		_, _ = fmt.Fprintf(w.cfg.Trace, "%s "+format+"\n", append([]any{w.now.Sub(start)}, args...)...)
@@ -200,9 +221,15 @@ func (w *World) guard(what string, f func() error) (err error) {
 		return err
 	}
 	w.crashes++
-	w.trace("%s: abandoned at %s", what, point)
-	if err = w.app.Close(); err != nil {
-		return fmt.Errorf("close after a crash: %w", err)
+	return w.restart(what + ": abandoned at " + point)
+}
+
+// restart loses all that is in memory, and opens the app again.
+func (w *World) restart(why string) error {
+	w.trace("%s", why)
+	w.broken = false
+	if err := w.app.Close(); err != nil {
+		return fmt.Errorf("close before a restart: %w", err)
 	}
 	w.app = nil
 	return w.reopen()
@@ -229,6 +256,9 @@ func (w *World) Run() (err error) {
 
 // step draws one thing that may happen.
 func (w *World) step() error {
+	if w.broken {
+		return w.restart("stopped after a commit of unknown outcome")
+	}
 	switch n := w.rand.IntN(100); {
 	case n < 60:
 		s := w.steps[w.rand.IntN(len(w.steps))]
@@ -262,7 +292,7 @@ func (w *World) runStep(s app.Step) error {
 		if worked || err != nil {
 			w.trace("%s: worked %t, %v", s.Name, worked, err)
 		}
-		if err != nil {
+		if err != nil && !fault.Is(err, fault.Unavailable) && !w.broken {
 			return fmt.Errorf("%s: %w", s.Name, err)
 		}
 		return nil
@@ -283,7 +313,9 @@ func (w *World) runCall() error {
 // heal ends all faults, and steps until nothing is left to do for two days.
 func (w *World) heal() error {
 	w.healing = true
-	w.trace("healed")
+	if err := w.restart("healed"); err != nil {
+		return err
+	}
 	for _, a := range accounts() {
 		if err := w.desk.SetFaults(a, sim.Faults{AutoPayShare: 0.5, AutoPayDelayMillis: 100}); err != nil {
 			return err

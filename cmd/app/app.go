@@ -49,8 +49,10 @@ type Deps struct {
 	Rand      *rand.Rand // for jitter; used by prepay alone
 	Points    fault.Points
 	NoSync    bool // only the simulation may
-	Log       *slog.Logger
-	Metrics   *metrics.Set
+	// CommitFault fails commits of all stores; see sqldb.Options. For the simulation.
+	CommitFault func() error
+	Log         *slog.Logger
+	Metrics     *metrics.Set
 }
 
 // App is all areas, wired together in one process.

@@ -48,7 +48,7 @@ func OpenStores(ctx context.Context, d Deps) (s *Stores, err error) {
 		return nil, err
 	}
 	options := func(file string) sqldb.Options {
-		return sqldb.Options{Path: filepath.Join(dir, file), NoSync: d.NoSync, Points: d.Points, CacheKiBMax: d.Config.StoreCacheKiBMax,
+		return sqldb.Options{Path: filepath.Join(dir, file), NoSync: d.NoSync, Points: d.Points, CommitFault: d.CommitFault, CacheKiBMax: d.Config.StoreCacheKiBMax,
 			Stamp: map[string]string{"code_secret": d.Secret.Fingerprint(), "groups": strconv.Itoa(d.Config.Groups)}}
 	}
 	intake := options("intake.db")
@@ -66,7 +66,7 @@ func OpenStores(ctx context.Context, d Deps) (s *Stores, err error) {
 	}
 	o := options("accounting.db")
 	s.Accounting, err = accountingstore.Open(ctx, accountingstore.Options{Path: o.Path, Groups: d.Config.Groups, Stamp: o.Stamp, NoSync: o.NoSync,
-		Points: o.Points, CacheKiBMax: o.CacheKiBMax})
+		Points: o.Points, CommitFault: o.CommitFault, CacheKiBMax: o.CacheKiBMax})
 	done = err == nil
 	return s, err
 }
