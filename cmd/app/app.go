@@ -80,10 +80,10 @@ func New(ctx context.Context, d Deps) (a *App, err error) {
 	if a.Stores, err = OpenStores(ctx, d); err != nil {
 		return nil, err
 	}
-	done := false
+	stores, done := a.Stores, false // a return sets a
 	defer func() {
 		if !done { // also when a crash point panics
-			_ = a.Stores.Close()
+			_ = stores.Close()
 		}
 	}()
 	a.Intake, err = embedded.OpenIntake(ctx, d.Config.intake(), a.Stores.Intake, d.Now, d.Points, d.Log, func(_ string, t bus.Topic) (int64, error) {
@@ -99,6 +99,11 @@ func New(ctx context.Context, d Deps) (a *App, err error) {
 		}
 	}
 	a.buildConsumers()
+	for _, c := range a.consumers { // a store from another backup is refused before anything moves
+		if err = c.Open(ctx); err != nil {
+			return nil, err
+		}
+	}
 	a.registerGauges()
 	done = true
 	return a, nil
