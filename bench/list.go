@@ -3,6 +3,7 @@ package main
 import (
 	"github.com/tallystick/tallystick/bench/accept"
 	"github.com/tallystick/tallystick/bench/crash"
+	"github.com/tallystick/tallystick/bench/e2e"
 	"github.com/tallystick/tallystick/bench/memory"
 )
 
@@ -12,6 +13,7 @@ func benches() []bench {
 		{"crash", "kill -9 under load, again and again; nothing lost, nothing paid or booked twice", crash.Bench},
 		{"accept", "cost of accepting a payment, against an echo of the same bytes", accept.Run},
 		{accept.ServerBench, "", accept.Server},
+		{"e2e", "settled payments per second, and the CPU of each by area", e2e.Run},
 		{"memory", "resident memory of an idle server", memory.Run},
 	}
 }

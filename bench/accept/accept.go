@@ -150,13 +150,14 @@ func (b *bench) start(ctx context.Context, kind, name string, psp func(rig.Folde
 	}
 	// What is accepted may pile up: a bench of accepting is not one of draining.
 	f.Env = append(f.Env, "TALLYSTICK_INTAKE_UNREAD_BYTES_MAX=17179869184", "TALLYSTICK_INTAKE_UNREAD_AGE_MAX=1h")
+	log := filepath.Join(b.dir, name+".log")
 	switch kind {
 	case kindEcho:
-		p, err = rig.Start(b.self, nil, os.Stderr, ServerBench, "-json", "-echo", b.sample, "-listen", f.Addr, "-operator", f.OperatorAddr)
+		p, err = rig.Start(b.self, nil, log, ServerBench, "-json", "-echo", b.sample, "-listen", f.Addr, "-operator", f.OperatorAddr)
 	case kindGateway:
-		p, err = rig.Start(b.self, f.Env, os.Stderr, ServerBench, "-json", "-data", f.Dir)
+		p, err = rig.Start(b.self, f.Env, log, ServerBench, "-json", "-data", f.Dir)
 	case kindAll:
-		p, err = rig.Start(b.binary, f.Env, io.Discard, "serve", "--data", f.Dir)
+		p, err = rig.Start(b.binary, f.Env, log, "serve", "--data", f.Dir)
 	default:
 		err = fmt.Errorf("-only: no server %q", kind)
 	}

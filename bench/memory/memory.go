@@ -8,7 +8,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	"github.com/tallystick/tallystick/bench/rig"
@@ -40,7 +39,7 @@ func Run(ctx context.Context, fs *flag.FlagSet, args []string, out io.Writer) (m
 	if err != nil {
 		return nil, err
 	}
-	p, err := rig.Start(binary, folder.Env, os.Stderr, "serve", "--data", folder.Dir)
+	p, err := rig.Start(binary, folder.Env, dir+"/server.log", "serve", "--data", folder.Dir)
 	if err != nil {
 		return nil, err
 	}

@@ -80,7 +80,7 @@ func (p *Process) Ready(ctx context.Context, addr string, patience time.Duration
 		case <-p.done:
 			return fmt.Errorf("the server ended before it was ready: %w", p.err)
 		case <-ctx.Done():
-			return fmt.Errorf("the server at %s is not ready: %w", addr, err)
+			return fmt.Errorf("the server at %s is not ready: %w; the end of its log:\n%s", addr, err, tail(p.log.Name()))
 		case <-time.After(10 * time.Millisecond):
 		}
 	}

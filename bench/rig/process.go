@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,27 +16,54 @@ import (
 // Process is a child. Its methods, but for Stop, may be called at any time.
 type Process struct {
 	cmd  *exec.Cmd
+	log  *os.File
 	done chan struct{}
 	err  error // of Wait, once done is closed
 }
 
 // Start starts a program with environment variables over our own. What it prints
-// is dropped, its log kept.
-func Start(program string, env []string, log io.Writer, args ...string) (*Process, error) {
-	p := &Process{cmd: exec.Command(program, args...), done: make(chan struct{})} //nolint:gosec,noctx // our own binary; Stop ends it
+// is dropped; its log goes to a file.
+func Start(program string, env []string, logFile string, args ...string) (*Process, error) {
+	log, err := os.Create(logFile) //nolint:gosec // a temporary folder
+	if err != nil {
+		return nil, err
+	}
+	p := &Process{cmd: exec.Command(program, args...), log: log, done: make(chan struct{})} //nolint:gosec,noctx // our own binary; Stop ends it
 	p.cmd.Env = append(os.Environ(), env...)
 	p.cmd.Stderr = log
 	// In a process group of its own: an interrupt from the terminal is ours, and we
 	// stop the child after its clients.
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := p.cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start %s: %w", program, err)
+		return nil, errors.Join(fmt.Errorf("start %s: %w", program, err), log.Close())
 	}
 	go func() {
-		p.err = p.cmd.Wait()
+		if err := p.cmd.Wait(); err != nil {
+			p.err = fmt.Errorf("%s: %w; the end of its log:\n%s", filepath.Base(program), err, tail(logFile))
+		}
+		_ = log.Close()
 		close(p.done)
 	}()
 	return p, nil
+}
+
+// tail is the end of a file.
+func tail(path string) string {
+	b, err := os.ReadFile(path) //nolint:gosec // a temporary folder
+	if err != nil {
+		return err.Error()
+	}
+	return string(b[max(0, len(b)-2000):])
+}
+
+// LoggedErrors counts the lines of the log that tell of an error. It is for after
+// the end.
+func (p *Process) LoggedErrors() int {
+	b, err := os.ReadFile(p.log.Name())
+	if err != nil {
+		return 0
+	}
+	return strings.Count(string(b), `"level":"ERROR"`)
 }
 
 // Done is closed when the process has ended.
