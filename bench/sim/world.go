@@ -204,7 +204,11 @@ func (w *World) commitFault() error {
 		return &fault.Error{Kind: fault.Unavailable, Op: "simulation", Code: "disk_full"}
 	}
 	w.broken = true
-	return &fault.Error{Kind: fault.Internal, Op: "simulation", Code: "fsync_failed"}
+	kind := fault.Internal // nothing was written
+	if w.rand.IntN(2) == 0 {
+		kind = fault.Unknown // everything was
+	}
+	return &fault.Error{Kind: kind, Op: "simulation", Code: "fsync_failed"}
 }
 
 func (w *World) trace(format string, args ...any) {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 
 	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/tallystick/tallystick/channels"
 	"github.com/tallystick/tallystick/internal/ids"
@@ -177,9 +178,10 @@ type Trade struct {
 	ExpiresAtMillis  int64 `json:"expires_at_millis"`
 }
 
-// Encode gives an event's payload: the same bytes for the same value.
+// Encode gives an event's payload: the same bytes for the same value. What
+// is not UTF-8 in a PSP's text is replaced.
 func Encode(v any) []byte {
-	b, err := json.Marshal(v, json.Deterministic(true))
+	b, err := json.Marshal(v, json.Deterministic(true), jsontext.AllowInvalidUTF8(true))
 	if err != nil {
 		panic(fmt.Sprintf("core/event: %T cannot be encoded: %v", v, err)) // a bug: our own types always can
 	}

@@ -43,7 +43,8 @@ type Options struct {
 	// CommitFault, if set, is asked after the statements of each writing
 	// transaction, and an error from it is taken for the engine's answer to COMMIT,
 	// which is not run: fault.Unavailable is a full disk, all others a failed
-	// fsync. For tests and the simulation.
+	// fsync. After fault.Unknown it is run all the same, and nobody is told so. For
+	// tests and the simulation.
 	CommitFault func() error
 }
 

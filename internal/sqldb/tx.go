@@ -60,6 +60,9 @@ func (tx *Tx) Exec(query string, args ...any) (int64, error) {
 func (tx *Tx) commit() error {
 	if tx.db.fault != nil {
 		if err := tx.db.fault(); err != nil {
+			if fault.Is(err, fault.Unknown) {
+				_, _ = tx.Exec(`COMMIT`) // it worked, and nobody is told so
+			}
 			return fault.Wrap("sqldb: "+tx.db.area+": COMMIT", err)
 		}
 	}

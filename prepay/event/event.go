@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/tallystick/tallystick/channels"
 )
@@ -28,9 +29,10 @@ type Outcome struct {
 	NextAtMillis int64 `json:"next_at_millis,omitzero"`
 }
 
-// Encode gives the payload: the same bytes for the same value.
+// Encode gives the payload: the same bytes for the same value. What is not UTF-8
+// in a PSP's text is replaced.
 func (o Outcome) Encode() []byte {
-	b, err := json.Marshal(o, json.Deterministic(true))
+	b, err := json.Marshal(o, json.Deterministic(true), jsontext.AllowInvalidUTF8(true))
 	if err != nil {
 		panic(fmt.Sprintf("prepay/event: %v", err)) // a bug: our own types always can be encoded
 	}
