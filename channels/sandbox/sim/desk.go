@@ -195,12 +195,14 @@ func (d *Desk) Injected(account string) map[string]uint64 {
 	return all
 }
 
-// Find gives the record of a payment.
+// Find gives the record of a payment; false if there is none, and then only the
+// requests that came for the number.
 func (d *Desk) Find(account, outTradeNo string) (Record, bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	r, ok := d.state.Find(Key{account, outTradeNo})
-	r.Requests = d.asked[r.Key]
+	k := Key{account, outTradeNo}
+	r, ok := d.state.Find(k)
+	r.Requests = d.asked[k]
 	return r, ok
 }
 

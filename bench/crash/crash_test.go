@@ -1,0 +1,108 @@
+package crash_test
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/tallystick/tallystick/bench/crash"
+	"github.com/tallystick/tallystick/internal/fault"
+)
+
+// Every named point once and five random instants, at a load that two cores carry
+// beside other tests. What it asserts does not depend on how fast they are.
+func TestNothingIsLostPaidOrBookedTwice(t *testing.T) {
+	if testing.Short() {
+		t.Skip("kills processes for half a minute")
+	}
+	c := crash.Defaults(t.Output())
+	c.Rate = 50
+	res, err := crash.Run(t.Context(), c)
+	if err != nil {
+		t.Fatalf("%v: %+v", err, res.Violations)
+	}
+	if got, want := slices.Sorted(slices.Values(res.Points)), slices.Sorted(slices.Values(crash.Points())); !slices.Equal(got, want) {
+		t.Errorf("died at %q, want %q", got, want)
+	}
+	if res.Kills != len(crash.Points())+c.Random {
+		t.Errorf("%d kills, want %d", res.Kills, len(crash.Points())+c.Random)
+	}
+}
+
+// A point that someone adds to the code is one to die at.
+func TestEveryPointOfTheCodeIsNamed(t *testing.T) {
+	call := regexp.MustCompile(`oints\.At\((db\.area \+ )?"([a-z_.]+)"\)`)
+	found := map[string]bool{}
+	err := filepath.WalkDir("../..", func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && (d.Name() == "bench" || strings.HasPrefix(d.Name(), ".") && len(d.Name()) > 2):
+			return fs.SkipDir
+		case !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go"):
+			return nil
+		}
+		text, err := os.ReadFile(path)
+		for _, m := range call.FindAllStringSubmatch(string(text), -1) {
+			if m[1] == "" {
+				found[m[2]] = true
+				continue
+			}
+			for _, area := range []string{"intake", "core", "prepay", "accounting"} {
+				found[area+m[2]] = true
+			}
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range crash.Points() {
+		if !found[p] {
+			t.Errorf("%s is nowhere in the code", p)
+		}
+		delete(found, p)
+	}
+	for p := range found {
+		t.Errorf("%s is in the code, and nobody dies there", p)
+	}
+}
+
+func TestFlushesAreCountedByArea(t *testing.T) {
+	const trace = `123 fdatasync(7</tmp/x/data/stores/intake.db-wal>) = 0
+124 fsync(9</tmp/x/data/stores/core.db>) = 0
+123 fdatasync(7</tmp/x/data/stores/intake.db-wal> <unfinished ...>
+125 fsync(3</tmp/x/data/stores>) = 0
+123 <... fdatasync resumed>) = 0
+123 +++ exited with 0 +++
+`
+	got := crash.FlushesIn(trace)
+	if len(got) != 2 || got["intake"] != 2 || got["core"] != 1 {
+		t.Errorf("%v, want intake 2 and core 1", got)
+	}
+}
+
+func TestConfigNamesTheField(t *testing.T) {
+	for name, tc := range map[string]struct {
+		change func(*crash.Config)
+		field  string
+	}{
+		"a point that is none": {func(c *crash.Config) { c.Points = []string{"core.nowhere"} }, "-point core.nowhere"},
+		"too many kills":       {func(c *crash.Config) { c.Random = 1e6 }, "-n"},
+		"no load":              {func(c *crash.Config) { c.Rate = 0 }, "-rate"},
+		"no patience":          {func(c *crash.Config) { c.DrainMax = 0 }, "bounds"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := crash.Defaults(t.Output())
+			tc.change(&c)
+			_, err := crash.Run(t.Context(), c)
+			if !fault.Is(err, fault.Invalid) || !strings.Contains(err.Error(), tc.field) {
+				t.Errorf("%v, want an invalid %s", err, tc.field)
+			}
+		})
+	}
+}
