@@ -270,9 +270,9 @@ func (s *Server) getVoucher(x *exchange) error {
 	var token []byte
 	var seen [3]bool
 	var err error
-	x.QueryArgs().VisitAll(func(k, v []byte) {
+	for k, v := range x.QueryArgs().All() {
 		if err != nil {
-			return
+			break
 		}
 		i := -1
 		switch string(k) {
@@ -287,13 +287,13 @@ func (s *Server) getVoucher(x *exchange) error {
 			token = v
 		default:
 			err = invalid("query_invalid", clip(string(k), 64), "remove it; known are wait, since, token", nil)
-			return
+			continue
 		}
 		if seen[i] {
 			err = invalid("query_invalid", string(k), "send it once", nil)
 		}
 		seen[i] = true
-	})
+	}
 	var c Caller
 	c, authErr := s.caller(x, token)
 	if authErr != nil { // who may not ask is not told what is wrong with the question

@@ -166,7 +166,7 @@ func TestOperator(t *testing.T) {
 	set := metrics.NewSet()
 	set.NewCounter(obs.Name("tallystick_test_total", "x", "1")).Add(7)
 	obs.Latency(set, "tallystick_test_seconds").Update(0.0007)
-	if obs.Latency(set, "tallystick_test_seconds") != obs.Latency(set, "tallystick_test_seconds") {
+	if first, second := obs.Latency(set, "tallystick_test_seconds"), obs.Latency(set, "tallystick_test_seconds"); first != second {
 		t.Error("a second call gives another histogram")
 	}
 	h := obs.Operator(set)
