@@ -82,6 +82,9 @@ func Cases() []Case {
 		{"a lost end stops its group alone", lostEnd},
 		{"poison waits with its key", poison},
 		{"poison that stays poison", poisonAgain},
+		{"a replay and news take turns", replayUnderLoad},
+		{"parked is what is stored as parked", parkedOnlyWhenStored},
+		{"another log in its place is refused", replacedLog},
 		{"a full bus refuses and recovers", full},
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/tallystick/tallystick/internal/bus"
+	"github.com/tallystick/tallystick/internal/fault"
 	"github.com/tallystick/tallystick/internal/ids"
 )
 
@@ -153,13 +154,26 @@ func poisonAgain(tb testing.TB, open Open) {
 	f.publish(events)
 	sick := map[string]bool{events[2].ID: true, events[6].ID: true} // both of key 0
 	c := f.consumer(5)
-	c.Apply = f.rejecting(func(m *bus.Message) bool { return sick[m.ID] })
+	rejected := 0
+	c.Apply = f.rejecting(func(m *bus.Message) bool {
+		if sick[m.ID] {
+			rejected++
+		}
+		return sick[m.ID]
+	})
 	f.drain(c)
 	for range 2 { // nothing changes while the first stays poison, whoever asks
 		f.requestReplay(events[0].Context.BizCode, 5)
 		c.CheckReplays()
 		f.drain(c)
 		f.sameByKey(events2(events, 2, 12), f.parked())
+	}
+	for range 4 { // who did not ask again is not tried again
+		c.CheckReplays()
+		f.drain(c)
+	}
+	if rejected != 3 {
+		f.Errorf("poison was tried %d times: once at first, and once for each of two requests", rejected)
 	}
 	delete(sick, events[2].ID) // the replay now comes as far as the second
 	f.requestReplay(events[0].Context.BizCode, 5)
@@ -182,4 +196,84 @@ func events2(events []bus.Event, from, to int) []bus.Event {
 		out = append(out, events[i])
 	}
 	return out
+}
+
+// replaced is a source whose log ends elsewhere than it did.
+type replaced struct {
+	bus.Source
+	head func(bus.Place) bus.Place
+}
+
+func (r replaced) Head(group int) bus.Place { return r.head(r.Source.Head(group)) }
+
+func replacedLog(tb testing.TB, open Open) {
+	f := newFixture(tb, open)
+	for i := range 3 {
+		f.publish(Events(string(rune('a'+i)), 9, 9))
+	}
+	f.drain(f.consumer(10))
+	for name, head := range map[string]func(bus.Place) bus.Place{
+		"empty":   func(bus.Place) bus.Place { return bus.Place{} },
+		"shorter": func(p bus.Place) bus.Place { return bus.Place{Epoch: p.Epoch, Seq: max(0, p.Seq-1)} },
+		"newer":   func(p bus.Place) bus.Place { return bus.Place{Epoch: p.Epoch + 1, Seq: p.Seq + 5} },
+	} {
+		c := f.consumer(10)
+		c.Source = replaced{f.Source, head}
+		if worked, err := c.Step(f.Context()); worked || !fault.Is(err, fault.Conflict) {
+			f.Errorf("%s log: %v, %v; want a conflict", name, worked, err)
+		}
+	}
+	f.allOnce()
+}
+
+func replayUnderLoad(tb testing.TB, open Open) {
+	f := newFixture(tb, open)
+	events := Events("a", 4, 2)
+	f.publish(events)
+	sick := true
+	c := f.consumer(100)
+	c.Apply = f.rejecting(func(m *bus.Message) bool { return sick && m.ID == events[0].ID })
+	f.drain(c)
+	sick = false
+	f.requestReplay(events[0].Context.BizCode, 2)
+	c.CheckReplays()
+	for i := range 4 {
+		f.publish(Events(string(rune('b'+i)), 2, 2)[1:]) // there is always news, of another key
+		if _, err := c.Step(f.Context()); err != nil {
+			f.Fatalf("consume: %v", err)
+		}
+	}
+	if p := f.parked(); len(p) != 0 {
+		f.Errorf("%d messages wait for a replay until there is no news", len(p))
+	}
+	if n := len(f.effects()); n < 5 {
+		f.Errorf("%d effects: a replay held up the news", n)
+	}
+	f.drain(c)
+	f.allOnce()
+}
+
+func parkedOnlyWhenStored(tb testing.TB, open Open) {
+	f := newFixture(tb, open)
+	events := Events("a", 6, 2)
+	f.publish(events)
+	c := f.consumer(100)
+	poisonous := f.rejecting(func(m *bus.Message) bool { return m.ID == events[2].ID })
+	c.Apply = func(ctx context.Context, b *bus.Batch) error {
+		if len(b.Parked) > 0 {
+			return errors.New("the test fails the transaction that parks")
+		}
+		return poisonous(ctx, b)
+	}
+	for range 3 {
+		if _, err := c.Step(f.Context()); err == nil {
+			f.Errorf("a failed batch was reported as applied")
+		}
+	}
+	c.Apply = f.Apply // the cause is gone
+	f.drain(c)
+	if p := f.parked(); len(p) != 0 {
+		f.Errorf("%d messages parked for a poison that was never stored", len(p))
+	}
+	f.allOnce()
 }

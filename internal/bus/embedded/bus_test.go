@@ -16,6 +16,9 @@ import (
 	"github.com/tallystick/tallystick/internal/sqldb"
 )
 
+// errFull is a full disk, as the store reports it.
+var errFull = fault.New(fault.Unavailable, "test", "disk full")
+
 var errRollback = errors.New("the test rolls back")
 
 func clock() time.Time { return time.UnixMilli(1_700_000_000_000) }
