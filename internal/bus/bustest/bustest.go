@@ -83,6 +83,7 @@ func Cases() []Case {
 		{"poison waits with its key", poison},
 		{"poison that stays poison", poisonAgain},
 		{"a replay and news take turns", replayUnderLoad},
+		{"a replay that fails holds up nobody", failingReplay},
 		{"parked is what is stored as parked", parkedOnlyWhenStored},
 		{"another log in its place is refused", replacedLog},
 		{"a full bus refuses and recovers", full},

@@ -296,6 +296,11 @@ func fences(tb testing.TB, open Open) {
 			}
 		}
 	}
+	for i, c := range consumers { // one that was fenced has started again from the stored places
+		if err := drain(f.Context(), c); err != nil {
+			f.Errorf("consumer %d does not find back: %v", i, err)
+		}
+	}
 	f.allOnce()
 	if fenced == 0 {
 		f.Errorf("no consumer was ever fenced: both moved the same place")

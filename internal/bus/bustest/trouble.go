@@ -246,9 +246,37 @@ func replayUnderLoad(tb testing.TB, open Open) {
 	if p := f.parked(); len(p) != 0 {
 		f.Errorf("%d messages wait for a replay until there is no news", len(p))
 	}
-	if n := len(f.effects()); n < 5 {
-		f.Errorf("%d effects: a replay held up the news", n)
+	f.drain(c)
+	f.allOnce()
+}
+
+func failingReplay(tb testing.TB, open Open) {
+	f := newFixture(tb, open)
+	events := Events("a", 4, 2)
+	f.publish(events)
+	c := f.consumer(100)
+	c.Apply = f.rejecting(func(m *bus.Message) bool { return m.ID == events[0].ID })
+	f.drain(c)
+	f.requestReplay(events[0].Context.BizCode, 2)
+	c.CheckReplays()
+	c.Apply = func(ctx context.Context, b *bus.Batch) error {
+		if len(b.Replays) > 0 {
+			return errors.New("the test fails every replay")
+		}
+		return f.Apply(ctx, b)
 	}
+	f.publish(Events("b", 2, 2)[1:])
+	failed := 0
+	for range 4 {
+		if _, err := c.Step(f.Context()); err != nil {
+			failed++
+		}
+	}
+	if n := len(f.effects()); n != 3 || failed == 0 {
+		f.Errorf("%d effects, want 3; the replay failed %d times: it must hold up nobody, and be tried again", n, failed)
+	}
+	c.Apply = f.Apply
+	f.drain(c)
 	f.drain(c)
 	f.allOnce()
 }
