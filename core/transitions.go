@@ -18,7 +18,7 @@ func Transitions() map[event.Status][]event.Status {
 		event.Created:    {event.Dispatched, event.Succeeded, event.Closed, event.Expired, event.Rejected},
 		event.Dispatched: {event.Pending, event.Unknown, event.Succeeded, event.Declined, event.Closed, event.Expired},
 		event.Pending:    {event.Succeeded, event.Declined, event.Closed, event.Expired},
-		event.Unknown:    {event.Dispatched, event.Pending, event.Succeeded, event.Declined, event.Closed, event.Expired},
+		event.Unknown:    {event.Pending, event.Succeeded, event.Declined, event.Closed, event.Expired},
 		event.Succeeded:  {},
 		event.Declined:   {},
 		event.Closed:     {},

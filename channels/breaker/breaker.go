@@ -1,5 +1,5 @@
 // Package breaker stops calling a channel account that fails, for a while. It
-// sits between limit (outside) and the bulkhead of prepay (inside).
+// sits inside limit; the bulkhead, prepay's slots, is around both.
 //
 // Payments have one breaker, queries and closes another: asking what became of a
 // payment must go on while new payments fail, and must not be what reopens them.

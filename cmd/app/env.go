@@ -15,7 +15,7 @@ import (
 const envPrefix = "TALLYSTICK_"
 
 // override puts environment variables in the place of configuration keys:
-// gateway.listen is TALLYSTICK_GATEWAY_LISTEN, intake.unreadBytesMax is
+// gateway.listen is TALLYSTICK_GATEWAY_LISTEN, intake.unread_bytes_max is
 // TALLYSTICK_INTAKE_UNREAD_BYTES_MAX. A variable that names no key is refused.
 func override(cfg any, environ []string) error {
 	fields := map[string]reflect.Value{}
@@ -58,24 +58,16 @@ func collect(v reflect.Value, prefix string, into map[string]reflect.Value) {
 	}
 }
 
-// nearest is the variable that shares most of its words with the given name.
+// nearest is the variable that begins most like the given name.
 func nearest(name string, fields map[string]reflect.Value) string {
-	words := strings.Split(name, "_")
 	best, most := "", -1
-	var names []string
-	for n := range fields {
-		names = append(names, n)
-	}
-	slices.Sort(names)
-	for _, n := range names {
-		shared := 0
-		for _, w := range strings.Split(n, "_") {
-			if slices.Contains(words, w) {
-				shared++
-			}
+	for _, n := range slices.Sorted(maps.Keys(fields)) {
+		same := 0
+		for same < min(len(n), len(name)) && n[same] == name[same] {
+			same++
 		}
-		if shared > most {
-			best, most = n, shared
+		if same > most || same == most && len(n) < len(best) {
+			best, most = n, same
 		}
 	}
 	return best

@@ -19,15 +19,23 @@ func openStates() []event.Status {
 
 // gauges are figures that are read from stores every few seconds.
 type gauges struct {
-	mu   sync.Mutex
-	open map[event.Status]core.Age
+	mu     sync.Mutex
+	open   map[event.Status]core.Age
+	parked map[string]int64 // by area
 }
 
 // gaugesEvery is how old the figures of open payment orders may be.
 const gaugesEvery = 2 * time.Second
 
 func (a *App) registerGauges() {
-	a.gauges.open = map[event.Status]core.Age{}
+	a.gauges.open, a.gauges.parked = map[event.Status]core.Age{}, map[string]int64{}
+	for area := range a.Stores.Parked() {
+		a.Metrics.GetOrCreateGauge(`tallystick_parked_messages{area="`+area+`"}`, func() float64 {
+			a.gauges.mu.Lock()
+			defer a.gauges.mu.Unlock()
+			return float64(a.gauges.parked[area])
+		})
+	}
 	for _, s := range openStates() {
 		label := `{status="` + string(s) + `"}`
 		a.Metrics.GetOrCreateGauge(`tallystick_core_open_payments`+label, func() float64 { return float64(a.Open(s).Orders) })
@@ -65,17 +73,8 @@ func (a *App) runGauges(ctx context.Context) error {
 	tick := time.NewTicker(gaugesEvery)
 	defer tick.Stop()
 	for {
-		ages, err := a.Stores.Core.Open(ctx)
-		if err != nil && ctx.Err() == nil {
+		if err := a.readGauges(ctx); err != nil && ctx.Err() == nil {
 			a.Log.Error("gauges not read", "error", err)
-		}
-		if err == nil {
-			a.gauges.mu.Lock()
-			clear(a.gauges.open)
-			for _, o := range ages {
-				a.gauges.open[o.Status] = o
-			}
-			a.gauges.mu.Unlock()
 		}
 		select {
 		case <-ctx.Done():
@@ -83,6 +82,27 @@ func (a *App) runGauges(ctx context.Context) error {
 		case <-tick.C:
 		}
 	}
+}
+
+func (a *App) readGauges(ctx context.Context) error {
+	ages, err := a.Stores.Core.Open(ctx)
+	if err != nil {
+		return err
+	}
+	parked := map[string]int64{}
+	for area, p := range a.Stores.Parked() {
+		if parked[area], err = p.Count(ctx); err != nil {
+			return err
+		}
+	}
+	a.gauges.mu.Lock()
+	defer a.gauges.mu.Unlock()
+	clear(a.gauges.open)
+	for _, o := range ages {
+		a.gauges.open[o.Status] = o
+	}
+	a.gauges.parked = parked
+	return nil
 }
 
 // probes are what /readyz asks for.

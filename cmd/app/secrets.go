@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
@@ -78,7 +79,7 @@ func (s Secrets) Code() (*ids.Secret, error) {
 // PSP is the key that a channel account names.
 func (s Secrets) PSP(keyName string) ([]byte, error) { return s.read(pspPrefix + keyName) }
 
-// Tokens are all client token keys by key id; the greatest key id signs.
+// Tokens are all client token keys by key id; the newest signs.
 func (s Secrets) Tokens() (map[string][]byte, error) {
 	names := map[string]bool{}
 	files, err := filepath.Glob(filepath.Join(s.dir, tokenPrefix+"*"+keyFileExt))
@@ -105,13 +106,13 @@ func (s Secrets) Tokens() (map[string][]byte, error) {
 	return out, nil
 }
 
-// newestKey is the key id that signs.
+// newestKey is the key id that signs: 10 comes after 9, and 2026-11 after 2026-10.
 func newestKey(keys map[string][]byte) string {
 	var kids []string
 	for kid := range keys {
 		kids = append(kids, kid)
 	}
-	return slices.Max(kids)
+	return slices.MaxFunc(kids, func(a, b string) int { return cmp.Or(cmp.Compare(len(a), len(b)), cmp.Compare(a, b)) })
 }
 
 // writeSecret makes a secret that does not exist yet.

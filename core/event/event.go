@@ -170,7 +170,7 @@ type Trade struct {
 	OrderID  string       `json:"order_id"`
 	Amount   money.Amount `json:"amount"`
 	Paid     money.Amount `json:"paid"`
-	Status   string       `json:"status"` // "open", "paid", "closed"
+	Status   string       `json:"status"` // "void" (nothing accepted yet), "open", "paid"
 	Version  int64        `json:"version"`
 	Payments []Payment    `json:"payments"`
 	// AcceptedAtMillis and ExpiresAtMillis are those of the first accepted intent.

@@ -120,7 +120,7 @@ func (s *Store) verifyGroup(ctx context.Context, group int, r *core.Report) erro
 // and that nothing follows a final state.
 func (s *Store) fold(ctx context.Context, group int, r *core.Report) (map[ids.Code]folded, error) {
 	log := map[ids.Code]folded{}
-	src := s.log.Source(bus.Payments)
+	src := s.log.Stored(bus.Payments)
 	for at := (bus.Place{}); ; {
 		msgs, err := src.Read(ctx, group, at, verifyPage)
 		if err != nil || len(msgs) == 0 {

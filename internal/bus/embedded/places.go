@@ -197,6 +197,14 @@ func (p Places) List(ctx context.Context, where string, args ...any) ([]Parked, 
 	return out, fault.Wrap("list parked", err)
 }
 
+// Count is the number of parked messages.
+func (p Places) Count(ctx context.Context) (n int64, err error) {
+	err = p.DB.Read(ctx, func(tx *sqldb.Tx) error {
+		return tx.Query(`SELECT count(*) FROM parked`, nil, func(scan sqldb.Scan) error { return scan(&n) })
+	})
+	return n, fault.Wrap("count parked", err)
+}
+
 // RequestReplay asks for the parked messages of one key to be applied again, by
 // the consumer, in order. It gives the number of messages asked for; 0 means
 // that the key has none.
