@@ -1,6 +1,6 @@
 // Package limit keeps calls of a channel account under the rate that its PSP
-// allows. It is the outermost decorator: limit, then breaker, then (in prepay) the
-// bulkhead. So what the limiter refuses is no failure for the breaker, and what
+// allows. It is the outer decorator, the breaker the inner one; the bulkhead,
+// prepay's slots, is around both. So what the limiter refuses is no failure for the breaker, and what
 // the breaker refuses has cost a token, which is cheap, as it says that the PSP is
 // down anyway.
 package limit
