@@ -4,19 +4,26 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 
 	"github.com/tallystick/tallystick/internal/ids"
 	"github.com/tallystick/tallystick/internal/traffic"
 )
 
-// AppendRecord appends an event in the intake's framing: its length as four bytes,
-// little-endian, the envelope version as one byte, then each string with its length as
-// a uvarint before it (id, type, the context in the order of ids.Columns), the
-// time as a varint, and the payload as the rest. Golden bytes are kept for each
-// version in testdata.
+// recordHeadLen is the length and the checksum before a record, in bytes.
+const recordHeadLen = 8
+
+// castagnoli is the polynomial that processors have an instruction for.
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// AppendRecord appends an event in the intake's framing: its length and the
+// CRC-32C of what follows, as four bytes each, little-endian; the envelope
+// version as one byte, then each string with its length as a uvarint before it
+// (id, type, the context in the order of ids.Columns), the time as a varint, and
+// the payload as the rest. Golden bytes are kept for each version in testdata.
 func AppendRecord(dst []byte, e *Event) []byte {
 	start := len(dst)
-	dst = append(dst, 0, 0, 0, 0) // room for the length, as a fixed four bytes
+	dst = append(dst, 0, 0, 0, 0, 0, 0, 0, 0) // room for the length and the checksum
 	dst = append(dst, byte(e.Version))
 	c := &e.Context
 	for _, s := range [...]string{e.ID, e.Type, string(c.BizCode), c.Merchant, c.OrderType, c.OrderScene,
@@ -26,23 +33,26 @@ func AppendRecord(dst []byte, e *Event) []byte {
 	}
 	dst = binary.AppendVarint(dst, e.AtMillis)
 	dst = append(dst, e.Payload...)
-	binary.LittleEndian.PutUint32(dst[start:], uint32(len(dst)-start-4)) //nolint:gosec // bounded by the batch's bytes
+	body := dst[start+recordHeadLen:]
+	binary.LittleEndian.PutUint32(dst[start:], uint32(len(body))) //nolint:gosec // bounded by the batch's bytes
+	binary.LittleEndian.PutUint32(dst[start+4:], crc32.Checksum(body, castagnoli))
 	return dst
 }
 
 var errRecord = errors.New("bus: damaged record")
 
-// ParseRecords is the inverse of a series of AppendRecord. The payloads share
-// body's memory.
+// ParseRecords is the inverse of a series of AppendRecord. A record that is
+// damaged, be it in a single bit, or of a version that this build does not read,
+// fails all of them. The payloads share body's memory.
 func ParseRecords(body []byte) ([]Event, error) {
 	var out []Event
 	for len(body) > 0 {
-		if len(body) < 5 {
+		if len(body) <= recordHeadLen {
 			return nil, errRecord
 		}
-		n := binary.LittleEndian.Uint32(body)
-		body = body[4:]
-		if uint64(n) > uint64(len(body)) || n == 0 {
+		n, sum := binary.LittleEndian.Uint32(body), binary.LittleEndian.Uint32(body[4:])
+		body = body[recordHeadLen:]
+		if uint64(n) > uint64(len(body)) || n == 0 || crc32.Checksum(body[:n], castagnoli) != sum {
 			return nil, errRecord
 		}
 		e, err := parseRecord(body[:n])
