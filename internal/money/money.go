@@ -49,14 +49,21 @@ func (a Amount) String() string { return fmt.Sprintf("%d %s", a.Minor, a.Currenc
 
 // Add gives a + b, or ErrCurrency or ErrOverflow.
 func (a Amount) Add(b Amount) (Amount, error) {
-	if a.Currency != b.Currency || a.Currency == "" {
-		return Amount{}, fmt.Errorf("%w: %q and %q", ErrCurrency, string(a.Currency), string(b.Currency))
+	if err := a.sameCurrency(b); err != nil {
+		return Amount{}, err
 	}
 	sum := a.Minor + b.Minor
 	if (a.Minor > 0 && b.Minor > 0 && sum <= 0) || (a.Minor < 0 && b.Minor < 0 && sum >= 0) {
 		return Amount{}, ErrOverflow
 	}
 	return Amount{sum, a.Currency}, nil
+}
+
+func (a Amount) sameCurrency(b Amount) error {
+	if a.Currency != b.Currency || a.Currency == "" {
+		return fmt.Errorf("%w: %q and %q", ErrCurrency, string(a.Currency), string(b.Currency))
+	}
+	return nil
 }
 
 // Neg gives -a, or ErrOverflow for the smallest integer.
@@ -69,11 +76,14 @@ func (a Amount) Neg() (Amount, error) {
 
 // Sub gives a - b, or ErrCurrency or ErrOverflow.
 func (a Amount) Sub(b Amount) (Amount, error) {
-	n, err := b.Neg()
-	if err != nil {
+	if err := a.sameCurrency(b); err != nil {
 		return Amount{}, err
 	}
-	return a.Add(n)
+	diff := a.Minor - b.Minor
+	if (a.Minor >= 0 && b.Minor < 0 && diff < 0) || (a.Minor < 0 && b.Minor > 0 && diff >= 0) {
+		return Amount{}, ErrOverflow
+	}
+	return Amount{diff, a.Currency}, nil
 }
 
 // Rate is a proportion in parts per million: 6,000 is 0.6 %.
