@@ -34,6 +34,7 @@ type topicLog struct {
 
 	mu    sync.Mutex
 	heads []bus.Place
+	tails []tail // by group
 	wakes map[chan struct{}]bool
 }
 
@@ -46,18 +47,20 @@ func NewLog(db *sqldb.DB, groups int, topics ...bus.Topic) *Log {
 	l := &Log{db: db, groups: groups, topics: map[bus.Topic]*topicLog{}}
 	for _, t := range topics {
 		l.topics[t] = &topicLog{log: l, topic: t, table: "log_" + string(t), columns: append([]string{"id"}, eventColumns...),
-			heads: make([]bus.Place, groups), wakes: map[chan struct{}]bool{}}
+			heads: make([]bus.Place, groups), tails: make([]tail, groups), wakes: map[chan struct{}]bool{}}
 	}
 	return l
 }
 
-// Source reads one of the log's topics.
+// Source reads one of the log's topics: what this process has just committed from
+// memory, all else from the database. Messages are shared: nobody changes a payload.
 func (l *Log) Source(t bus.Topic) bus.Source { return l.topics[t] }
 
 // Emit appends events to a topic as the last statements of the transaction that
 // changes the state they tell of. Sequences come from a counter row per (topic,
 // group), updated right here, so that their order is commit order, without
-// gaps. Readers are woken after the commit.
+// gaps. Readers are woken after the commit. The payloads are kept, and must not
+// be changed any more.
 func (l *Log) Emit(tx *sqldb.Tx, topic bus.Topic, events []bus.Event) error {
 	if len(events) == 0 {
 		return nil
@@ -108,7 +111,12 @@ func (l *Log) Emit(tx *sqldb.Tx, topic bus.Topic, events []bus.Event) error {
 	if err != nil {
 		return fault.Wrap(op, err)
 	}
-	tx.OnCommit(func() { t.advance(moved, heads) })
+	tx.OnCommit(func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.remember(events, heads, count)
+		t.advance(moved, heads)
+	})
 	return nil
 }
 
@@ -135,9 +143,8 @@ func eventTargets(e *bus.Event) []any {
 	return append(append([]any{&e.ID, &e.Type, &e.Version, &e.AtMillis}, e.Context.Targets()...), &e.Payload)
 }
 
+// advance moves heads, never back, and wakes the readers; t.mu is held.
 func (t *topicLog) advance(groups []int, heads []bus.Place) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	for _, g := range groups {
 		if heads[g].Seq > t.heads[g].Seq {
 			t.heads[g] = heads[g]
@@ -182,11 +189,20 @@ func (t *topicLog) Refresh(ctx context.Context) error {
 	if err != nil {
 		return fault.Wrap("refresh heads", err)
 	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	t.advance(groups, heads)
 	return nil
 }
 
 func (t *topicLog) Read(ctx context.Context, group int, after bus.Place, limit int) ([]bus.Message, error) {
+	if msgs := t.held(group, after, limit); len(msgs) > 0 {
+		return msgs, nil
+	}
+	return t.stored(ctx, group, after, limit)
+}
+
+func (t *topicLog) stored(ctx context.Context, group int, after bus.Place, limit int) ([]bus.Message, error) {
 	var out []bus.Message
 	epoch := t.Head(group).Epoch
 	err := t.log.db.Read(ctx, func(tx *sqldb.Tx) error {
