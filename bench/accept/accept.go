@@ -37,6 +37,7 @@ type bench struct {
 	rounds      int
 	warm, width time.Duration
 	sample      string // file of a 202 as the gateway writes it
+	profiles    string // folder; empty for none
 	windows     map[string][]window
 	violations  []string
 }
@@ -58,6 +59,7 @@ func Run(ctx context.Context, fs *flag.FlagSet, args []string, out io.Writer) (m
 	fs.IntVar(&b.rounds, "rounds", 5, "turns of each server")
 	only := fs.String("only", "", "one server instead of all: echo, gateway or all")
 	fs.DurationVar(&b.width, "for", 5*time.Second, "length of a window")
+	fs.StringVar(&b.profiles, "profiles", "", "folder to keep the servers' CPU profiles in; costs the server a little")
 	if err := fs.Parse(args); err != nil {
 		return nil, err
 	}
@@ -191,7 +193,9 @@ func (b *bench) turn(ctx context.Context, kind string, round int) (err error) {
 		return errors.Join(err, p.Stop(time.Second))
 	}
 	defer c.close()
+	profiled := b.profile(ctx, f, fmt.Sprintf("%s-%d.pprof", kind, round+1))
 	w, err := b.measure(ctx, c, p, f)
+	err = errors.Join(err, <-profiled)
 	if kind != kindEcho {
 		err = errors.Join(err, backlog(ctx, &w, f))
 	}
@@ -252,6 +256,24 @@ func (b *bench) measure(ctx context.Context, c *client, p *rig.Process, f rig.Fo
 	r := &c.result
 	return window{perSecond: n / took.Seconds(), p50Millis: millis(r.latency.Quantile(.5)), p99Millis: millis(r.latency.Quantile(.99)),
 		cpuMicros: float64((cpu1 - cpu0).Microseconds()) / n, allocs: (allocs1 - allocs0) / n, repeats: r.repeats, limited: r.limited, shed: r.shed}, nil
+}
+
+// profile takes a CPU profile of a server's window, if that is asked for.
+func (b *bench) profile(ctx context.Context, f rig.Folder, name string) <-chan error {
+	done := make(chan error, 1)
+	if b.profiles == "" {
+		done <- nil
+		return done
+	}
+	go func() {
+		time.Sleep(b.warm)
+		raw, err := rig.Profile(ctx, f.OperatorAddr, b.width)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(b.profiles, name), raw, 0o600)
+		}
+		done <- err
+	}()
+	return done
 }
 
 func millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1e3 }

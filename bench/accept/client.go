@@ -13,7 +13,7 @@ import (
 	"github.com/tallystick/tallystick/bench/load"
 )
 
-// repeatEvery: every so many-th request of a connection is the one before again.
+// repeatEvery: every so many-th request repeats the one before on its connection.
 const repeatEvery = 100
 
 // responseBytesMax bounds a response with its head.
@@ -32,6 +32,7 @@ type client struct {
 	epoll  int
 	conns  []conn
 	open   int // connections with a request under way
+	sent   int // requests
 	result result
 	// vouchers checks that a repeat gets the first one's voucher; an echo can't.
 	vouchers bool
@@ -43,8 +44,7 @@ type conn struct {
 	req    request
 	in     []byte
 	n      int // bytes in in
-	order  int
-	count  int // requests sent
+	order  int // of the last request
 	repeat bool
 	sent   time.Time
 }
@@ -146,8 +146,8 @@ func (c *client) run() error {
 
 // next sends a connection's next request.
 func (c *client) next(k *conn) error {
-	k.count++
-	k.repeat = k.count%repeatEvery == 0 && c.result.fates[k.order].status == 202
+	c.sent++
+	k.repeat = c.sent > len(c.conns) && c.sent%repeatEvery == 0 && c.result.fates[k.order].status == 202
 	if !k.repeat {
 		k.order = len(c.result.fates)
 		c.result.fates = append(c.result.fates, fate{})

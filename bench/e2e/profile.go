@@ -26,7 +26,6 @@ var areas = [...]struct{ area, prefix string }{
 	{"prepay", module + "prepay."}, {"prepay", module + "prepay/sqlstore."},
 	{"channels", module + "channels/"},
 	{"accounting", module + "accounting."}, {"accounting", module + "accounting/rules."}, {"accounting", module + "accounting/sqlstore."},
-	{"wiring", module + "cmd/app."},
 }
 
 // otherAreas are looked for, in this order, when none of ours is on the stack.
@@ -34,6 +33,7 @@ var otherAreas = [...]struct{ area, prefix string }{
 	{"garbage collector", "runtime.gcBgMarkWorker"}, {"garbage collector", "runtime.bgsweep"}, {"garbage collector", "runtime.bgscavenge"},
 	{"topics", module + "internal/bus"},
 	{"http server", "github.com/valyala/fasthttp."},
+	{"wiring", module + "cmd/app."},
 	{"profiler", "runtime/pprof."}, {"profiler", "runtime.sigprof"},
 	{"scheduler", "runtime."},
 }

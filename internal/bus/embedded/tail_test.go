@@ -89,7 +89,7 @@ func TestMemoryTellsWhatTheDatabaseTells(t *testing.T) {
 			case 1:
 				commit = false
 			}
-			l.emit(rt, through, rapid.IntRange(1, 150).Draw(rt, "events"), rapid.SampledFrom([]int{10, 10, 3_000}).Draw(rt, "bytes"), commit)
+			l.emit(rt, through, rapid.IntRange(1, 150).Draw(rt, "events"), rapid.SampledFrom([]int{10, 10, 10, 20_000}).Draw(rt, "bytes"), commit)
 			if err := l.log.Source(tailTopic).Refresh(context.Background()); err != nil {
 				rt.Fatal(err)
 			}
@@ -124,5 +124,32 @@ func TestFreshMessagesAreReadFromMemory(t *testing.T) {
 	}
 	if n := l.db.Statements() - before; n != 0 || read != 100 {
 		t.Errorf("%d messages were read with %d statements, want 100 with none", read, n)
+	}
+}
+
+// Memory is bounded: what is older is read from the database, and nothing is
+// missing between the two.
+func TestOldMessagesAreNotHeld(t *testing.T) {
+	for _, c := range []struct {
+		name          string
+		batches, size int
+	}{{"by number", 6, 10}, {"by bytes", 1, 8_000}} {
+		t.Run(c.name, func(t *testing.T) {
+			l := openTailed(t, t.TempDir(), 1)
+			defer l.db.Close() //nolint:errcheck // a temporary file
+			for range c.batches {
+				l.emit(t, l.log, 500, c.size, true)
+			}
+			src, before := l.log.Source(tailTopic), l.db.Statements()
+			old, err := src.Read(t.Context(), 0, bus.Place{}, 10_000)
+			if err != nil || len(old) != 500*c.batches || l.db.Statements() == before {
+				t.Fatalf("from the start: %d messages with %d statements, %v", len(old), l.db.Statements()-before, err)
+			}
+			before = l.db.Statements()
+			fresh, err := src.Read(t.Context(), 0, old[len(old)-11].Place, 10)
+			if err != nil || l.db.Statements() != before || !reflect.DeepEqual(fresh, old[len(old)-10:]) {
+				t.Errorf("the last ten: %d messages with %d statements, %v", len(fresh), l.db.Statements()-before, err)
+			}
+		})
 	}
 }
