@@ -77,6 +77,7 @@ func Bench(ctx context.Context, fs *flag.FlagSet, args []string, out io.Writer) 
 	fs.Uint64Var(&c.Seed, "seed", c.Seed, "seed of the kills, the orders and the PSPs' faults")
 	fs.Float64Var(&c.Rate, "rate", c.Rate, "payments offered per second")
 	fs.BoolVar(&c.Flushes, "flushes", true, "count flushes under strace first")
+	fs.DurationVar(&c.DrainMax, "drain", c.DrainMax, "how long what is under way may take to end")
 	fs.BoolVar(&c.Keep, "keep", false, "leave the data folder")
 	if err := fs.Parse(args); err != nil {
 		return nil, err
@@ -158,7 +159,7 @@ func Run(ctx context.Context, c Config) (Result, error) {
 	case len(res.Violations) > 0:
 		r.explain()
 		return res, fmt.Errorf("%d violations", len(res.Violations))
-	case res.Acknowledged < 10*max(1, res.Kills):
+	case res.Acknowledged < enough(res.Kills):
 		return res, fmt.Errorf("only %d vouchers over %d kills: this shows nothing", res.Acknowledged, res.Kills)
 	}
 	return res, nil
@@ -180,6 +181,10 @@ func (r *rig) round(ctx context.Context, stops []stop, res *Result) error {
 	}
 	defer l.kill()
 	ready := l.awaitReady(ctx, r)
+	// However short the lives were: enough must have been promised to show something.
+	for t := time.Now(); ready > 0 && r.shop.acknowledged() < enough(res.Kills) && time.Since(t) < r.cfg.DrainMax && l.alive(); {
+		time.Sleep(20 * time.Millisecond)
+	}
 	stopLoad()
 	if ready == 0 {
 		return fmt.Errorf("the last start was not ready within %s: %s", r.cfg.ReadyMax, l.fate())
@@ -192,6 +197,9 @@ func (r *rig) round(ctx context.Context, stops []stop, res *Result) error {
 	}
 	return r.judge(ctx, res)
 }
+
+// enough is how many vouchers so many kills must have had a chance to lose.
+func enough(kills int) int { return 10 * max(1, kills) }
 
 // kill lets one child live until its stop.
 func (r *rig) kill(ctx context.Context, s stop, res *Result) error {

@@ -1,0 +1,63 @@
+package planted_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/tallystick/tallystick/bench/planted"
+)
+
+// A patch that no longer applies proves nothing: whoever changes the lines around
+// a planted bug plants it again. `make planted` runs them.
+func TestEveryPatchApplies(t *testing.T) {
+	root, err := planted.Root(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	patches, err := planted.Load(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(patches) < 5 {
+		t.Errorf("%d patches, want at least 5", len(patches))
+	}
+	for _, p := range patches {
+		t.Run(p.Name, func(t *testing.T) {
+			if err := p.Applies(t.Context(), root); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestHeadersAreRead(t *testing.T) {
+	const good = "Bug: b\nBreaks: p\nCaught-By: crash -n 1\nSays: (?m)^lost\n\n--- a/x\n+++ b/x\n"
+	for name, tc := range map[string]struct{ text, wrong string }{
+		"all":                 {good, ""},
+		"and what it needs":   {"Needs: strace -f true\n" + good, ""},
+		"without its command": {strings.Replace(good, "Caught-By: crash -n 1\n", "", 1), "Caught-By"},
+		"without its words":   {strings.Replace(good, "Says: (?m)^lost\n", "", 1), "Says"},
+		"a bad expression":    {strings.Replace(good, "^lost", "(", 1), "missing closing"},
+		"a header too many":   {"Author: x\n" + good, "Author"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			root := t.TempDir()
+			dir := filepath.Join(root, "bench", "planted")
+			if err := os.MkdirAll(dir, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(dir, "one.patch"), []byte(tc.text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			all, err := planted.Load(root)
+			switch {
+			case tc.wrong == "" && (err != nil || len(all) != 1 || all[0].Name != "one" || !all[0].Says.MatchString("lost")):
+				t.Errorf("%+v, %v", all, err)
+			case tc.wrong != "" && (err == nil || !strings.Contains(err.Error(), tc.wrong)):
+				t.Errorf("%v, want one about %s", err, tc.wrong)
+			}
+		})
+	}
+}
