@@ -92,6 +92,7 @@ func serveUntil(ctx context.Context, s *fasthttp.Server, listen, operator string
 // intake, the voucher view and the public API. Nothing is read from the intake, so
 // all of it is there afterwards.
 func serveGateway(ctx context.Context, data string) (err error) {
+	app.TuneGC()
 	a, err := app.Open(ctx, data, os.Environ(), os.Stderr)
 	if err != nil {
 		return err

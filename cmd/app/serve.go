@@ -48,6 +48,7 @@ func (a *App) OperatorAddr() string { return a.operator.Addr().String() }
 // once when a part fails that cannot go on: a commit of unknown outcome. What was
 // accepted is in the stores, and the next process goes on with it.
 func (a *App) Run(ctx context.Context) error {
+	TuneGC()
 	c := a.Config.Consumers
 	runners := []runner{
 		{"intake", func(ctx context.Context) error { return a.Intake.Run(ctx, a.Config.Intake.MeasureEvery) }},
