@@ -54,21 +54,34 @@ type Payment struct {
 // Attempt is one try of a payment order.
 type Attempt struct {
 	event.Attempt
-	Row     int64
-	Stored  int64
+	Stored  int64 // the version in the store; 0 until saved
 	Version int64
 }
 
 // Exception is money that a PSP received for a payment order and that did not
 // settle it. There is one per transaction of the PSP.
 type Exception struct {
-	Row           int64
+	Stored        bool
 	OutTradeNo    string
 	Account       string
 	TransactionID string
 	Why           string
 	Paid          money.Amount
 	AtMillis      int64
+}
+
+// Committed is for stores: everything is in the store now as it is here.
+func (t *Trade) Committed() {
+	t.Stored = t.Version
+	for _, p := range t.Payments {
+		p.Stored, p.StoredStatus = p.Version, p.Status
+		for _, a := range p.Attempts {
+			a.Stored = a.Version
+		}
+		for i := range p.Exceptions {
+			p.Exceptions[i].Stored = true
+		}
+	}
 }
 
 // Open reports whether the payment order is not final.
@@ -103,10 +116,14 @@ func (t *Trade) payment(y ids.Code) *Payment {
 	return nil
 }
 
-// byKey finds the first payment order under an idempotency key and form.
+// Beside reports whether the payment order is not the one of its natural key, but
+// an alias of it, or in conflict with it.
+func (p *Payment) Beside() bool { return p.AliasOf != "" || p.Reason == ReasonConflict }
+
+// byKey finds the payment order of an idempotency key and form.
 func (t *Trade) byKey(form, key string) *Payment {
 	for _, p := range t.Payments {
-		if p.IdempotencyKey == key && string(p.Context.Form) == form && p.Reason != ReasonConflict && p.AliasOf == "" {
+		if p.IdempotencyKey == key && string(p.Context.Form) == form && !p.Beside() {
 			return p
 		}
 	}

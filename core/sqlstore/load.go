@@ -15,19 +15,19 @@ import (
 // The columns of each table after its id, in the order in which rows are written
 // and read.
 var (
-	tradeColumns = append(append([]string{"version"}, ids.Columns...), "order_id", "currency", "amount_minor", "paid_minor", "status",
+	tradeColumns = append(append([]string{"id", "version"}, ids.Columns...), "order_id", "currency", "amount_minor", "paid_minor", "status",
 		"accepted_at_millis", "expires_at_millis")
-	paymentColumns = append(append([]string{"trade_id", "version", "y"}, ids.Columns...), "idempotency_key", "canonical", "status", "reason",
+	paymentColumns = append(append([]string{"id", "trade_id", "version", "y"}, ids.Columns...), "idempotency_key", "canonical", "status", "reason",
 		"alias_of", "currency", "amount_minor", "method", "subject", "return_url", "metadata", "credential_method", "credential_value",
-		"fee_rate_ppm", "fee_minor", "accepted_at_millis", "expires_at_millis", "next_action", "next_at_millis")
+		"fee_rate_ppm", "fee_minor", "accepted_at_millis", "expires_at_millis", "next_action", "next_at_millis", "beside")
 	attemptColumns = append(append([]string{"payment_id", "n", "version"}, ids.Columns...), "out_trade_no", "account", "status", "reason",
 		"transaction_id", "currency", "paid_minor", "psp_fee_rate_ppm", "psp_fee_minor")
 	exceptionColumns = append(append([]string{"payment_id"}, ids.Columns...), "out_trade_no", "account", "transaction_id", "why", "currency", "paid_minor", "at_millis")
 
-	selectTrades     = `SELECT id, ` + strings.Join(tradeColumns, ", ") + ` FROM trade_orders WHERE `
-	selectPayments   = `SELECT id, ` + strings.Join(paymentColumns, ", ") + ` FROM payment_orders WHERE trade_id IN (?*) ORDER BY id`
-	selectAttempts   = `SELECT id, institution, ` + strings.Join(without(attemptColumns, ids.Columns), ", ") + ` FROM attempts WHERE payment_id IN (?*) ORDER BY payment_id, n`
-	selectExceptions = `SELECT id, ` + strings.Join(without(exceptionColumns, ids.Columns), ", ") + ` FROM exceptions WHERE payment_id IN (?*) ORDER BY id`
+	selectTrades     = `SELECT ` + strings.Join(tradeColumns, ", ") + ` FROM trade_orders WHERE `
+	selectPayments   = `SELECT ` + strings.Join(without(paymentColumns, []string{"beside"}), ", ") + ` FROM payment_orders WHERE trade_id IN (?*) ORDER BY id`
+	selectAttempts   = `SELECT institution, ` + strings.Join(without(attemptColumns, ids.Columns), ", ") + ` FROM attempts WHERE payment_id IN (?*) ORDER BY payment_id, n`
+	selectExceptions = `SELECT ` + strings.Join(without(exceptionColumns, ids.Columns), ", ") + ` FROM exceptions WHERE payment_id IN (?*) ORDER BY id`
 )
 
 func without(all, drop []string) []string {
@@ -127,7 +127,7 @@ func (l *loader) attempt(scan sqldb.Scan) error {
 	var payment int64
 	var n int
 	var c money.Currency
-	err := scan(&a.Row, &a.Channel, &payment, &n, &a.Version, &a.OutTradeNo, &a.Account, &a.Status, &a.Reason, &a.TransactionID, &c,
+	err := scan(&a.Channel, &payment, &n, &a.Version, &a.OutTradeNo, &a.Account, &a.Status, &a.Reason, &a.TransactionID, &c,
 		&a.Paid.Minor, &a.PSPFeeRate, &a.PSPFee.Minor)
 	if err != nil {
 		return err
@@ -142,11 +142,12 @@ func (l *loader) attempt(scan sqldb.Scan) error {
 func (l *loader) exception(scan sqldb.Scan) error {
 	var e core.Exception
 	var payment int64
-	if err := scan(&e.Row, &payment, &e.OutTradeNo, &e.Account, &e.TransactionID, &e.Why, &e.Paid.Currency, &e.Paid.Minor, &e.AtMillis); err != nil {
+	if err := scan(&payment, &e.OutTradeNo, &e.Account, &e.TransactionID, &e.Why, &e.Paid.Currency, &e.Paid.Minor, &e.AtMillis); err != nil {
 		return err
 	}
+	e.Stored = true
 	p := l.payments[payment]
-	if !slices.ContainsFunc(p.Exceptions, func(x core.Exception) bool { return x.Row == e.Row }) {
+	if !slices.Contains(p.Exceptions, e) {
 		p.Exceptions = append(p.Exceptions, e)
 	}
 	return nil

@@ -4,7 +4,6 @@ import (
 	"github.com/go-json-experiment/json"
 
 	"github.com/tallystick/tallystick/core"
-	"github.com/tallystick/tallystick/internal/ids"
 	"github.com/tallystick/tallystick/internal/sqldb"
 )
 
@@ -63,70 +62,65 @@ func (s *saver) sort(t *core.Trade) {
 		}
 		for n, a := range p.Attempts {
 			switch {
-			case a.Row == 0:
+			case a.Stored == 0:
 				s.newAttempts = append(s.newAttempts, attemptOf{a, p, n})
 			case a.Version != a.Stored:
 				s.oldAttempts = append(s.oldAttempts, attemptOf{a, p, n})
 			}
 		}
 		for _, e := range p.Exceptions {
-			if e.Row == 0 {
+			if !e.Stored {
 				s.newExceptions = append(s.newExceptions, exceptionOf{e, p})
 			}
 		}
 	}
 }
 
+// number gives new rows of a table the next keys: they increase, as one
+// transaction at a time writes, and two processes that both do are fenced by
+// their places, if not by the key.
+func number(tx *sqldb.Tx, table string, n int, set func(i int, id int64)) error {
+	if n == 0 {
+		return nil
+	}
+	var last int64
+	err := tx.Query(`SELECT coalesce(max(id), 0) FROM `+table, nil, func(scan sqldb.Scan) error { return scan(&last) })
+	for i := range n {
+		set(i, last+1+int64(i))
+	}
+	return err
+}
+
 func (s *saver) insertTrades(tx *sqldb.Tx) error {
-	_, err := tx.Insert("trade_orders", tradeColumns, len(s.newTrades), "", func(dst []any, i int) []any {
-		t := s.newTrades[i]
-		dst = t.Context.AppendValues(append(dst, t.Version))
-		return append(dst, t.OrderID, string(t.Amount.Currency), t.Amount.Minor, t.Paid.Minor, t.Status, t.AcceptedAtMillis, t.ExpiresAtMillis)
-	})
+	err := number(tx, "trade_orders", len(s.newTrades), func(i int, id int64) { s.newTrades[i].Row = id })
 	if err != nil {
 		return err
 	}
-	byX := make(map[ids.Code]*core.Trade, len(s.newTrades))
-	keys := make([]ids.Code, len(s.newTrades))
-	for i, t := range s.newTrades {
-		byX[t.Context.BizCode], keys[i] = t, t.Context.BizCode
-	}
-	return sqldb.QueryIn(tx, `SELECT id, biz_code FROM trade_orders WHERE biz_code IN (?*)`, keys, func(scan sqldb.Scan) error {
-		var id int64
-		var x ids.Code
-		err := scan(&id, &x)
-		if t := byX[x]; t != nil {
-			t.Row = id
-		}
-		return err
+	_, err = tx.Insert("trade_orders", tradeColumns, len(s.newTrades), "", func(dst []any, i int) []any {
+		t := s.newTrades[i]
+		dst = t.Context.AppendValues(append(dst, t.Row, t.Version))
+		return append(dst, t.OrderID, string(t.Amount.Currency), t.Amount.Minor, t.Paid.Minor, t.Status, t.AcceptedAtMillis, t.ExpiresAtMillis)
 	})
+	return err
 }
 
 func (s *saver) insertPayments(tx *sqldb.Tx) error {
-	_, err := tx.Insert("payment_orders", paymentColumns, len(s.newPayments), "", func(dst []any, i int) []any {
-		p := s.newPayments[i]
-		dst = p.Context.AppendValues(append(dst, p.trade.Row, p.Version, string(p.Y)))
-		return append(dst, p.IdempotencyKey, p.Canonical, string(p.Status), p.Reason, string(p.AliasOf), string(p.Amount.Currency), p.Amount.Minor,
-			string(p.Method), p.Subject, p.ReturnURL, metadata(p.Metadata), string(p.Credential.Method), p.Credential.Value, int64(p.FeeRate),
-			p.Fee.Minor, p.AcceptedAtMillis, p.ExpiresAtMillis, p.NextAction, p.NextAtMillis)
-	})
+	err := number(tx, "payment_orders", len(s.newPayments), func(i int, id int64) { s.newPayments[i].Row = id })
 	if err != nil {
 		return err
 	}
-	byY := make(map[ids.Code]*core.Payment, len(s.newPayments))
-	keys := make([]ids.Code, len(s.newPayments))
-	for i, p := range s.newPayments {
-		byY[p.Y], keys[i] = p.Payment, p.Y
-	}
-	return sqldb.QueryIn(tx, `SELECT id, y FROM payment_orders WHERE y IN (?*)`, keys, func(scan sqldb.Scan) error {
-		var id int64
-		var y ids.Code
-		err := scan(&id, &y)
-		if p := byY[y]; p != nil {
-			p.Row = id
+	_, err = tx.Insert("payment_orders", paymentColumns, len(s.newPayments), "", func(dst []any, i int) []any {
+		p := s.newPayments[i]
+		beside := ""
+		if p.Beside() {
+			beside = string(p.Y)
 		}
-		return err
+		dst = p.Context.AppendValues(append(dst, p.Row, p.trade.Row, p.Version, string(p.Y)))
+		return append(dst, p.IdempotencyKey, p.Canonical, string(p.Status), p.Reason, string(p.AliasOf), string(p.Amount.Currency), p.Amount.Minor,
+			string(p.Method), p.Subject, p.ReturnURL, metadata(p.Metadata), string(p.Credential.Method), p.Credential.Value, int64(p.FeeRate),
+			p.Fee.Minor, p.AcceptedAtMillis, p.ExpiresAtMillis, p.NextAction, p.NextAtMillis, beside)
 	})
+	return err
 }
 
 func metadata(m map[string]string) string {
@@ -173,9 +167,9 @@ func (s *saver) attempts(tx *sqldb.Tx) error {
 		return err
 	}
 	return tx.Each(`UPDATE attempts SET version = ?, status = ?, reason = ?, transaction_id = ?, currency = ?, paid_minor = ?, psp_fee_minor = ?
-		WHERE id = ? AND version = ?`, len(s.oldAttempts), func(dst []any, i int) []any {
+		WHERE payment_id = ? AND n = ? AND version = ?`, len(s.oldAttempts), func(dst []any, i int) []any {
 		a := s.oldAttempts[i]
-		return append(dst, a.Version, string(a.Status), a.Reason, a.TransactionID, string(a.Paid.Currency), a.Paid.Minor, a.PSPFee.Minor, a.Row, a.Stored)
+		return append(dst, a.Version, string(a.Status), a.Reason, a.TransactionID, string(a.Paid.Currency), a.Paid.Minor, a.PSPFee.Minor, a.payment.Row, a.n, a.Stored)
 	})
 }
 

@@ -26,18 +26,18 @@ CREATE TABLE payment_orders (id INTEGER PRIMARY KEY, version INTEGER NOT NULL, t
   currency TEXT NOT NULL, amount_minor INTEGER NOT NULL, method TEXT NOT NULL, subject TEXT NOT NULL, return_url TEXT NOT NULL,
   metadata TEXT NOT NULL, credential_method TEXT NOT NULL, credential_value TEXT NOT NULL, fee_rate_ppm INTEGER NOT NULL,
   fee_minor INTEGER NOT NULL, accepted_at_millis INTEGER NOT NULL, expires_at_millis INTEGER NOT NULL,
-  next_action TEXT NOT NULL, next_at_millis INTEGER NOT NULL);
-CREATE INDEX payment_orders_trade ON payment_orders (trade_id);
-CREATE UNIQUE INDEX payment_orders_natural ON payment_orders (trade_id, form, idempotency_key)
-  WHERE alias_of = '' AND reason <> 'idempotency_conflict';
+  next_action TEXT NOT NULL, next_at_millis INTEGER NOT NULL,
+  -- Empty for the one payment order of a natural key; its own y for an alias of it, or one in conflict with it.
+  beside TEXT NOT NULL);
+CREATE UNIQUE INDEX payment_orders_natural ON payment_orders (trade_id, form, idempotency_key, beside);
 CREATE INDEX payment_orders_next ON payment_orders (next_at_millis) WHERE next_at_millis > 0;
 
-CREATE TABLE attempts (id INTEGER PRIMARY KEY, version INTEGER NOT NULL, payment_id INTEGER NOT NULL REFERENCES payment_orders (id),
-  n INTEGER NOT NULL, biz_code TEXT NOT NULL, merchant TEXT NOT NULL, order_type TEXT NOT NULL, order_scene TEXT NOT NULL,
+CREATE TABLE attempts (payment_id INTEGER NOT NULL REFERENCES payment_orders (id), n INTEGER NOT NULL, version INTEGER NOT NULL,
+  biz_code TEXT NOT NULL, merchant TEXT NOT NULL, order_type TEXT NOT NULL, order_scene TEXT NOT NULL,
   institution TEXT NOT NULL, trace_id TEXT NOT NULL, form TEXT NOT NULL, traffic TEXT NOT NULL CHECK (traffic IN ('real', 'shadow')),
   out_trade_no TEXT NOT NULL, account TEXT NOT NULL, status TEXT NOT NULL, reason TEXT NOT NULL, transaction_id TEXT NOT NULL,
-  currency TEXT NOT NULL, paid_minor INTEGER NOT NULL, psp_fee_rate_ppm INTEGER NOT NULL, psp_fee_minor INTEGER NOT NULL);
-CREATE UNIQUE INDEX attempts_payment ON attempts (payment_id, n);
+  currency TEXT NOT NULL, paid_minor INTEGER NOT NULL, psp_fee_rate_ppm INTEGER NOT NULL, psp_fee_minor INTEGER NOT NULL,
+  PRIMARY KEY (payment_id, n)) WITHOUT ROWID;
 
 CREATE TABLE exceptions (id INTEGER PRIMARY KEY, payment_id INTEGER NOT NULL REFERENCES payment_orders (id),
   biz_code TEXT NOT NULL, merchant TEXT NOT NULL, order_type TEXT NOT NULL, order_scene TEXT NOT NULL,

@@ -20,9 +20,10 @@ type places = embedded.Places
 // Store implements core.Store and bus.Places. Safe for concurrent use.
 type Store struct {
 	places
-	db  *sqldb.DB
-	log *embedded.Log
-	now func() time.Time
+	db   *sqldb.DB
+	log  *embedded.Log
+	now  func() time.Time
+	held *held
 	// parked counts parked messages, so that a batch without any need not look.
 	parked atomic.Int64
 }
@@ -34,7 +35,7 @@ func Open(ctx context.Context, o sqldb.Options, groups int, now func() time.Time
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{places: places{DB: db}, db: db, now: now, log: embedded.NewLog(db, groups, bus.Dispatch, bus.Payments)}
+	s := &Store{places: places{DB: db}, db: db, now: now, held: newHeld(TradesHeldMax), log: embedded.NewLog(db, groups, bus.Dispatch, bus.Payments)}
 	err = db.Read(ctx, func(tx *sqldb.Tx) error {
 		return tx.Query(`SELECT count(*) FROM parked`, nil, func(scan sqldb.Scan) error {
 			var n int64
@@ -62,14 +63,19 @@ func (s *Store) Log() *embedded.Log { return s.log }
 // Close closes the database.
 func (s *Store) Close() error { return s.db.Close() }
 
+// TradesHeldMax bounds the trades held in memory, about 2 KiB each.
+const TradesHeldMax = 10_000
+
 // Apply implements core.Store.
 func (s *Store) Apply(ctx context.Context, b *bus.Batch, want core.Want, decide func(*core.Work) error) error {
 	err := s.db.Write(ctx, func(tx *sqldb.Tx) error {
-		trades, err := load(tx, want)
+		// What is taken comes back after the commit alone.
+		trades, rest := s.held.take(want)
+		read, err := load(tx, rest)
 		if err != nil {
 			return err
 		}
-		w := core.NewWork(trades)
+		w := core.NewWork(append(trades, read...))
 		if err := decide(w); err != nil {
 			return err
 		}
@@ -87,7 +93,11 @@ func (s *Store) Apply(ctx context.Context, b *bus.Batch, want core.Want, decide 
 		if err := s.log.Emit(tx, bus.Dispatch, w.Dispatches); err != nil {
 			return err
 		}
-		return s.log.Emit(tx, bus.Payments, w.Payments)
+		if err := s.log.Emit(tx, bus.Payments, w.Payments); err != nil {
+			return err
+		}
+		tx.OnCommit(func() { s.held.put(w.Trades()) })
+		return nil
 	})
 	if err == nil {
 		s.parked.Add(int64(len(b.Parked) - len(b.Replays)))
