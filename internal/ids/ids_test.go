@@ -323,7 +323,7 @@ func TestOutTradeNo(t *testing.T) {
 					t.Errorf("attempt %d has a number", attempt)
 				}
 			}()
-			ids.OutTradeNo(y, attempt)
+			t.Errorf("attempt %d is %s", attempt, ids.OutTradeNo(y, attempt))
 		}()
 	}
 }

@@ -363,7 +363,7 @@ func full(tb testing.TB, open Open) {
 		return
 	}
 	refused := false
-	for i := 0; i < 10_000 && !refused; i++ {
+	for i := 0; i < 1_000 && !refused; i++ {
 		events := Events(fmt.Sprintf("p%05d", i), 20, 7)
 		switch err := f.Publish(f.Context(), events); {
 		case fault.Is(err, fault.Unavailable):
