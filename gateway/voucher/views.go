@@ -141,7 +141,7 @@ func New(cfg Config, source bus.Source, queries Queries, now func() time.Time, s
 func (v *Views) Hold(c ids.Context, y ids.Code) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	e := v.follow(y)
+	e := v.followIn(y, c)
 	if e.x == "" {
 		v.unindex(e)
 		e.x = c.BizCode
@@ -165,10 +165,14 @@ func (v *Views) Confirm(y ids.Code) {
 }
 
 // follow finds or makes the entry of y. From here on its messages are decoded.
-func (v *Views) follow(y ids.Code) *entry {
+func (v *Views) follow(y ids.Code) *entry { return v.followIn(y, ids.Context{}) }
+
+// followIn is follow for a voucher whose context is known: all of accepting goes
+// through here, and indexes its entry once.
+func (v *Views) followIn(y ids.Code, c ids.Context) *entry {
 	e := v.entries[y]
 	if e == nil {
-		e = &entry{view: View{Y: y}}
+		e = &entry{view: View{Y: y, Context: c}, x: c.BizCode}
 		v.entries[y] = e
 		v.index(e)
 		v.measure(e)
