@@ -44,6 +44,7 @@ type bench struct {
 	psp    *sim.Sim
 
 	serverCPU, ownCPU time.Duration
+	peakMiB           float64
 	posted            int64
 	postedAtEnd       int64 // when the offering ended
 	lastPosting       time.Time
@@ -139,7 +140,9 @@ func (b *bench) measure(ctx context.Context) error {
 	}
 	server1, err := b.server.CPU()
 	b.serverCPU, b.ownCPU = server1-server0, rig.SelfCPU()-own0
-	return errors.Join(err, <-profiled)
+	peak, err2 := b.server.PeakRSS()
+	b.peakMiB = float64(peak) / (1 << 20)
+	return errors.Join(err, err2, <-profiled)
 }
 
 // watch reads figures until everything was offered, followed and worked on.
@@ -219,9 +222,9 @@ func (b *bench) report() map[string]any {
 	_, _ = fmt.Fprintf(b.out, `settled %d payments in %.1f s from the first accept to the last posting: %.0f per second (%.0f while they were offered)
 accept p50 %s p99 %s; ready p50 %s p99 %s
 accepted %d, ready %d, final before ready %d, not ready in time %d, refused %d, unanswered %d, dropped %d
-CPU per settled payment: server %.3f ms, load and simulator %.3f ms
+CPU per settled payment: server %.3f ms, load and simulator %.3f ms; server's memory at most %.0f MiB
 `, b.succeeded, seconds, rate, inWindow, u.accept.Quantile(.5), u.accept.Quantile(.99), u.readyAfter.Quantile(.5), u.readyAfter.Quantile(.99),
-		u.accepted.Load(), u.ready.Load(), u.final.Load(), u.late.Load(), u.refused.Load(), u.unanswered.Load(), u.dropped.Load(), serverMillis, ownMillis)
+		u.accepted.Load(), u.ready.Load(), u.final.Load(), u.late.Load(), u.refused.Load(), u.unanswered.Load(), u.dropped.Load(), serverMillis, ownMillis, b.peakMiB)
 	b.spent.table(b.out, serverMillis)
 	if b.top > 0 {
 		top(b.out, b.functions, b.spent.total(), b.top)
@@ -236,7 +239,7 @@ CPU per settled payment: server %.3f ms, load and simulator %.3f ms
 		"accept_p50_millis": millis(u.accept.Quantile(.5)), "accept_p99_millis": millis(u.accept.Quantile(.99)),
 		"ready_p50_millis": millis(u.readyAfter.Quantile(.5)), "ready_p99_millis": millis(u.readyAfter.Quantile(.99)),
 		"server_cpu_millis": serverMillis, "load_and_simulator_cpu_millis": ownMillis, "server_cpu_millis_by_area": byArea,
-		"logged_errors": b.server.LoggedErrors(), "violations": len(b.violations)}
+		"server_rss_peak_mib": b.peakMiB, "logged_errors": b.server.LoggedErrors(), "violations": len(b.violations)}
 }
 
 func millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1e3 }

@@ -113,18 +113,23 @@ func (p *Process) CPU() (time.Duration, error) {
 }
 
 // RSS is the resident memory of the process in bytes, VmRSS in /proc.
-func (p *Process) RSS() (int64, error) {
+func (p *Process) RSS() (int64, error) { return p.status("VmRSS:") }
+
+// PeakRSS is the most resident memory that the process ever had, in bytes.
+func (p *Process) PeakRSS() (int64, error) { return p.status("VmHWM:") }
+
+func (p *Process) status(field string) (int64, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
 	if err != nil {
 		return 0, err
 	}
 	for line := range strings.Lines(string(b)) {
-		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+		if rest, ok := strings.CutPrefix(line, field); ok {
 			kib, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(rest), "kB")), 10, 64)
 			return kib << 10, err
 		}
 	}
-	return 0, errors.New("no VmRSS: the process is gone")
+	return 0, errors.New("no " + field + " the process is gone")
 }
 
 // SelfCPU is the processor time of this process: load and simulator.
