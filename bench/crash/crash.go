@@ -119,7 +119,11 @@ func (c *Config) schedule() []stop {
 	}
 	r.Shuffle(len(stops), func(i, j int) { stops[i], stops[j] = stops[j], stops[i] })
 	for i := range c.Random {
-		stops = append(stops, stop{after: 50*time.Millisecond + time.Duration(r.Int64N(int64(1600*time.Millisecond))), refused: i%4 == 3})
+		most := 1600 * time.Millisecond
+		if i%5 == 4 {
+			most = 80 * time.Millisecond // while it starts, and takes up what the last one left
+		}
+		stops = append(stops, stop{after: time.Duration(1 + r.Int64N(int64(most))), refused: i%4 == 3})
 	}
 	return stops
 }

@@ -51,7 +51,13 @@ func (r *rig) countFlushes(ctx context.Context, res *Result) error {
 	}
 	load, stop := context.WithTimeout(ctx, flushFor)
 	defer stop()
-	<-r.shop.open(load, r.cfg)
+	select {
+	case <-r.shop.open(load, r.cfg):
+	case <-l.ended:
+		return fmt.Errorf("under strace the child ended by itself: %s", l.fate())
+	case <-time.After(flushFor + r.cfg.DrainMax):
+		return fmt.Errorf("under strace some merchants had no answer within %s", r.cfg.DrainMax)
+	}
 	commits, err := r.metrics("tallystick_store_commits_total{")
 	if err != nil {
 		return err
