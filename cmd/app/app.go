@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -70,6 +71,7 @@ type App struct {
 	consumers []*bus.Consumer
 	ids       *ids.Source
 	gauges    gauges
+	directory *merchant.Watcher
 	public    net.Listener
 	operator  net.Listener
 }
@@ -99,6 +101,7 @@ func New(ctx context.Context, d Deps) (a *App, err error) {
 		}
 	}
 	a.buildConsumers()
+	a.directory = merchant.NewWatcher(filepath.Join(a.Dir, DirectoryFile), a.Directory, a.Log)
 	for _, c := range a.consumers { // a store from another backup is refused before anything moves
 		if err = c.Open(ctx); err != nil {
 			return nil, err

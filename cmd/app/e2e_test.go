@@ -83,6 +83,7 @@ func startSystemIn(t *testing.T, dir string, faults sim.Faults) *system {
 		snapshot.Accounts[i].Endpoint = s.psp.URL()
 	}
 	deps.Directory.Replace(&snapshot)
+	deps.CommitFault = commitFault
 	s.app, err = app.New(t.Context(), deps)
 	must(t, err)
 	must(t, s.app.Listen())

@@ -36,6 +36,8 @@ func (a *App) registerGauges() {
 			return float64(a.gauges.parked[area])
 		})
 	}
+	a.Metrics.GetOrCreateGauge(`tallystick_directory_files_refused_total`, func() float64 { return float64(a.directory.Refused()) })
+	a.Metrics.GetOrCreateGauge(`tallystick_directory_version`, func() float64 { return float64(a.Directory.Current().Version) })
 	for _, s := range openStates() {
 		label := `{status="` + string(s) + `"}`
 		a.Metrics.GetOrCreateGauge(`tallystick_core_open_payments`+label, func() float64 { return float64(a.Open(s).Orders) })

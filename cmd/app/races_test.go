@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -17,6 +18,7 @@ import (
 	"github.com/tallystick/tallystick/core"
 	"github.com/tallystick/tallystick/core/event"
 	"github.com/tallystick/tallystick/gateway/api"
+	"github.com/tallystick/tallystick/internal/fault"
 	"github.com/tallystick/tallystick/internal/ids"
 	"github.com/tallystick/tallystick/prepay"
 )
@@ -95,7 +97,8 @@ func stepAll(t *testing.T, a *app.App, name string) {
 // A disk that fills up during load: 503 while it is full, nothing corrupt, and
 // everything goes on when there is space again.
 func TestADiskThatFillsUp(t *testing.T) {
-	s := startSystemIn(t, smallDisk(t), sim.Faults{AutoPayShare: 1})
+	dir, fill, free := smallDisk(t)
+	s := startSystemIn(t, dir, sim.Faults{AutoPayShare: 1})
 	order, n := load.Orders(2), 0
 	vouchers := []string{}
 	pay := func() int {
@@ -114,8 +117,7 @@ func TestADiskThatFillsUp(t *testing.T) {
 			t.Fatalf("before the disk is full: %d", status)
 		}
 	}
-	ballast := filepath.Join(s.app.Dir, "ballast")
-	fill(t, ballast)
+	fill()
 	refused := 0
 	for range 20_000 {
 		status := pay()
@@ -131,7 +133,7 @@ func TestADiskThatFillsUp(t *testing.T) {
 	if refused < 20 {
 		t.Fatalf("the disk never filled up: %d refusals", refused)
 	}
-	must(t, os.Remove(ballast))
+	free()
 	recovered := false
 	for range 500 {
 		if recovered = pay() == 202; recovered {
@@ -152,23 +154,34 @@ func TestADiskThatFillsUp(t *testing.T) {
 	}
 }
 
-// smallDisk is a file system of 24 MiB.
-func smallDisk(t *testing.T) string {
+// smallDisk is a folder on a file system of 24 MiB, with what fills it up and
+// what gives its space back. Where none may be mounted, it is a folder whose
+// commits fail as they do on a full disk.
+func smallDisk(t *testing.T) (dir string, fill, free func()) {
 	t.Helper()
-	dir := t.TempDir()
+	dir = t.TempDir()
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=24m"); err != nil {
-		t.Skipf("SKIPPED, a small disk needs the right to mount: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
-			t.Error(err)
+		t.Logf("NOT A REAL DISK: one needs the right to mount (%v); commits are made to fail instead", err)
+		var full atomic.Bool
+		commitFault = func() error {
+			if full.Load() {
+				return &fault.Error{Kind: fault.Unavailable, Op: "test", Code: "disk_full"}
+			}
+			return nil
 		}
-	})
-	return dir
+		t.Cleanup(func() { commitFault = nil })
+		return dir, func() { full.Store(true) }, func() { full.Store(false) }
+	}
+	t.Cleanup(func() { must(t, syscall.Unmount(dir, syscall.MNT_DETACH)) })
+	ballast := filepath.Join(dir, "ballast")
+	return dir, func() { fillUp(t, ballast) }, func() { must(t, os.Remove(ballast)) }
 }
 
-// fill writes a file until the disk is full.
-func fill(t *testing.T, path string) {
+// commitFault is what systems that are started from now on ask at each commit.
+var commitFault func() error
+
+// fillUp writes a file until the disk is full.
+func fillUp(t *testing.T, path string) {
 	t.Helper()
 	f, err := os.Create(path)
 	must(t, err)

@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"net"
-	"path/filepath"
 	"time"
 
 	"github.com/valyala/fasthttp"
 
-	"github.com/tallystick/tallystick/core/merchant"
 	"github.com/tallystick/tallystick/internal/fault"
 	"github.com/tallystick/tallystick/internal/obs"
 )
@@ -67,9 +65,7 @@ func (a *App) Run(ctx context.Context) error {
 	runners = append(runners,
 		runner{"core timers", func(ctx context.Context) error { return a.Core.RunTimers(ctx, c.TimersEvery) }},
 		runner{"prepay", a.Prepay.Run},
-		runner{"directory", func(ctx context.Context) error {
-			return merchant.NewWatcher(filepath.Join(a.Dir, DirectoryFile), a.Directory, a.Log).Run(ctx, a.Config.DirectoryPoll)
-		}},
+		runner{"directory", func(ctx context.Context) error { return a.directory.Run(ctx, a.Config.DirectoryPoll) }},
 		runner{"public API", a.servePublic})
 	a.Log.Info("serving", "address", a.Addr(), "operator_address", a.OperatorAddr(), "groups", a.Config.Groups)
 	err := runAll(ctx, runners, a.Config.ShutdownTimeout)

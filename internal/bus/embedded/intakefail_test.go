@@ -79,7 +79,7 @@ func TestNoMorePages(t *testing.T) {
 func TestDiskFull(t *testing.T) {
 	dir := t.TempDir()
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=2m"); err != nil {
-		t.Skipf("NOT TESTED: mounting a small tmpfs needs root (%v); TestNoMorePages covers the engine's own limit", err)
+		t.Skipf("NOT TESTED here: mounting a small tmpfs needs root (%v); covered by TestNoMorePages, with the engine's own limit", err)
 	}
 	t.Cleanup(func() {
 		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
