@@ -34,7 +34,7 @@ type Options struct {
 	Stamp map[string]string
 	// NoSync turns fsync off. Only the simulation, which kills no machine, may.
 	NoSync bool
-	// CacheKiBMax bounds the page cache of each connection; 0 means 2,048.
+	// CacheKiBMax bounds the page cache of each connection; 0 means 16,384.
 	CacheKiBMax int
 	// ReadersMax bounds the reading connections; 0 means 2.
 	ReadersMax int
@@ -80,7 +80,7 @@ func newConn(c *sql.Conn) *conn {
 func Open(ctx context.Context, o Options) (*DB, error) {
 	op := "sqldb: open " + o.Area
 	if o.CacheKiBMax == 0 {
-		o.CacheKiBMax = 2048
+		o.CacheKiBMax = 16_384
 	}
 	if o.ReadersMax == 0 {
 		o.ReadersMax = 2
@@ -126,7 +126,7 @@ func dsn(o Options) string {
 		sync = "OFF"
 	}
 	for _, p := range []string{"busy_timeout(5000)", "journal_mode(WAL)", "synchronous(" + sync + ")",
-		"foreign_keys(1)", "cache_size(-" + strconv.Itoa(o.CacheKiBMax) + ")", "wal_autocheckpoint(4000)",
+		"foreign_keys(1)", "cache_size(-" + strconv.Itoa(o.CacheKiBMax) + ")", "wal_autocheckpoint(10000)",
 		"temp_store(MEMORY)"} {
 		q.Add("_pragma", p)
 	}
