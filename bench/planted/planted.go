@@ -204,27 +204,15 @@ func Bench(ctx context.Context, fs *flag.FlagSet, args []string, out io.Writer) 
 	if err != nil {
 		return nil, err
 	}
-	count := map[verdict]int{}
+	count, tried := map[verdict]int{}, 0
 	for i := range patches {
-		p := &patches[i]
-		if *only != "" && p.Name != *only {
+		if *only != "" && patches[i].Name != *only {
 			continue
 		}
-		start := time.Now()
-		v, said, err := p.Try(ctx, root)
-		count[v]++
-		_, _ = fmt.Fprintf(out, "%-8s %-34s %3.0f s  %s\n", v, p.Name, time.Since(start).Seconds(), p.Bug)
-		if v == skipped {
-			_, _ = fmt.Fprintf(out, "\n!!! %q DOES NOT RUN HERE: WHETHER %s IS CAUGHT WAS NOT TRIED. !!!\n\n", strings.Join(p.Needs, " "), p.Name)
-		}
-		if *verbose || v == missed {
-			_, _ = fmt.Fprintf(out, "%s\n", said)
-		}
-		if err != nil {
-			return nil, err
-		}
+		tried++
+		count[patches[i].show(ctx, root, *verbose, out)]++
 	}
-	figures := map[string]any{"patches": len(patches), "caught": count[caught], "missed": count[missed], "skipped": count[skipped]}
+	figures := map[string]any{"patches": tried, "caught": count[caught], "missed": count[missed], "skipped": count[skipped]}
 	switch {
 	case count[missed] > 0:
 		return figures, fmt.Errorf("%d planted bugs were not caught", count[missed])
@@ -232,4 +220,22 @@ func Bench(ctx context.Context, fs *flag.FlagSet, args []string, out io.Writer) 
 		return figures, errors.New("no planted bug was tried")
 	}
 	return figures, nil
+}
+
+// show tries a patch and prints what became of it. One that cannot be tried is
+// missed.
+func (p *Patch) show(ctx context.Context, root string, verbose bool, out io.Writer) verdict {
+	start := time.Now()
+	v, said, err := p.Try(ctx, root)
+	_, _ = fmt.Fprintf(out, "%-8s %-34s %3.0f s  %s\n", v, p.Name, time.Since(start).Seconds(), p.Bug)
+	if v == skipped {
+		_, _ = fmt.Fprintf(out, "\n!!! %q DOES NOT RUN HERE: WHETHER %s IS CAUGHT WAS NOT TRIED. !!!\n\n", strings.Join(p.Needs, " "), p.Name)
+	}
+	if verbose || v == missed {
+		_, _ = fmt.Fprintf(out, "%s\n", said)
+	}
+	if err != nil {
+		_, _ = fmt.Fprintln(out, err)
+	}
+	return v
 }
