@@ -119,7 +119,9 @@ func (p *Prepay) interrupted(c *Call) (e bus.Event, tell bool) {
 	op := c.Op
 	o := channels.Outcome{Result: channels.Unknown, Code: codeInterrupted}
 	c.AskWanted = true
+	asks := c.Asks
 	tell = p.settle(c, &o, false, now)
+	c.Asks = min(c.Asks, asks) // a restart of ours is no reason to ask the PSP less often
 	if c.Status == Due {
 		c.Op = event.OpQuery // first of all, whatever core wants
 	}

@@ -211,3 +211,16 @@ func TestRestartWithManyOut(t *testing.T) {
 	w.turn()
 	same(t, "asked", w.psps["a"].ops(), "[query query query query]")
 }
+
+// Our own restarts are no reason to ask a PSP less often.
+func TestRestartsDoNotSlowTheAsking(t *testing.T) {
+	w := newWorld(t, t.TempDir(), "a")
+	w.psps["a"].answer = replies(unknown)
+	w.pay("o", "a")
+	for range 6 {
+		w.draw() // out, and never answered
+		w.restart()
+		w.must(w.pp.Recover(context.Background()))
+	}
+	same(t, "asks", w.call("o").Asks, 0)
+}

@@ -63,8 +63,9 @@ type Source interface {
 	// Refresh asks the store for all heads.
 	Refresh(ctx context.Context) error
 	// Read gives messages of a group behind after, in order, at most max of them,
-	// but always all the messages of one place; at least one when Head is behind
-	// after. Nothing where there must be something is a gap.
+	// but always all the messages of one place. It may give fewer than there are,
+	// but at least one when Head is ahead of
+	// after: nothing where there must be something is a gap.
 	Read(ctx context.Context, group int, after Place, max int) ([]Message, error)
 	// Subscribe gives a channel that receives, without blocking the sender, after
 	// heads have moved. Call cancel when done.

@@ -39,7 +39,7 @@ func open(t testing.TB) storetest.Harness {
 		},
 		Outcomes: func() (out []bus.Message) {
 			for g := range groups {
-				m, err := s.Outcomes().Read(context.Background(), g, bus.Place{}, 10_000)
+				m, err := s.Log().Stored(bus.Outcomes).Read(context.Background(), g, bus.Place{}, 10_000)
 				if err != nil {
 					t.Fatal(err)
 				}
