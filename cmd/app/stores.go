@@ -29,6 +29,9 @@ type Stores struct {
 	lock *os.File
 }
 
+// intakePageBytes is the page size of the intake, whose rows are whole batches.
+const intakePageBytes = 16 << 10
+
 // OpenStores opens or makes the stores of a data folder. Another process that has
 // them open, another code secret or another number of groups is refused with
 // fault.Conflict.
@@ -52,6 +55,7 @@ func OpenStores(ctx context.Context, d Deps) (s *Stores, err error) {
 			Stamp: map[string]string{"code_secret": d.Secret.Fingerprint(), "groups": strconv.Itoa(d.Config.Groups)}}
 	}
 	intake := options("intake.db")
+	intake.PageBytes = intakePageBytes
 	intake.Area, intake.Migrations = "intake", []string{embedded.IntakeSchema(bus.Intents, bus.Callbacks)}
 	if s.Intake, err = sqldb.Open(ctx, intake); err != nil {
 		return nil, err

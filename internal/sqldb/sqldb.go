@@ -36,6 +36,10 @@ type Options struct {
 	NoSync bool
 	// CacheKiBMax bounds the page cache of each connection; 0 means 16,384.
 	CacheKiBMax int
+	// PageBytes is the page size of a database that is made now, a power of two from
+	// 512 to 65,536; 0 means SQLite's 4,096. Large rows are written in fewer pieces
+	// on large pages.
+	PageBytes int
 	// ReadersMax bounds the reading connections; 0 means 2.
 	ReadersMax int
 	// Points is told "<area>.before_commit" and "<area>.after_commit".
@@ -124,6 +128,9 @@ func dsn(o Options) string {
 	sync := "FULL"
 	if o.NoSync {
 		sync = "OFF"
+	}
+	if o.PageBytes != 0 {
+		q.Add("_pragma", "page_size("+strconv.Itoa(o.PageBytes)+")") // before the first page is written
 	}
 	for _, p := range []string{"busy_timeout(5000)", "journal_mode(WAL)", "synchronous(" + sync + ")",
 		"foreign_keys(1)", "cache_size(-" + strconv.Itoa(o.CacheKiBMax) + ")", "wal_autocheckpoint(10000)",
