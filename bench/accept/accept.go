@@ -44,11 +44,10 @@ type bench struct {
 
 // window is what one server came to in one turn.
 type window struct {
-	perSecond, p50Millis, p99Millis    float64
-	cpuMicros, allocs                  float64 // of the server, per accept
-	accepted, repeats, limited, shed   int
-	checked, inCore                    int
-	unreadBytes, backlog, oldestUnread float64 // at the end of the load
+	perSecond, p50Millis, p99Millis  float64
+	cpuMicros, allocs                float64 // of the server, per accept
+	accepted, repeats, limited, shed int
+	checked, inCore                  int
 }
 
 // Run is the bench.
