@@ -48,6 +48,7 @@ type window struct {
 	cpuMicros, allocs                float64 // of the server, per accept
 	accepted, repeats, limited, shed int
 	checked, inCore                  int
+	unreadBytes, oldestUnread        float64 // at the end of the load
 }
 
 // Run is the bench.
