@@ -27,7 +27,7 @@ func (r *rules) find(outTradeNo string) (*Trade, *Payment, *Attempt, error) {
 	}
 	a := p.attempt(n)
 	if a == nil {
-		return nil, nil, nil, fmt.Errorf("payment order %s has no attempt %d: %w", p.Y, n, ErrNoPayment)
+		return nil, nil, nil, fmt.Errorf("payment order %s has no attempt %d", p.Y, n)
 	}
 	return t, p, a, nil
 }
@@ -51,28 +51,33 @@ func (r *rules) applyOutcome(m *bus.Message) error {
 		if out.State == channels.StatePaid {
 			return r.settle(t, p, a, success{out.TransactionID, out.Paid})
 		}
-		return r.learn(p, a, out.State, out.Credential, out.Code)
+		return r.learn(t, p, a, out.State, out.Credential, out.Code)
 	case channels.Declined:
 		if o.Op != string(event.OpPay) {
 			return nil // the question was refused, not the payment
 		}
-		return r.learn(p, a, channels.StateDeclined, channels.Credential{}, out.Code)
+		return r.learn(t, p, a, channels.StateDeclined, channels.Credential{}, out.Code)
 	case channels.NotSent:
-		return r.notSent(p, a, o.Op, out.Code)
+		return r.notSent(t, p, a, o.Op, out.Code)
 	case channels.Unknown:
 		return r.unknown(p, a, o.Op, out.Code)
 	}
 	return fmt.Errorf("outcome of %s: no result %q", o.OutTradeNo, out.Result)
 }
 
-func (r *rules) notSent(p *Payment, a *Attempt, op, code string) error {
+func (r *rules) notSent(t *Trade, p *Payment, a *Attempt, op, code string) error {
 	if op != string(event.OpPay) || !p.Open() || a.Status != event.Dispatched {
 		return nil
 	}
 	if err := r.attemptTo(p, a, AttemptNotSent, code); err != nil {
 		return err
 	}
-	if err := r.reroute(p, code); err != nil {
+	if t.Status == TradePaid {
+		// The order was paid meanwhile: nobody is to be asked for it again.
+		if err := r.paymentTo(p, event.Closed, ReasonOrderPaid); err != nil {
+			return err
+		}
+	} else if err := r.reroute(p, code); err != nil {
 		return err
 	}
 	r.changed(p, -1)
@@ -115,7 +120,7 @@ func (r *rules) applyCallback(m *bus.Message) error {
 	if c.Event.State == channels.StatePaid {
 		err = r.settle(t, p, a, success{c.Event.TransactionID, c.Event.Paid})
 	} else {
-		err = r.learn(p, a, c.Event.State, channels.Credential{}, c.Event.Code)
+		err = r.learn(t, p, a, c.Event.State, channels.Credential{}, c.Event.Code)
 	}
 	if err == nil && open && !p.Open() {
 		r.dispatch(p, a, event.OpStop, 0) // prepay need not ask any more

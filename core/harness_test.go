@@ -42,6 +42,8 @@ type harness struct {
 	t      testing.TB
 	core   *core.Core
 	store  *sqlstore.Store
+	path   string
+	opened uint64
 	dir    *merchant.Directory
 	secret *ids.Secret
 	now    time.Time
@@ -69,30 +71,34 @@ func newHarness(t testing.TB) *harness {
 	if h.secret, err = ids.NewSecret(make([]byte, ids.SecretLen)); err != nil {
 		t.Fatal(err)
 	}
-	h.store, err = sqlstore.Open(t.Context(), sqldb.Options{Path: filepath.Join(t.TempDir(), "core.db"), NoSync: true}, groups, h.clock)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := h.store.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	h.core = h.newCore()
+	h.path = filepath.Join(t.TempDir(), "core.db")
+	h.core, h.store = h.open()
 	return h
 }
 
-func (h *harness) clock() time.Time { return h.now }
-
-func (h *harness) newCore() *core.Core {
+// open makes another core, with a store of its own on the same file: as another
+// process has.
+func (h *harness) open() (*core.Core, *sqlstore.Store) {
 	h.t.Helper()
-	c, err := core.New(core.Deps{Store: h.store, Directory: h.dir, IDs: ids.NewSource(h.clock, randomBytes{rand.New(rand.NewPCG(1, 2))}),
+	s, err := sqlstore.Open(h.t.Context(), sqldb.Options{Path: h.path, NoSync: true}, groups, h.clock)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	h.t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			h.t.Error(err)
+		}
+	})
+	h.opened++
+	c, err := core.New(core.Deps{Store: s, Directory: h.dir, IDs: ids.NewSource(h.clock, randomBytes{rand.New(rand.NewPCG(1, h.opened))}),
 		Now: h.clock, Config: core.DefaultConfig(), Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	return c
+	return c, s
 }
+
+func (h *harness) clock() time.Time { return h.now }
 
 // order is what a merchant asks for; the zero value is completed by intent.
 type order struct {
@@ -218,7 +224,7 @@ func (h *harness) payment(y ids.Code) event.Payment {
 // news reads what a topic holds since the last call.
 func (h *harness) news(topic bus.Topic) []bus.Message {
 	h.t.Helper()
-	src := h.store.Log().Source(topic)
+	src := h.store.Log().Stored(topic)
 	if h.read[topic] == nil {
 		h.read[topic] = map[int]bus.Place{}
 	}

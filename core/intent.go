@@ -19,6 +19,7 @@ type intake struct {
 	trade   *Trade
 	payment *Payment
 	seller  *merchant.Merchant
+	account *merchant.ChannelAccount // chosen; nil for what has expired
 }
 
 // step is one named step of a flow. It gives a reason to reject the intent, or
@@ -36,9 +37,10 @@ func depositSteps() []step {
 		{"natural key", (*intake).naturalKey},
 		{"merchant", (*intake).allowed},
 		{"terms", (*intake).terms},
+		{"choose account", (*intake).chooseAccount},
 		{"fix terms", (*intake).fixTerms},
 		{"expiry", (*intake).expiry},
-		{"route and dispatch", (*intake).route},
+		{"dispatch", (*intake).dispatch},
 	}
 }
 
@@ -71,6 +73,9 @@ func (r *rules) applyIntent(m *bus.Message) error {
 		if reason != "" || stop {
 			break
 		}
+	}
+	if in.trade.Stored > 0 {
+		in.trade.Version++ // so that whoever decides on this trade without the new order is fenced
 	}
 	r.work.addPayment(in.trade, in.payment)
 	r.changed(in.payment, -1)
@@ -122,10 +127,13 @@ func (in *intake) terms() (string, bool, error) {
 	if !t.fixed() {
 		return "", false, nil
 	}
-	open := 0
+	open, accepted := 0, 0
 	for _, p := range t.Payments {
 		if p.Open() {
 			open++
+		}
+		if p.Status != event.Rejected {
+			accepted++
 		}
 	}
 	switch {
@@ -133,44 +141,56 @@ func (in *intake) terms() (string, bool, error) {
 		return ReasonMismatch, false, nil
 	case t.Status == TradePaid:
 		return ReasonOrderPaid, false, nil
-	case open >= in.rules.cfg.OpenPaymentsMax || len(t.Payments) >= in.rules.cfg.PaymentsMax:
+	case open >= in.rules.cfg.OpenPaymentsMax || accepted >= in.rules.cfg.PaymentsMax:
 		return ReasonTooMany, false, nil
 	}
 	return "", false, nil
 }
 
+// chooseAccount is the last step that can reject. What has expired in the backlog
+// needs no account: it is accepted, and ends as expired.
+func (in *intake) chooseAccount() (string, bool, error) {
+	if in.trade.fixed() {
+		in.payment.ExpiresAtMillis = in.trade.ExpiresAtMillis // the first accepted intent's, for all
+	}
+	if in.expired() {
+		return "", false, nil
+	}
+	if in.account = in.rules.choose(in.payment); in.account == nil {
+		return ReasonNoChannel, false, nil
+	}
+	return "", false, nil
+}
+
+func (in *intake) expired() bool { return in.rules.now >= in.payment.ExpiresAtMillis }
+
 func (in *intake) fixTerms() (string, bool, error) {
 	t := in.trade
 	if !t.fixed() {
 		t.Status, t.Amount, t.Context = TradeOpen, in.intent.Amount, in.ctx
-		t.AcceptedAtMillis, t.ExpiresAtMillis = in.intent.AcceptedAtMillis, in.intent.ExpiresAtMillis
-		t.Version++
+		t.Paid = money.Of(0, t.Amount.Currency)
+		t.AcceptedAtMillis, t.ExpiresAtMillis = in.intent.AcceptedAtMillis, in.payment.ExpiresAtMillis
 	}
-	in.payment.ExpiresAtMillis = t.ExpiresAtMillis
 	return "", false, nil
 }
 
 // expiry ends what expired in the backlog: it is never sent.
 func (in *intake) expiry() (string, bool, error) {
-	if in.rules.now < in.payment.ExpiresAtMillis {
+	if !in.expired() {
 		return "", false, nil
 	}
 	return "", true, in.rules.paymentTo(in.payment, event.Expired, ReasonExpiredBacklog)
 }
 
-func (in *intake) route() (string, bool, error) {
+func (in *intake) dispatch() (string, bool, error) {
 	r, p := in.rules, in.payment
-	account := r.choose(p)
-	if account == nil {
-		return ReasonNoChannel, false, nil
-	}
 	if err := r.paymentTo(p, event.Dispatched, ""); err != nil {
 		return "", false, err
 	}
 	p.NextAction, p.NextAtMillis = ActionClose, p.ExpiresAtMillis+r.cfg.CloseGraceMillis
-	r.openAttempt(p, account)
+	r.openAttempt(p, in.account)
 	if in.trade.Context.Institution == "" {
-		in.trade.Context.Institution = account.Channel
+		in.trade.Context.Institution = in.account.Channel
 	}
 	return "", false, nil
 }

@@ -25,7 +25,7 @@ type Store interface {
 	// there is none.
 	Trade(ctx context.Context, code ids.Code) (*Trade, error)
 
-	// Counts counts all payment orders by merchant, status and reason: core's side
+	// Counts counts all payment orders by merchant and status, aliases apart: core's side
 	// of the orders equation. It reads the whole table.
 	Counts(ctx context.Context) ([]Count, error)
 	// Received sums what PSPs said they received, by merchant, channel account and

@@ -14,54 +14,50 @@ import (
 	"github.com/tallystick/tallystick/internal/fault"
 	"github.com/tallystick/tallystick/internal/ids"
 	"github.com/tallystick/tallystick/internal/money"
+	prepay "github.com/tallystick/tallystick/prepay/event"
 )
 
-// Two consumers get the same batches at the same time, ten thousand times: each
-// batch is applied by exactly one of them, the other is fenced, and each order
-// is settled exactly once.
+// Two cores, each with a store of its own on one file, as two processes have:
+// they get the same intents at the same time, then each hears of the same
+// success from another side. Ten thousand orders: each batch is applied by one of
+// them, whoever decided on what the other changed meanwhile is fenced and decides
+// again, and each order is settled exactly once.
 func TestTwoConsumersRacingSettleOnce(t *testing.T) {
 	const orders, perBatch = 10_000, 20
 	h := newHarness(t)
-	two := []interface {
-		ApplyIntents(context.Context, *bus.Batch) error
-		ApplyCallbacks(context.Context, *bus.Batch) error
-	}{h.newCore(), h.newCore()}
-	race := func(b *bus.Batch, apply func(i int, b *bus.Batch) error) {
-		var wg sync.WaitGroup
-		errs := make([]error, len(two))
-		for i := range two {
-			wg.Go(func() { errs[i] = apply(i, b) })
-		}
-		wg.Wait()
-		fenced := 0
-		for _, err := range errs {
-			if fault.Is(err, fault.Fenced) {
-				fenced++
-			} else if err != nil {
-				t.Fatal(err)
-			}
-		}
-		if fenced != 1 {
-			t.Fatalf("%d of two were fenced: %v", fenced, errs)
-		}
-	}
+	one := h.core
+	two, _ := h.open()
 	for i := 0; i < orders; i += perBatch {
-		var intents, callbacks []bus.Event
+		var intents, callbacks, outcomes []bus.Event
 		for j := i; j < i+perBatch; j++ {
 			in, e := h.intent(order{id: fmt.Sprint("o", j)})
+			number, amount := ids.OutTradeNo(in.Y, 0), money.Of(10_000, "CNY")
 			intents = append(intents, e)
 			callbacks = append(callbacks, bus.Event{ID: "evt_c", Type: event.TypeCallback, Version: 1, Context: e.Context,
 				Payload: event.Encode(event.CallbackReceived{Channel: "sandbox", Account: "a", Event: channels.CallbackEvent{EventID: "e",
-					OutTradeNo: ids.OutTradeNo(in.Y, 0), State: channels.StatePaid, TransactionID: "t", Paid: money.Of(10_000, "CNY")}})})
+					OutTradeNo: number, State: channels.StatePaid, TransactionID: "t", Paid: amount}})})
+			outcomes = append(outcomes, bus.Event{ID: "evt_o", Type: prepay.TypeOutcome, Version: 1, Context: e.Context,
+				Payload: prepay.Outcome{OutTradeNo: number, Account: "a", Op: "query", Outcome: channels.Outcome{Result: channels.Done,
+					State: channels.StatePaid, TransactionID: "t", Paid: amount}}.Encode()})
 		}
-		race(h.batch(bus.Intents, intents...), func(i int, b *bus.Batch) error { return two[i].ApplyIntents(context.Background(), b) })
-		race(h.batch(bus.Callbacks, callbacks...), func(i int, b *bus.Batch) error { return two[i].ApplyCallbacks(context.Background(), b) })
+		same := h.batch(bus.Intents, intents...)
+		fenced := atTheSameTime(t, func() error { return one.ApplyIntents(context.Background(), same) },
+			func() error { return two.ApplyIntents(context.Background(), same) })
+		if fenced != 1 {
+			t.Fatalf("%d of two that applied one batch were fenced", fenced)
+		}
+		heard, asked := h.batch(bus.Callbacks, callbacks...), h.batch(bus.Outcomes, outcomes...)
+		atTheSameTime(t, untilNotFenced(func() error { return one.ApplyCallbacks(context.Background(), heard) }),
+			untilNotFenced(func() error { return two.ApplyOutcomes(context.Background(), asked) }))
 	}
 	settled := map[ids.Code]int{}
 	for msgs := h.news(bus.Payments); len(msgs) > 0; msgs = h.news(bus.Payments) {
 		for _, m := range msgs {
 			var c event.PaymentChanged
 			h.must(event.Decode(m.Payload, &c))
+			if m.Type != event.TypePaymentChanged {
+				t.Fatalf("%s of %s", m.Type, c.Y)
+			}
 			if c.Settled >= 0 {
 				settled[c.Y]++
 			}
@@ -73,6 +69,36 @@ func TestTwoConsumersRacingSettleOnce(t *testing.T) {
 	for y, n := range settled {
 		if n != 1 {
 			t.Fatalf("%s settled %d times", y, n)
+		}
+	}
+}
+
+// atTheSameTime runs both and gives how many were fenced; other errors fail.
+func atTheSameTime(t *testing.T, fs ...func() error) (fenced int) {
+	t.Helper()
+	errs := make([]error, len(fs))
+	var wg sync.WaitGroup
+	for i, f := range fs {
+		wg.Go(func() { errs[i] = f() })
+	}
+	wg.Wait()
+	for _, err := range errs {
+		if fault.Is(err, fault.Fenced) {
+			fenced++
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return fenced
+}
+
+// untilNotFenced decides again, as a consumer does.
+func untilNotFenced(f func() error) func() error {
+	return func() error {
+		for {
+			if err := f(); !fault.Is(err, fault.Fenced) {
+				return err
+			}
 		}
 	}
 }

@@ -19,10 +19,22 @@ type success struct {
 // the PSP is surplus: it goes to suspense once, and is to be refunded. Hearing of
 // the same transaction again does nothing.
 func (r *rules) settle(t *Trade, p *Payment, a *Attempt, s success) error {
-	if s.transactionID == "" {
-		s.transactionID = a.OutTradeNo // a PSP without numbers of its own has one payment per number
+	if s.paid.Minor <= 0 || s.paid.Currency.Validate() != nil {
+		return fmt.Errorf("%s is said to be paid, with %v", a.OutTradeNo, s.paid)
 	}
-	if a.TransactionID == s.transactionID || p.known(a.OutTradeNo, s.transactionID) {
+	switch {
+	case s.transactionID != "" && a.TransactionID == s.transactionID:
+		return nil // told again
+	case s.transactionID == "" && a.TransactionID != "":
+		return nil // told again, by a source that names no transaction
+	case s.transactionID == "":
+		s.transactionID = a.OutTradeNo // stands for the PSP's number until one is told
+	case a.TransactionID == a.OutTradeNo && a.Paid == s.paid:
+		a.TransactionID = s.transactionID // the number of what we know of already
+		a.Version++
+		return nil
+	}
+	if p.known(a.OutTradeNo, s.transactionID) {
 		return nil
 	}
 	if a.TransactionID != "" {
@@ -84,7 +96,7 @@ func (r *rules) succeed(t *Trade, p *Payment, a *Attempt) error {
 	return nil
 }
 
-// closeOthers asks for the closing of whatever else could still be paid.
+// closeOthers asks for the closing of the trade's other payment orders.
 func (r *rules) closeOthers(t *Trade, settled *Payment) {
 	for _, p := range t.Payments {
 		if p == settled || !p.Open() {
@@ -120,13 +132,16 @@ func (r *rules) surplus(p *Payment, a *Attempt, s success, why string) error {
 }
 
 // learn applies what a PSP said of an attempt, short of a success.
-func (r *rules) learn(p *Payment, a *Attempt, state channels.State, credential channels.Credential, code string) error {
+func (r *rules) learn(t *Trade, p *Payment, a *Attempt, state channels.State, credential channels.Credential, code string) error {
 	if !p.Open() {
 		return nil
 	}
 	var to, attempt event.Status
 	switch state {
 	case channels.StatePending:
+		if t.Status == TradePaid {
+			credential = channels.Credential{} // paid already: nobody is to be asked for it again
+		}
 		return r.pending(p, a, credential)
 	case channels.StateDeclined:
 		attempt, to = event.Declined, event.Declined

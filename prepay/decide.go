@@ -64,7 +64,11 @@ func sensible(op event.Op, o channels.Outcome) channels.Outcome {
 			o.State = channels.StatePending
 		}
 		switch o.State {
-		case channels.StatePending, channels.StatePaid, channels.StateDeclined, channels.StateClosed:
+		case channels.StatePaid:
+			if o.Paid.Minor > 0 && o.Paid.Currency.Validate() == nil {
+				return o
+			}
+		case channels.StatePending, channels.StateDeclined, channels.StateClosed:
 			return o
 		case channels.StateNotFound:
 			if op != event.OpPay {
@@ -155,8 +159,9 @@ func (b Backoff) Decide(c *Call, o *channels.Outcome, repeatable bool, nowMillis
 // nextOp is the next call for a number whose fate is not known yet.
 func nextOp(c *Call, o *channels.Outcome, l lesson, repeatable bool, nowMillis int64) event.Op {
 	switch {
-	case l == notFound && repeatable && (c.Standing != Pending || c.Op == event.OpClose):
-		// Also when it has expired: the PSP then declines it, and that is definite.
+	case l == notFound && repeatable && (c.Standing != Pending || c.Op == event.OpClose) && (!c.CloseWanted || c.expired(nowMillis)):
+		// Also when it has expired: the PSP then declines it, and that is definite. What
+		// core wants closed is not asked for again before that.
 		return event.OpPay
 	case c.Op == event.OpClose:
 		return event.OpQuery

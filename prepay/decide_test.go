@@ -74,7 +74,9 @@ func TestDecide(t *testing.T) {
 
 		{"close closed", call{Op: cls, Standing: prepay.Pending, CloseWanted: true}, closed, never, final(prepay.Closed)},
 		{"close of what was paid", call{Op: cls, Standing: prepay.Pending, CloseWanted: true}, paid, never, final(prepay.Paid)},
-		{"close finds nothing, repeatable", call{Op: cls, Standing: prepay.Pending, CloseWanted: true}, notFound, yes, next(pay, prepay.Pending, 1, 2*second, false)},
+		{"close finds nothing, repeatable, expired", call{Op: cls, Standing: prepay.Pending, CloseWanted: true, ExpiresAtMillis: now}, notFound, yes, next(pay, prepay.Pending, 1, 2*second, false)},
+		{"close finds nothing, not expired: nobody is asked again", call{Op: cls, Standing: prepay.Pending, CloseWanted: true, ExpiresAtMillis: now + 1}, notFound, yes, next(query, prepay.Pending, 1, 2*second, false)},
+		{"query finds nothing, to be closed, not expired", call{Op: query, Standing: prepay.Unknown, CloseWanted: true, ExpiresAtMillis: now + 1}, notFound, yes, next(cls, prepay.Unknown, 1, 2*second, false)},
 		{"close finds nothing, not repeatable", call{Op: cls, Standing: prepay.Pending, CloseWanted: true}, notFound, never, next(query, prepay.Pending, 1, 2*second, false)},
 		{"close unknown", call{Op: cls, Standing: prepay.Pending, CloseWanted: true}, unknown, yes, next(query, prepay.Pending, 1, 2*second, false)},
 		{"close not sent", call{Op: cls, Standing: prepay.Unknown, CloseWanted: true}, notSent, yes, next(query, prepay.Unknown, 1, 2*second, false)},

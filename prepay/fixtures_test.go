@@ -109,7 +109,7 @@ var (
 	notSent  = withCode(channels.NotSent, "breaker_open")
 	declined = withCode(channels.Declined, "no_funds")
 	pending  = done(channels.StatePending)
-	paid     = done(channels.StatePaid)
+	paid     = channels.Outcome{Result: channels.Done, State: channels.StatePaid, TransactionID: "t", Paid: money.Of(1999, "CNY")}
 	closed   = done(channels.StateClosed)
 	notFound = done(channels.StateNotFound)
 	withQR   = channels.Outcome{Result: channels.Done, State: channels.StatePending,

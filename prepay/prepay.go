@@ -67,7 +67,7 @@ func Defaults() Config {
 	return Config{
 		Backoff:  Backoff{PollFirstMillis: 10_000, AskFirstMillis: 1_000, MaxMillis: 6 * 3_600_000},
 		LanesMax: 256, SlotsMax: 1024, AnswersMax: 256, LookMillis: 2_000, SweepMillis: 5_000, SweepMax: 256,
-		DeskMillis: 24 * 3_600_000, DrainMillis: 60_000, ListMax: 200,
+		DeskMillis: 24 * 3_600_000, DrainMillis: 25_000, ListMax: 200,
 	}
 }
 

@@ -99,6 +99,9 @@ func (p *Prepay) settle(c *Call, o *channels.Outcome, repeatable bool, nowMillis
 	if v.Standing == Closed && o.Result == channels.NotSent {
 		*o = closedUnsent()
 	}
+	if c.CloseWanted {
+		o.Credential = channels.Credential{} // nobody is to pay what core wants closed
+	}
 	c.LastResult, c.LastState, c.LastCode = o.Result, o.State, o.Code[:min(len(o.Code), codeBytesMax)]
 	c.HasCredential = c.HasCredential || o.Credential.Value != ""
 	c.Standing, c.Asks, c.AskWanted, c.Owner = v.Standing, v.Asks, false, ""

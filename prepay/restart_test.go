@@ -8,6 +8,7 @@ import (
 	"github.com/tallystick/tallystick/channels"
 	"github.com/tallystick/tallystick/core/event"
 	"github.com/tallystick/tallystick/internal/fault"
+	"github.com/tallystick/tallystick/internal/money"
 	"github.com/tallystick/tallystick/prepay"
 )
 
@@ -223,4 +224,28 @@ func TestRestartsDoNotSlowTheAsking(t *testing.T) {
 		w.must(w.pp.Recover(context.Background()))
 	}
 	same(t, "asks", w.call("o").Asks, 0)
+}
+
+// What core wants closed is shown to no payer, and paid without an amount is no
+// answer.
+func TestAnswersThatMustNotBeBelieved(t *testing.T) {
+	w := newWorld(t, t.TempDir(), "a")
+	w.psps["a"].answer = replies(withQR)
+	w.pay("closing", "a")
+	w.draw()
+	w.ask("closing", "a", event.OpClose)
+	w.run()
+	w.record()
+	for _, o := range w.told() {
+		if o.Outcome.Credential.Value != "" {
+			t.Errorf("core was given a credential: %+v", o)
+		}
+	}
+	for _, amount := range []money.Amount{{}, money.Of(0, "CNY"), money.Of(-1, "CNY"), money.Of(1, "")} {
+		w := newWorld(t, t.TempDir(), "a")
+		w.psps["a"].answer = replies(channels.Outcome{Result: channels.Done, State: channels.StatePaid, TransactionID: "t", Paid: amount})
+		w.pay("o", "a")
+		w.turn()
+		same(t, "told", w.story(), "[pay unknown answer_senseless]")
+	}
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/tallystick/tallystick/channels"
 	"github.com/tallystick/tallystick/core"
 	"github.com/tallystick/tallystick/core/event"
+	"github.com/tallystick/tallystick/internal/bus"
 	"github.com/tallystick/tallystick/internal/fault"
 	"github.com/tallystick/tallystick/internal/ids"
 	"github.com/tallystick/tallystick/internal/money"
@@ -80,6 +81,9 @@ func (a *Auditor) judge(w *World) error {
 	if err := a.payments(ctx, w); err != nil {
 		return err
 	}
+	if err := a.noNewNumbers(w); err != nil {
+		return err
+	}
 	if len(a.found) == 0 {
 		return nil
 	}
@@ -119,6 +123,50 @@ func (a *Auditor) vouchers(ctx context.Context, w *World) error {
 	return nil
 }
 
+// noNewNumbers: from the moment that a trade is paid on, core asks for nothing
+// more of it. Events are ordered by their ids.
+func (a *Auditor) noNewNumbers(w *World) error {
+	paidBy := map[ids.Code]string{}
+	log := w.app.Stores.Core.Log()
+	err := eachEvent(log.Stored(bus.Payments), func(m *bus.Message) error {
+		if m.Type != event.TypePaymentChanged {
+			return nil
+		}
+		var c event.PaymentChanged
+		err := event.Decode(m.Payload, &c)
+		if c.Settled >= 0 {
+			paidBy[m.Context.BizCode] = m.ID
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return eachEvent(log.Stored(bus.Dispatch), func(m *bus.Message) error {
+		var d event.Dispatch
+		err := event.Decode(m.Payload, &d)
+		if settled := paidBy[m.Context.BizCode]; settled != "" && d.Op == event.OpPay && m.ID > settled {
+			a.found.add("number %s was asked for after its trade was paid", d.OutTradeNo)
+		}
+		return err
+	})
+}
+
+func eachEvent(src bus.Source, f func(*bus.Message) error) error {
+	for g := range src.Groups() {
+		msgs, err := readAll(src, g)
+		if err != nil {
+			return err
+		}
+		for i := range msgs {
+			if err := f(&msgs[i]); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // asks is how often the very same was asked.
 func (a *Auditor) asks(w *World, k ask) (n int) {
 	for _, other := range w.clients.asked {
@@ -131,7 +179,7 @@ func (a *Auditor) asks(w *World, k ask) (n int) {
 
 func (a *Auditor) trade(t *event.Trade) {
 	keys := map[string]ids.Code{}
-	paid := money.Of(0, "CNY")
+	paid := money.Of(0, t.Amount.Currency)
 	for _, p := range t.Payments {
 		if !p.Status.Final() {
 			a.found.add("payment order %s is still %s, next %q", p.Y, p.Status, p.NextAction)

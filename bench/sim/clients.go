@@ -12,12 +12,12 @@ import (
 
 // ask is what a client sends: one body under one key.
 type ask struct {
-	Order, Key, Subject string
-	Amount              int64
+	Order, Key, Subject, Currency string
+	Amount                        int64
 }
 
 func (a ask) body() []byte {
-	b, err := json.Marshal(map[string]any{"order_id": a.Order, "amount": a.Amount, "currency": "CNY", "subject": a.Subject, "expires_in_seconds": 300},
+	b, err := json.Marshal(map[string]any{"order_id": a.Order, "amount": a.Amount, "currency": a.Currency, "subject": a.Subject, "expires_in_seconds": 300},
 		json.Deterministic(true))
 	if err != nil {
 		panic(err) // a map of strings and numbers
@@ -56,7 +56,7 @@ func (w *World) client() error {
 	case n < 4:
 		if c.n < w.cfg.Orders {
 			c.n++
-			w.begin(ask{Order: fmt.Sprint("o", c.n), Key: "k1", Subject: "mug", Amount: 100 + w.rand.Int64N(5_000)})
+			w.begin(ask{Order: fmt.Sprint("o", c.n), Key: "k1", Subject: "mug", Currency: w.currency(), Amount: 100 + w.rand.Int64N(5_000)})
 		}
 	case n < 8:
 		w.answer()
@@ -76,16 +76,28 @@ func (w *World) takeUnknown() ask {
 	return a
 }
 
+// currency is one that the merchant may be paid in, and now and then one that no
+// channel account takes.
+func (w *World) currency() string {
+	if w.rand.IntN(8) == 0 {
+		return "USD"
+	}
+	return "CNY"
+}
+
 // variant asks for the same order again: the same, under another key, with
-// another body under the same key, or for another amount.
+// another body under the same key, for another amount, or in a currency that can
+// be paid.
 func (w *World) variant(a ask) ask {
-	switch w.rand.IntN(4) {
+	switch w.rand.IntN(5) {
 	case 0:
 		a.Key = fmt.Sprint("k", 1+w.rand.IntN(3))
 	case 1:
 		a.Subject = "cup"
 	case 2:
 		a.Key, a.Amount = "k2", a.Amount+1
+	case 3:
+		a.Key, a.Currency = "k4", "CNY"
 	}
 	return a
 }

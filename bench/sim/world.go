@@ -112,7 +112,7 @@ func (w *World) drawFaults() sim.Faults {
 
 func directory() *merchant.Snapshot {
 	s := &merchant.Snapshot{Version: 1, Merchants: []merchant.Merchant{{ID: "shop", Name: "Shop", Enabled: true, KeyHashes: []string{merchant.HashKey("key")},
-		Currencies: []money.Currency{"CNY"}, AmountMinorMax: 1_000_000, FeeRate: 6_000, RequestsPerSecond: 1e6, Burst: 1e6}}}
+		Currencies: []money.Currency{"CNY", "USD"}, AmountMinorMax: 1_000_000, FeeRate: 6_000, RequestsPerSecond: 1e6, Burst: 1e6}}}
 	for i, name := range accounts() {
 		s.Accounts = append(s.Accounts, merchant.ChannelAccount{ID: name, Channel: sandbox.Name, Enabled: true, Traffic: traffic.Real,
 			Currencies: []money.Currency{"CNY"}, Methods: []channels.Method{channels.MethodQRCode}, Weight: 1 + i, FeeRate: money.Rate(3_000 + i*500),

@@ -135,6 +135,8 @@ func (c Config) Validate() error {
 		return bad("directory_poll", "out_of_range", "use 10ms to 5s: a revoked key is dead within it")
 	case c.ShutdownTimeout <= 0:
 		return bad("shutdown_timeout", "not_positive", "give a duration such as 30s")
+	case c.Prepay.DrainMillis >= c.ShutdownTimeout.Milliseconds():
+		return bad("prepay.drain_millis", "too_large", "keep it below shutdown_timeout, or calls that are out are left behind")
 	case c.StoreCacheKiBMax < 64:
 		return bad("store_cache_kib_max", "too_small", "use at least 64")
 	case c.Consumers.MessagesMax < 1:

@@ -104,6 +104,7 @@ func TestBadConfigurationNamesTheKeyAndTheFix(t *testing.T) {
 		{"an intake bound", "intake:\n  batch_bytes_max: 0\n", nil, []string{"intake.batch_bytes_max", "at least 1"}},
 		{"an API bound", "api:\n  wait_max: 0s\n", nil, []string{"api.wait_max", "at least 1"}},
 		{"a prepay bound", "prepay:\n  lanes_max: 0\n", nil, []string{"prepay.lanes_max"}},
+		{"a drain longer than the stop", "shutdown_timeout: 10s\n", nil, []string{"prepay.drain_millis", "shutdown_timeout"}},
 		{"not a URL", "public_url: here\n", nil, []string{"public_url", "https://"}},
 		{"unknown variable", "", []string{"TALLYSTICK_API_WAIT_MAXX=1s"}, []string{"TALLYSTICK_API_WAIT_MAXX", "TALLYSTICK_API_WAIT_MAX"}},
 		{"bad variable", "", []string{"TALLYSTICK_GROUPS=many"}, []string{"TALLYSTICK_GROUPS", "int"}},

@@ -29,11 +29,12 @@ type Verification struct {
 	Violations []string
 }
 
-// OrdersLine is the orders equation of one merchant: Accepted = Rejected +
-// Declined + Expired + Closed + Succeeded + InFlight.
+// OrdersLine counts one merchant's payment orders in core, by what became of
+// them. All terms are core's: what was promised is on the clients' side, and
+// CheckVouchers compares it.
 type OrdersLine struct {
 	Merchant                                                          string
-	Accepted                                                          int64 // distinct Y that core knows; the other terms are counted by status
+	Accepted                                                          int64 // distinct Y that core knows
 	Rejected, Declined, Expired, Closed, Succeeded, InFlight, Aliases int64
 }
 

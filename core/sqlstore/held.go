@@ -7,10 +7,11 @@ import (
 
 // held keeps trades as they were last committed, so that a payment's next
 // message need not read them again: two generations, of which the older is let
-// go when the younger is full. What is held may only be behind the tables, if
-// another process writes them: every write is guarded by the version that it was
-// read with, and what a refused write came from is dropped. It is used inside
-// the writing transaction only, and so by one goroutine at a time.
+// go when the younger is full. What is held may be behind the tables, if another
+// process writes them: every change of a trade, a new payment order included,
+// moves its version, every write is guarded by the version that it was read with,
+// and what a refused one decided on is held no more. It is used inside the writing
+// transaction only, and so by one goroutine at a time.
 type held struct {
 	max        int // of one generation
 	young, old generation

@@ -3,7 +3,6 @@ package sqlstore
 
 import (
 	"context"
-	"sync/atomic"
 	"time"
 
 	"github.com/tallystick/tallystick/core"
@@ -24,8 +23,6 @@ type Store struct {
 	log  *embedded.Log
 	now  func() time.Time
 	held *held
-	// parked counts parked messages, so that a batch without any need not look.
-	parked atomic.Int64
 }
 
 // Open opens or makes core's database for a number of groups.
@@ -35,20 +32,7 @@ func Open(ctx context.Context, o sqldb.Options, groups int, now func() time.Time
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{places: places{DB: db}, db: db, now: now, held: newHeld(TradesHeldMax), log: embedded.NewLog(db, groups, bus.Dispatch, bus.Payments)}
-	err = db.Read(ctx, func(tx *sqldb.Tx) error {
-		return tx.Query(`SELECT count(*) FROM parked`, nil, func(scan sqldb.Scan) error {
-			var n int64
-			err := scan(&n)
-			s.parked.Store(n)
-			return err
-		})
-	})
-	if err != nil {
-		_ = db.Close()
-		return nil, fault.Wrap("core: open", err)
-	}
-	return s, nil
+	return &Store{places: places{DB: db}, db: db, now: now, held: newHeld(TradesHeldMax), log: embedded.NewLog(db, groups, bus.Dispatch, bus.Payments)}, nil
 }
 
 // DB is the database, for its counters.
@@ -69,61 +53,73 @@ const TradesHeldMax = 10_000
 // Apply implements core.Store.
 func (s *Store) Apply(ctx context.Context, b *bus.Batch, want core.Want, decide func(*core.Work) error) error {
 	err := s.db.Write(ctx, func(tx *sqldb.Tx) error {
-		// What is taken comes back after the commit alone.
-		trades, rest := s.held.take(want)
-		read, err := load(tx, rest)
+		w, err := s.decide(tx, want, decide)
 		if err != nil {
 			return err
 		}
-		w := core.NewWork(append(trades, read...))
-		if err := decide(w); err != nil {
-			return err
-		}
-		if err := save(tx, w.Trades()); err != nil {
-			return err
-		}
-		if err := embedded.Advance(tx, b, s.now().UnixMilli()); err != nil {
-			return err
-		}
-		if b.Topic == bus.Intents {
-			if err := s.releaseWaiting(tx, w.Trades()); err != nil {
-				return err
-			}
-		}
-		if err := s.log.Emit(tx, bus.Dispatch, w.Dispatches); err != nil {
-			return err
-		}
-		if err := s.log.Emit(tx, bus.Payments, w.Payments); err != nil {
-			return err
-		}
-		tx.OnCommit(func() { s.held.put(w.Trades()) })
-		return nil
+		return s.write(tx, b, w)
 	})
-	if err == nil {
-		s.parked.Add(int64(len(b.Parked) - len(b.Replays)))
-	}
 	return fault.Wrap("core: apply "+string(b.Topic), err)
 }
 
-// releaseWaiting asks for a replay of what was parked because its payment order
-// was not there yet.
-func (s *Store) releaseWaiting(tx *sqldb.Tx, trades []*core.Trade) error {
-	if s.parked.Load() <= 0 {
-		return nil
+// decide decides on what is held and what is read. What is held may be behind the
+// tables: where it leads to an error, everything is read, and decided again.
+func (s *Store) decide(tx *sqldb.Tx, want core.Want, decide func(*core.Work) error) (*core.Work, error) {
+	// What is taken comes back after the commit alone.
+	trades, rest := s.held.take(want)
+	read, err := load(tx, rest)
+	if err != nil {
+		return nil, err
 	}
-	keys := make([]string, 0, 2*len(trades))
-	for _, t := range trades {
-		keys = append(keys, string(t.Context.BizCode))
-		for _, p := range t.Payments {
-			keys = append(keys, string(p.Y)) // a callback without attach is keyed by its Y
-		}
+	w := core.NewWork(append(trades, read...))
+	err = decide(w)
+	if err == nil || len(trades) == 0 {
+		return w, err
 	}
-	for _, k := range keys {
-		if _, err := tx.Exec(`UPDATE parked SET replay = 1 WHERE biz_code = ? AND topic <> ?`, k, string(bus.Intents)); err != nil {
+	if read, err = load(tx, want); err != nil {
+		return nil, err
+	}
+	w = core.NewWork(read)
+	return w, decide(w)
+}
+
+// write saves, moves the places, and emits last.
+func (s *Store) write(tx *sqldb.Tx, b *bus.Batch, w *core.Work) error {
+	if err := save(tx, w.Trades()); err != nil {
+		return err
+	}
+	if err := embedded.Advance(tx, b, s.now().UnixMilli()); err != nil {
+		return err
+	}
+	if b.Topic == bus.Intents || len(b.Parked) > 0 {
+		if err := releaseWaiting(tx); err != nil {
 			return err
 		}
 	}
+	if err := s.log.Emit(tx, bus.Dispatch, w.Dispatches); err != nil {
+		return err
+	}
+	if err := s.log.Emit(tx, bus.Payments, w.Payments); err != nil {
+		return err
+	}
+	tx.OnCommit(func() { s.held.put(w.Trades()) })
 	return nil
+}
+
+// releaseWaiting asks for a replay of what was parked because its payment order
+// was not there yet, and is there now: also if it came between the transaction
+// that missed it and the one that parks. A callback without attach is keyed by
+// its Y.
+func releaseWaiting(tx *sqldb.Tx) error {
+	any := false
+	err := tx.Query(`SELECT EXISTS (SELECT 1 FROM parked WHERE replay = 0)`, nil, func(scan sqldb.Scan) error { return scan(&any) })
+	if err != nil || !any {
+		return err
+	}
+	_, err = tx.Exec(`UPDATE parked SET replay = 1 WHERE replay = 0 AND topic <> ? AND instr(reason, ?) > 0
+		AND (EXISTS (SELECT 1 FROM trade_orders t WHERE t.biz_code = parked.biz_code) OR EXISTS (SELECT 1 FROM payment_orders p WHERE p.y = parked.biz_code))`,
+		string(bus.Intents), core.ErrNoPayment.Error())
+	return err
 }
 
 // Due implements core.Store.

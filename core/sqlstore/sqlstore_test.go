@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -125,5 +126,41 @@ func TestStatementsPerBatch(t *testing.T) {
 	}
 	if n := s.DB().Statements() - before; n > 30 {
 		t.Errorf("%d statements for %d new trades", n, orders)
+	}
+}
+
+// Verify finds whatever is done to the tables behind core's back.
+func TestVerifyFindsTampering(t *testing.T) {
+	for _, statement := range []string{
+		`DELETE FROM attempts; DELETE FROM payment_orders WHERE id = 1`,
+		`UPDATE payment_orders SET version = version - 1 WHERE id = 1`,
+		`UPDATE payment_orders SET version = version + 1 WHERE id = 1`,
+		`UPDATE payment_orders SET status = 'succeeded' WHERE id = 1`,
+		`UPDATE payment_orders SET amount_minor = amount_minor + 1 WHERE id = 1`,
+		`UPDATE payment_orders SET fee_minor = fee_minor + 1 WHERE id = 1`,
+		`UPDATE attempts SET status = 'succeeded', paid_minor = 1 WHERE payment_id = 1`,
+		`DELETE FROM log_payments WHERE id = (SELECT min(id) FROM log_payments)`,
+	} {
+		t.Run(statement, func(t *testing.T) {
+			s := open(t).(store)
+			storetest.Put(t, s, storetest.Trade("o1"), storetest.Trade("o2"))
+			if r, err := s.Verify(t.Context()); err != nil || r.Violated != 0 {
+				t.Fatalf("before: %+v %v", r, err)
+			}
+			err := s.DB().Write(t.Context(), func(tx *sqldb.Tx) error {
+				for _, one := range strings.Split(statement, ";") {
+					if _, err := tx.Exec(one); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r, err := s.Verify(t.Context()); err != nil || r.Violated == 0 {
+				t.Errorf("not found: %+v %v", r, err)
+			}
+		})
 	}
 }

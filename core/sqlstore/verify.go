@@ -3,6 +3,7 @@ package sqlstore
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/tallystick/tallystick/core"
 	"github.com/tallystick/tallystick/core/event"
@@ -62,11 +63,20 @@ func (s *Store) Open(ctx context.Context) ([]core.Age, error) {
 // verifyPage is how many log rows are read at a time.
 const verifyPage = 2000
 
-// folded is what the log says of one payment order.
+// folded is what the log, or the table, says of one payment order.
 type folded struct {
 	version int64
 	status  event.Status
-	settled int
+	amount  int64
+	fee     int64
+	paid    int64 // by the attempt that succeeded
+	settled int   // events that settle it: the log's alone
+}
+
+// same reports whether both say the same, whoever settled it.
+func (f folded) same(o folded) bool {
+	f.settled, o.settled = 0, 0
+	return f == o
 }
 
 // Verify implements core.Store. It holds one group's payment orders at a time.
@@ -81,39 +91,71 @@ func (s *Store) Verify(ctx context.Context) (core.Report, error) {
 }
 
 func (s *Store) verifyGroup(ctx context.Context, group int, r *core.Report) error {
-	// The tables first: whatever they say was told in a log that is read after them.
 	rows := map[ids.Code]folded{}
 	from, to := slotRange(group, s.log.Source(bus.Payments).Groups())
 	err := s.db.Read(ctx, func(tx *sqldb.Tx) error {
-		return tx.Query(`SELECT y, version, status FROM payment_orders WHERE substr(y, 2, 2) BETWEEN ? AND ?`, []any{from, to},
-			func(scan sqldb.Scan) error {
-				var y ids.Code
-				var f folded
-				err := scan(&y, &f.version, &f.status)
-				rows[y] = f
-				return err
-			})
+		return tx.Query(selectFolded+`substr(p.y, 2, 2) BETWEEN ? AND ?`, []any{from, to}, func(scan sqldb.Scan) error { return scanFolded(scan, rows) })
 	})
 	if err != nil {
 		return err
 	}
+	// The log is read after the tables: whatever they say was told in it by then.
+	// What it tells beyond them is looked up once more.
 	log, err := s.fold(ctx, group, r)
 	if err != nil {
 		return err
 	}
+	var ahead []ids.Code
+	for y, f := range log {
+		if row, there := rows[y]; !there || row.version < f.version {
+			ahead = append(ahead, y)
+		}
+	}
+	slices.Sort(ahead)
+	err = s.db.Read(ctx, func(tx *sqldb.Tx) error {
+		return sqldb.QueryIn(tx, selectFolded+`p.y IN (?*)`, ahead, func(scan sqldb.Scan) error { return scanFolded(scan, rows) })
+	})
+	if err != nil {
+		return err
+	}
+	compare(rows, log, ahead, r)
+	return nil
+}
+
+const selectFolded = `SELECT p.y, p.version, p.status, p.amount_minor, p.fee_minor,
+	(SELECT coalesce(sum(a.paid_minor), 0) FROM attempts a WHERE a.payment_id = p.id AND a.status = 'succeeded') FROM payment_orders p WHERE `
+
+func scanFolded(scan sqldb.Scan, into map[ids.Code]folded) error {
+	var y ids.Code
+	var f folded
+	err := scan(&y, &f.version, &f.status, &f.amount, &f.fee, &f.paid)
+	into[y] = f
+	return err
+}
+
+// compare takes an order that the log was ahead of, and whose row has moved on
+// since, for one that is being worked on.
+func compare(rows, log map[ids.Code]folded, ahead []ids.Code, r *core.Report) {
 	for y, row := range rows {
 		r.Payments++
 		f, told := log[y]
 		switch {
 		case !told:
 			r.Add(fmt.Sprintf("payment order %s is %s at version %d, and no event tells of it", y, row.status, row.version))
-		case f.version < row.version || f.version == row.version && f.status != row.status:
-			r.Add(fmt.Sprintf("payment order %s is %s at version %d, the log says %s at %d", y, row.status, row.version, f.status, f.version))
+		case f.version < row.version && slices.Contains(ahead, y):
+		case f.version != row.version:
+			r.Add(fmt.Sprintf("payment order %s is at version %d, the log at %d", y, row.version, f.version))
+		case !f.same(row):
+			r.Add(fmt.Sprintf("payment order %s is %+v, the log says %+v", y, row, f))
 		case row.status == event.Succeeded && f.settled != 1:
 			r.Add(fmt.Sprintf("payment order %s succeeded, and %d events settle it", y, f.settled))
 		}
 	}
-	return nil
+	for y := range log {
+		if _, there := rows[y]; !there {
+			r.Add(fmt.Sprintf("the log tells of payment order %s, which is gone", y))
+		}
+	}
 }
 
 // fold reads one group of topic payments and checks that versions have no holes
@@ -144,7 +186,12 @@ func (s *Store) fold(ctx context.Context, group int, r *core.Report) (map[ids.Co
 			if f.status.Final() {
 				r.Add(fmt.Sprintf("payment order %s: %s follows %s, which is final", c.Y, c.Status, f.status))
 			}
-			f.version, f.status = c.Version, c.Status
+			f.version, f.status, f.amount, f.fee, f.paid = c.Version, c.Status, c.Amount.Minor, c.Fee.Minor, 0
+			for _, a := range c.Attempts {
+				if a.Status == event.Succeeded {
+					f.paid += a.Paid.Minor
+				}
+			}
 			if c.Settled >= 0 {
 				f.settled++
 			}

@@ -98,8 +98,8 @@ func changedEvent(p *core.Payment, settled int) bus.Event {
 		Payload: event.Encode(event.PaymentChanged{Payment: p.Snapshot(), Settled: settled})}
 }
 
-// put saves new trades, telling each payment order.
-func put(t TB, s Store, trades ...*core.Trade) {
+// Put saves new trades, telling each payment order.
+func Put(t TB, s Store, trades ...*core.Trade) {
 	t.Helper()
 	must(t, s.Apply(t.Context(), &bus.Batch{}, core.Want{}, func(w *core.Work) error {
 		for _, tr := range trades {
@@ -142,7 +142,7 @@ func roundTrip(t TB, s Store) {
 	want := Trade("o1")
 	want.Payments = append(want.Payments, payment(want, "other"))
 	want.Payments[1].Exceptions = []core.Exception{{OutTradeNo: "n", TransactionID: "t", Why: "w", Paid: money.Of(3, "CNY"), AtMillis: 7}}
-	put(t, s, want)
+	Put(t, s, want)
 	have := get(t, s, want.Context.BizCode)
 	w, h := string(event.Encode(want.Snapshot())), string(event.Encode(have.Snapshot()))
 	if w != h {
@@ -171,7 +171,7 @@ func roundTrip(t TB, s Store) {
 
 func anyCode(t TB, s Store) {
 	tr := Trade("o1")
-	put(t, s, tr, Trade("o2"))
+	Put(t, s, tr, Trade("o2"))
 	for _, code := range []ids.Code{tr.Context.BizCode, tr.Payments[0].Y} {
 		if have := get(t, s, code); have.OrderID != "o1" {
 			t.Fatalf("%s gives order %s", code, have.OrderID)
@@ -239,7 +239,7 @@ func fence(t TB, s Store) {
 
 func staleRow(t TB, s Store) {
 	tr := Trade("o1")
-	put(t, s, tr)
+	Put(t, s, tr)
 	for _, f := range []func(*core.Trade, *core.Payment){
 		func(_ *core.Trade, p *core.Payment) { p.Stored, p.Version = 7, 8 },
 		func(_ *core.Trade, p *core.Payment) { p.Stored, p.Version = 0, 8 },
@@ -255,7 +255,7 @@ func staleRow(t TB, s Store) {
 
 func naturalKey(t TB, s Store) {
 	tr := Trade("o1")
-	put(t, s, tr)
+	Put(t, s, tr)
 	add := func(alter func(*core.Payment)) error {
 		return s.Apply(t.Context(), &bus.Batch{}, core.Want{Trades: []ids.Code{tr.Context.BizCode}}, func(w *core.Work) error {
 			p := payment(tr, "o1")
@@ -273,7 +273,7 @@ func naturalKey(t TB, s Store) {
 
 func emit(t TB, s Store) {
 	for i := range 40 {
-		put(t, s, Trade(fmt.Sprint("a", i)), Trade(fmt.Sprint("b", i)))
+		Put(t, s, Trade(fmt.Sprint("a", i)), Trade(fmt.Sprint("b", i)))
 	}
 	src, total := s.Source(bus.Payments), 0
 	for g := range src.Groups() {
@@ -320,7 +320,7 @@ func parked(t TB, s Store) {
 func due(t TB, s Store) {
 	a, b, c := Trade("a"), Trade("b"), Trade("c")
 	a.Payments[0].NextAtMillis, b.Payments[0].NextAtMillis, c.Payments[0].NextAtMillis = 300, 100, 200
-	put(t, s, a, b, c)
+	Put(t, s, a, b, c)
 	have, err := s.Due(t.Context(), 250, 10)
 	must(t, err)
 	if len(have) != 2 || have[0] != b.Context.BizCode || have[1] != c.Context.BizCode {
@@ -336,7 +336,7 @@ func counts(t TB, s Store) {
 	a.Payments[0].Status, a.Payments[0].NextAtMillis = event.Succeeded, 0
 	a.Payments[0].Attempts[0].Status, a.Payments[0].Attempts[0].Paid = event.Succeeded, money.Of(500, "CNY")
 	a.Payments[0].Exceptions = []core.Exception{{OutTradeNo: "n", Account: "b", TransactionID: "t", Paid: money.Of(20, "CNY")}}
-	put(t, s, a, b)
+	Put(t, s, a, b)
 	have, err := s.Counts(t.Context())
 	must(t, err)
 	if len(have) != 2 || have[0].Status != event.Dispatched || have[0].Orders != 1 || have[1].Orders != 1 {
@@ -356,7 +356,7 @@ func counts(t TB, s Store) {
 
 func verify(t TB, s Store) {
 	tr := Trade("o1")
-	put(t, s, tr, Trade("o2"))
+	Put(t, s, tr, Trade("o2"))
 	r, err := s.Verify(t.Context())
 	if err != nil || r.Violated != 0 || r.Payments != 2 || r.Events != 2 {
 		t.Fatalf("verify %+v %v", r, err)

@@ -287,7 +287,8 @@ func (h *harness) acceptedAs(order string) (answer, ids.Context, event.Intent) {
 
 func callbacks(h *harness) {
 	y := ids.Code(h.someY())
-	good := event.Encode(channels.CallbackEvent{EventID: "e1", OutTradeNo: ids.OutTradeNo(y, 0), State: channels.StatePaid})
+	good := event.Encode(channels.CallbackEvent{EventID: "e1", OutTradeNo: ids.OutTradeNo(y, 0), State: channels.StatePaid,
+		TransactionID: "t1", Paid: money.Of(1999, "CNY")})
 	call := func(path, sign string, body []byte) answer {
 		return h.do(request{method: "POST", path: path, body: body, headers: [][2]string{{"X-Sign", sign}}})
 	}

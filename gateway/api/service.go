@@ -142,12 +142,12 @@ func (s *Service) Begin(m *merchant.Merchant, c Call) (*Acceptance, error) {
 	if !m.Enabled {
 		return nil, &fault.Error{Kind: fault.Forbidden, Op: "accept", Code: "merchant_disabled"}
 	}
+	if len(c.Body) > s.d.Config.BodyBytesMax {
+		return nil, &fault.Error{Kind: fault.TooLarge, Op: "accept", Code: "body_too_large"}
+	}
 	if !s.limits.allow(m, now) {
 		s.metrics.limited.Inc()
 		return nil, &fault.Error{Kind: fault.Limited, Op: "accept", Code: "rate_limited"}
-	}
-	if len(c.Body) > s.d.Config.BodyBytesMax {
-		return nil, &fault.Error{Kind: fault.TooLarge, Op: "accept", Code: "body_too_large"}
 	}
 	if c.IdempotencyKey != "" && !validIdempotencyKey(c.IdempotencyKey) {
 		return nil, invalid("header_invalid", "Idempotency-Key", "use 1 to 255 visible ASCII characters", nil)

@@ -223,6 +223,9 @@ func (r *Receiver) context(ev *channels.CallbackEvent, channel string) (ids.Cont
 	if err != nil {
 		return ids.Context{}, fmt.Errorf("out_trade_no: %w", err)
 	}
+	if ev.State == channels.StatePaid && (ev.Paid.Minor <= 0 || ev.Paid.Currency.Validate() != nil) {
+		return ids.Context{}, fmt.Errorf("paid, with an amount of %v", ev.Paid)
+	}
 	c, err := ids.ParseAttach(ev.Attach, channel)
 	if err == nil && c.BizCode.Slot() == y.Slot() && c.Traffic == y.Traffic() && validTraceID(c.TraceID) &&
 		r.d.Secret.Verify(c.BizCode, c.Merchant) && r.d.Secret.Verify(y, c.Merchant) {

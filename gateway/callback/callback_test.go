@@ -203,6 +203,8 @@ func TestRefused(t *testing.T) {
 		{"unreadable", func(h *harness) { h.psp.err = &fault.Error{Kind: fault.Invalid} }, fault.Invalid, 400, `channel="sandbox",result="refused"`},
 		{"not our number", func(h *harness) { h.psp.event.OutTradeNo = "ORDER-4711" }, fault.Invalid, 400, `channel="sandbox",result="refused"`},
 		{"number cut", func(h *harness) { h.psp.event.OutTradeNo = string(h.y) }, fault.Invalid, 400, `channel="sandbox",result="refused"`},
+		{"paid nothing", func(h *harness) { h.psp.event.Paid.Minor = 0 }, fault.Invalid, 400, `channel="sandbox",result="refused"`},
+		{"paid in no currency", func(h *harness) { h.psp.event.Paid.Currency = "" }, fault.Invalid, 400, `channel="sandbox",result="refused"`},
 		{"no such account", func(h *harness) { h.req.Account = "a2\"} 1\nx{y=\"" }, fault.NotFound, 0, `channel="other",result="no_account"`},
 		{"too large", func(h *harness) { h.req.Body = make([]byte, 64<<10+1) }, fault.TooLarge, 0, `channel="sandbox",result="too_large"`},
 		{"intake full", func(h *harness) { h.intake.refuse = &fault.Error{Kind: fault.Unavailable} }, fault.Unavailable, 503, `channel="sandbox",result="not_kept"`},
