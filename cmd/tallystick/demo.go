@@ -95,6 +95,8 @@ func (d *demo) start(ctx context.Context) (err error) {
 		return err
 	}
 	deps.Config.Listen, deps.Config.PublicURL = ln, "http://"+ln
+	// Nobody waits for hours here: an unknown payment is asked after every 5 s at least.
+	deps.Config.Prepay.Backoff.PollFirstMillis, deps.Config.Prepay.Backoff.MaxMillis = 5_000, 5_000
 	if d.app, err = app.New(ctx, deps); err != nil {
 		return err
 	}
