@@ -150,6 +150,11 @@ func (b Backoff) Decide(c *Call, o *channels.Outcome, repeatable bool, nowMillis
 		first = b.PollFirstMillis
 	}
 	v.WaitMillis = b.wait(first, v.Asks)
+	if l == notFound && v.Op == event.OpPay {
+		// An answer that can be acted on. Only silence makes the wait grow, and the
+		// payer waits for this one.
+		v.Asks, v.WaitMillis = c.Asks, b.wait(b.AskFirstMillis, 0)
+	}
 	if c.AskWanted {
 		v.WaitMillis = 0
 	}

@@ -38,6 +38,7 @@ type bench struct {
 	top     int
 	profile string // file to keep the profile in
 	least   float64
+	keep    string // folder to leave the stores in
 
 	folder rig.Folder
 	server *rig.Process
@@ -83,6 +84,7 @@ func Run(ctx context.Context, fs *flag.FlagSet, args []string, out io.Writer) (m
 	fs.IntVar(&b.top, "top", 0, "print so many functions with the most CPU")
 	fs.StringVar(&b.profile, "profile", "", "file to keep the server's CPU profile in")
 	fs.Float64Var(&b.least, "least", 0, "fail below so many settled payments per second")
+	fs.StringVar(&b.keep, "keep", "", "new folder in which to keep the data, to look at afterwards")
 	seed := fs.Uint64("seed", 1, "seed of the orders and of the PSP's faults")
 	if err := fs.Parse(args); err != nil {
 		return nil, err
@@ -127,7 +129,10 @@ func (b *bench) start(ctx context.Context, dir string, seed uint64) (stop func()
 	if err != nil {
 		return stop, err
 	}
-	if b.folder, err = rig.MakeFolder(filepath.Join(dir, "data")); err != nil {
+	if b.keep == "" {
+		b.keep = filepath.Join(dir, "data")
+	}
+	if b.folder, err = rig.MakeFolder(b.keep); err != nil {
 		return stop, err
 	}
 	if b.psp, stopPSP, err = b.folder.StartPSP(ctx, sim.Realistic(), seed); err != nil {
