@@ -94,19 +94,28 @@ func startSystemIn(t *testing.T, dir string, faults sim.Faults) *system {
 
 // run starts everything; stop, also at the test's end, stops it and closes the stores.
 func (s *system) run(t *testing.T) {
-	ctx, cancel := context.WithCancel(context.Background())
 	pspCtx, stopPSP := context.WithCancel(context.Background())
-	appDone, pspDone := make(chan error, 1), make(chan error, 1)
-	go func() { appDone <- s.app.Run(ctx) }()
+	pspDone := make(chan error, 1)
+	stopApp := s.runApp(t)
 	go func() { pspDone <- s.psp.Run(pspCtx) }()
 	s.stop = sync.OnceFunc(func() {
-		cancel()
-		must(t, <-appDone)
+		stopApp()
 		stopPSP()
 		must(t, <-pspDone)
-		must(t, s.app.Close())
 	})
 	t.Cleanup(s.stop)
+}
+
+// runApp starts the product alone; stop stops it and closes the stores.
+func (s *system) runApp(t *testing.T) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.app.Run(ctx) }()
+	return func() {
+		cancel()
+		must(t, <-done)
+		must(t, s.app.Close())
+	}
 }
 
 // drain waits until nothing is on its way.

@@ -22,6 +22,8 @@ type commands struct {
 	Serve   serveCmd   `cmd:"" help:"Run all roles in one process on a data folder."`
 	Demo    demoCmd    `cmd:"" help:"Run everything in one process, with a PSP simulator and its faults, under load; then check every voucher and every cent."`
 	Verify  verifyCmd  `cmd:"" help:"Fold the logs of a data folder, compare them with its tables, and the areas with each other."`
+	Backup  backupCmd  `cmd:"" help:"Copy a data folder, served or not, as it is at one moment."`
+	Restore restoreCmd `cmd:"" help:"Make a data folder of a backup."`
 	Parked  parkedCmd  `cmd:"" help:"List messages that were put aside because they could not be applied, and ask for their replay."`
 	Version versionCmd `cmd:"" help:"Print the version."`
 }
