@@ -165,7 +165,7 @@ func (d *demo) introduce() {
 Try by hand while it runs:
   curl -s %[2]s/v1/payments -H 'Authorization: Bearer %[5]s' \
     -H 'Content-Type: application/json' -d '{"order_id":"mug-1","amount":1999,"currency":"CNY","subject":"Coffee mug"}'
-  curl -s '%[2]s/v1/vouchers/VOUCHER?wait=20&since=1' -H 'Authorization: Bearer %[5]s'
+  curl -s '%[2]s/v1/vouchers/VOUCHER?wait=20' -H 'Authorization: Bearer %[5]s'
   curl -s %[2]s/v1/trades/VOUCHER -H 'Authorization: Bearer %[5]s'
   curl -s %[4]s/admin/faults
 

@@ -28,13 +28,21 @@ type sight struct {
 	sure    bool
 	asking  bool
 	fresh   bool // accepted here, and nothing heard yet
+	told    bool // the client was told that it is accepted
 	changed <-chan struct{}
 	target  ids.Code // whose entry it is: the first, for an alias
 }
 
-// Await answers as soon as there is something that the client cannot have seen
-// with version Since, or when Wait has passed, or when ctx ends (a server that
-// stops answers its long-polls). The answer's version is never below Since.
+// news reports whether there is something that the client cannot have seen, and
+// that tells it anything: to be "processing" is nothing new to whoever has the
+// 202. Most clients wait for what to pay with, and ask once.
+func (s *sight) news(a *Ask) bool {
+	return s.visible > a.Since && (a.Since > 0 || !s.told || s.view.Status != Processing)
+}
+
+// Await answers as soon as there is news for a client with version Since, or when
+// Wait has passed, or when ctx ends (a server that stops answers its long-polls).
+// The answer's version is never below Since.
 //
 // fault.Limited: too many wait. fault.Unavailable: core is not reached and what
 // is held, if anything, is not enough. fault.NotFound: another merchant's.
@@ -61,7 +69,7 @@ func (v *Views) Await(ctx context.Context, a Ask) (View, error) {
 		}
 		over = over || ctx.Err() != nil
 		lacking := !s.sure || s.view.Version < a.Since
-		if s.visible > a.Since && (!lacking || askErr != nil) {
+		if s.news(&a) && (!lacking || askErr != nil) {
 			return s.view, nil
 		}
 		// The first news of what was just accepted comes by itself, and soon: core
@@ -194,6 +202,7 @@ func (v *Views) look(a *Ask) sight {
 			s.view.Status = Accepted
 		}
 	}
+	s.told = a.Token || e.accepted
 	s.view.Y, s.view.AliasOf = a.Y, alias
 	return s
 }

@@ -273,6 +273,28 @@ func TestWaiting(t *testing.T) {
 			h.views.Confirm(y)
 			start := time.Now()
 			go func() {
+				time.Sleep(100 * time.Millisecond)
+				h.source.emit(c, payment(y, event.Created, 1)) // processing: nothing that a 202 has not said
+				h.step()
+				time.Sleep(100 * time.Millisecond)
+				h.source.emit(c, payment(y, event.Pending, 2))
+				h.step()
+			}()
+			h.want(h.await(wait(h, y, 0, 30*time.Second)), voucher.Ready, 2)
+			if took := time.Since(start); took != 200*time.Millisecond {
+				t.Errorf("took %s", took)
+			}
+			if h.core.questions() != 0 {
+				t.Error("core was asked for what was just accepted, and soon told")
+			}
+		})
+	})
+	t.Run("that core has it is news to whoever was told nothing", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			h := newHarness(t, nil)
+			c, y := h.order("o1", "k")
+			start := time.Now()
+			go func() {
 				time.Sleep(200 * time.Millisecond)
 				h.source.emit(c, payment(y, event.Created, 1))
 				h.step()
@@ -281,9 +303,23 @@ func TestWaiting(t *testing.T) {
 			if took := time.Since(start); took != 200*time.Millisecond {
 				t.Errorf("took %s", took)
 			}
-			if h.core.questions() != 0 {
-				t.Error("core was asked for what was just accepted, and soon told")
+		})
+	})
+	t.Run("to who has been told, what goes on is told in the end", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			h := newHarness(t, nil)
+			c, y := h.order("o1", "k")
+			h.source.emit(c, payment(y, event.Created, 1))
+			h.core.payments[y], h.core.contexts[y] = payment(y, event.Created, 1), c
+			a := wait(h, y, 0, 5*time.Second)
+			a.Token = true
+			start := time.Now()
+			h.want(h.await(a), voucher.Processing, 1)
+			if took := time.Since(start); took != 5*time.Second {
+				t.Errorf("took %s", took)
 			}
+			a.Wait = 0
+			h.want(h.await(a), voucher.Processing, 1) // and at once to who does not wait
 		})
 	})
 	t.Run("a version that shows nothing new does not", func(t *testing.T) {
