@@ -1,0 +1,237 @@
+package kafka
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/sasl"
+
+	"github.com/tallystick/tallystick/internal/bus"
+	"github.com/tallystick/tallystick/internal/fault"
+)
+
+// Config says where the brokers are, and bounds what is asked of them. All
+// bounds must be positive.
+type Config struct {
+	Brokers []string // host:port; any of them leads to the others
+	Prefix  string   // of the topics' names, so that installations can share brokers
+	Groups  int      // partitions of each topic; fixed for ever
+	Epoch   int64    // of the places; begins when the groups are cut anew
+	// Replication and MinInSync are checked: fewer copies than that are not durable.
+	Replication int
+	MinInSync   int
+	// Retention is the least that a topic must keep.
+	Retention time.Duration
+	// ProduceTimeout bounds one request to append; behind it nobody knows.
+	ProduceTimeout time.Duration
+	// FetchWait is how long a broker may hold an empty answer back, FetchBytesMax
+	// what it may send at once, and BufferBytesMax what a Source holds of one group
+	// that nobody has read yet.
+	FetchWait      time.Duration
+	FetchBytesMax  int
+	BufferBytesMax int
+	TLS            *tls.Config    // nil for none
+	SASL           sasl.Mechanism // nil for none
+}
+
+// DefaultConfig lacks Brokers and Groups.
+func DefaultConfig() Config {
+	return Config{Prefix: "tallystick.", Epoch: 1, Replication: 3, MinInSync: 2, Retention: 30 * 24 * time.Hour, ProduceTimeout: 5 * time.Second,
+		FetchWait: 500 * time.Millisecond, FetchBytesMax: 1 << 20, BufferBytesMax: 2 << 20}
+}
+
+// Validate names the first value that cannot be.
+func (c Config) Validate() error {
+	bad := func(field, fix string) error {
+		return &fault.Error{Kind: fault.Invalid, Op: "kafka", Field: "kafka." + field, Code: "bad_value", Fix: fix}
+	}
+	if len(c.Brokers) == 0 {
+		return bad("brokers", "name at least one broker as host:port")
+	}
+	for _, b := range c.Brokers {
+		if _, _, err := net.SplitHostPort(b); err != nil {
+			return bad("brokers", "give "+strconv.Quote(b)+" as host:port")
+		}
+	}
+	for _, f := range []struct {
+		name string
+		v    int64
+	}{{"groups", int64(c.Groups)}, {"epoch", c.Epoch}, {"replication", int64(c.Replication)}, {"min_in_sync", int64(c.MinInSync)},
+		{"retention", int64(c.Retention)}, {"produce_timeout", int64(c.ProduceTimeout)}, {"fetch_wait", int64(c.FetchWait)},
+		{"fetch_bytes_max", int64(c.FetchBytesMax)}, {"buffer_bytes_max", int64(c.BufferBytesMax)}} {
+		if f.v <= 0 {
+			return bad(f.name, "set it to at least 1")
+		}
+	}
+	if c.MinInSync > c.Replication {
+		return bad("min_in_sync", "set it to at most replication")
+	}
+	return nil
+}
+
+// Cluster is the connection to the brokers. Safe for concurrent use.
+type Cluster struct {
+	cfg       Config
+	client    *kafka.Client
+	transport *kafka.Transport
+}
+
+// Connect checks the configuration; it does not wait for a broker.
+func Connect(c Config) (*Cluster, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	// Leaders change within a second of a broker's end: an older map would send to
+	// the wrong one.
+	t := &kafka.Transport{ClientID: "tallystick", MetadataTTL: time.Second, DialTimeout: c.ProduceTimeout, TLS: c.TLS, SASL: c.SASL}
+	return &Cluster{cfg: c, transport: t, client: &kafka.Client{Addr: kafka.TCP(c.Brokers...), Transport: t}}, nil
+}
+
+// Close closes idle connections.
+func (c *Cluster) Close() error {
+	c.transport.CloseIdleConnections()
+	return nil
+}
+
+// topic is a topic's name at the brokers.
+func (c *Cluster) topic(t bus.Topic) string { return c.cfg.Prefix + string(t) }
+
+// EnsureTopics makes the topics that are missing, and holds those that are there
+// against the configuration: fault.Conflict names the first that does not fit.
+func (c *Cluster) EnsureTopics(ctx context.Context, topics ...bus.Topic) error {
+	const op = "kafka: topics"
+	req := &kafka.CreateTopicsRequest{}
+	for _, t := range topics {
+		req.Topics = append(req.Topics, kafka.TopicConfig{Topic: c.topic(t), NumPartitions: c.cfg.Groups, ReplicationFactor: c.cfg.Replication,
+			ConfigEntries: []kafka.ConfigEntry{{ConfigName: "retention.ms", ConfigValue: strconv.FormatInt(c.cfg.Retention.Milliseconds(), 10)},
+				{ConfigName: "retention.bytes", ConfigValue: "-1"}, {ConfigName: "cleanup.policy", ConfigValue: "delete"},
+				{ConfigName: "min.insync.replicas", ConfigValue: strconv.Itoa(c.cfg.MinInSync)}}})
+	}
+	res, err := c.client.CreateTopics(ctx, req)
+	if err != nil {
+		return fault.Wrap(op, unavailable(err))
+	}
+	for name, err := range res.Errors {
+		if err != nil && !errors.Is(err, kafka.TopicAlreadyExists) {
+			return fault.New(fault.Unavailable, op, "%s: %w", name, err)
+		}
+	}
+	if err := c.checkTopics(ctx, topics); err != nil {
+		return err
+	}
+	return fault.Wrap(op, c.awaitLeaders(ctx, topics))
+}
+
+// awaitLeaders waits, within ctx, until every partition answers: a broker may name
+// itself the leader of a new one a moment before it is.
+func (c *Cluster) awaitLeaders(ctx context.Context, topics []bus.Topic) error {
+	req := &kafka.ListOffsetsRequest{Topics: map[string][]kafka.OffsetRequest{}}
+	for _, t := range topics {
+		for g := range c.cfg.Groups {
+			req.Topics[c.topic(t)] = append(req.Topics[c.topic(t)], kafka.LastOffsetOf(g))
+		}
+	}
+	for {
+		res, err := c.client.ListOffsets(ctx, req)
+		if err == nil {
+			for _, partitions := range res.Topics {
+				for _, p := range partitions {
+					err = errors.Join(err, p.Error)
+				}
+			}
+		}
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return unavailable(err)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+func (c *Cluster) checkTopics(ctx context.Context, topics []bus.Topic) error {
+	const op = "kafka: topics"
+	names := make([]string, len(topics))
+	for i, t := range topics {
+		names[i] = c.topic(t)
+	}
+	meta, err := c.metadata(ctx, names)
+	if err != nil {
+		return fault.Wrap(op, err)
+	}
+	conflict := func(topic, fix, format string, args ...any) error {
+		return &fault.Error{Kind: fault.Conflict, Op: op, Field: topic, Code: "topic_unfit", Fix: fix, Err: fmt.Errorf(format, args...)}
+	}
+	req := &kafka.DescribeConfigsRequest{}
+	for _, t := range meta {
+		if n := len(t.Partitions); n != c.cfg.Groups {
+			return conflict(t.Name, "use the number of groups that it was made with", "it has %d partitions, there are %d groups", n, c.cfg.Groups)
+		}
+		if n := len(t.Partitions[0].Replicas); n < c.cfg.Replication {
+			return conflict(t.Name, "add replicas, or lower kafka.replication", "it has %d replicas", n)
+		}
+		req.Resources = append(req.Resources, kafka.DescribeConfigRequestResource{ResourceType: kafka.ResourceTypeTopic, ResourceName: t.Name,
+			ConfigNames: []string{"retention.ms", "cleanup.policy", "min.insync.replicas", "retention.bytes"}})
+	}
+	res, err := c.client.DescribeConfigs(ctx, req)
+	if err != nil {
+		return fault.Wrap(op, unavailable(err))
+	}
+	for _, r := range res.Resources {
+		if r.Error != nil {
+			return fault.New(fault.Unavailable, op, "%s: %w", r.ResourceName, r.Error)
+		}
+		have := map[string]string{}
+		for _, e := range r.ConfigEntries {
+			have[e.ConfigName] = e.ConfigValue
+		}
+		number := func(name string) int64 { n, _ := strconv.ParseInt(have[name], 10, 64); return n }
+		switch keep := number("retention.ms"); {
+		case keep >= 0 && keep < c.cfg.Retention.Milliseconds():
+			return conflict(r.ResourceName, "raise retention.ms, or lower kafka.retention", "it keeps %d ms, %d are wanted", keep, c.cfg.Retention.Milliseconds())
+		case number("retention.bytes") >= 0:
+			return conflict(r.ResourceName, "set retention.bytes to -1", "it deletes what was not read once it has %s bytes", have["retention.bytes"])
+		case strings.Contains(have["cleanup.policy"], "compact"):
+			return conflict(r.ResourceName, "set cleanup.policy to delete", "it is compacted, which leaves gaps")
+		case number("min.insync.replicas") < int64(c.cfg.MinInSync):
+			return conflict(r.ResourceName, "raise min.insync.replicas", "it is %s", have["min.insync.replicas"])
+		}
+	}
+	return nil
+}
+
+// metadata waits, within ctx, until a broker knows all the topics and who leads
+// each of their partitions.
+func (c *Cluster) metadata(ctx context.Context, names []string) ([]kafka.Topic, error) {
+	for {
+		res, err := c.client.Metadata(ctx, &kafka.MetadataRequest{Topics: names})
+		if err != nil {
+			return nil, unavailable(err)
+		}
+		i := slices.IndexFunc(res.Topics, func(t kafka.Topic) bool {
+			return t.Error != nil || len(t.Partitions) == 0 || slices.ContainsFunc(t.Partitions, func(p kafka.Partition) bool { return p.Error != nil })
+		})
+		if i < 0 && len(res.Topics) == len(names) {
+			return res.Topics, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fault.New(fault.Unavailable, "metadata", "a topic has no leader: %w", ctx.Err())
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+func unavailable(err error) error {
+	return &fault.Error{Kind: fault.Unavailable, Op: "kafka", Code: "broker_unavailable", Fix: "see whether the brokers run and can be reached", Err: err}
+}

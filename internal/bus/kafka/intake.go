@@ -1,0 +1,228 @@
+package kafka
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"github.com/segmentio/kafka-go"
+
+	"github.com/tallystick/tallystick/internal/bus"
+	"github.com/tallystick/tallystick/internal/fault"
+)
+
+// IntakeConfig bounds what waits for the brokers. All bounds must be positive.
+type IntakeConfig struct {
+	BatchRecordsMax int   // records of one partition in one request
+	BatchBytesMax   int   // bytes of one partition in one request; less than the brokers' message.max.bytes
+	QueueBytesMax   int64 // bytes in memory, of all partitions: above it nothing is taken
+}
+
+// DefaultIntakeConfig fits brokers as they come.
+func DefaultIntakeConfig() IntakeConfig {
+	return IntakeConfig{BatchRecordsMax: 1024, BatchBytesMax: 768 << 10, QueueBytesMax: 16 << 20}
+}
+
+// Validate names the first bound that is not positive.
+func (c IntakeConfig) Validate() error {
+	for _, f := range []struct {
+		name string
+		v    int64
+	}{{"batch_records_max", int64(c.BatchRecordsMax)}, {"batch_bytes_max", int64(c.BatchBytesMax)}, {"queue_bytes_max", c.QueueBytesMax}} {
+		if f.v <= 0 {
+			return &fault.Error{Kind: fault.Invalid, Op: "kafka", Field: "kafka.intake." + f.name, Code: "not_positive", Fix: "set it to at least 1"}
+		}
+	}
+	return nil
+}
+
+// Intake appends what enters from outside. Any number of goroutines Append; each
+// partition has one request under way, and what comes meanwhile goes with the
+// next. Safe for concurrent use.
+type Intake struct {
+	cluster *Cluster
+	cfg     IntakeConfig
+	admit   func(bus.Topic) error
+	lanes   map[bus.Topic][]*lane
+
+	mu    sync.Mutex // guards all batches that are not sealed, and bytes
+	bytes int64
+	ended bool
+}
+
+// lane is one partition.
+type lane struct {
+	topic bus.Topic
+	group int
+	open  *batch // nil when nothing waits
+	wake  chan struct{}
+}
+
+// batch collects records until its lane seals it.
+type batch struct {
+	records   []kafka.Record
+	withdrawn []bool
+	bytes     int
+	gone      int
+	sealed    bool
+	done      chan struct{} // closed once err is final
+	err       error
+}
+
+// ticket is a record's place in a batch: a bus.Ticket.
+type ticket struct {
+	in    *Intake
+	batch *batch
+	index int
+}
+
+func (t *ticket) Done() <-chan struct{} { return t.batch.done }
+
+func (t *ticket) Err() error {
+	if t.batch.withdrawn[t.index] {
+		return &fault.Error{Kind: fault.Unavailable, Op: "intake", Code: "withdrawn"}
+	}
+	return t.batch.err
+}
+
+func (t *ticket) Withdraw() bool {
+	t.in.mu.Lock()
+	defer t.in.mu.Unlock()
+	if t.batch.sealed {
+		return false
+	}
+	if !t.batch.withdrawn[t.index] {
+		t.batch.withdrawn[t.index] = true
+		t.batch.gone++
+	}
+	return true
+}
+
+// NewIntake makes an intake for topics. admit, which may be nil, is asked before
+// anything is taken: fault.Unavailable while too much is unread.
+func NewIntake(c *Cluster, cfg IntakeConfig, admit func(bus.Topic) error, topics ...bus.Topic) (*Intake, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	if admit == nil {
+		admit = func(bus.Topic) error { return nil }
+	}
+	in := &Intake{cluster: c, cfg: cfg, admit: admit, lanes: map[bus.Topic][]*lane{}}
+	for _, t := range topics {
+		for g := range c.cfg.Groups {
+			in.lanes[t] = append(in.lanes[t], &lane{topic: t, group: g, wake: make(chan struct{}, 1)})
+		}
+	}
+	return in, nil
+}
+
+// Append implements bus.Intake.
+func (in *Intake) Append(topic bus.Topic, e *bus.Event) (bus.Ticket, error) {
+	lanes := in.lanes[topic]
+	if lanes == nil {
+		return nil, fault.New(fault.Internal, "intake", "no topic %q", topic)
+	}
+	group := e.Context.BizCode.Group(len(lanes))
+	if err := e.Context.Validate(); err != nil || group < 0 || e.Version != bus.EnvelopeVersion {
+		return nil, fault.New(fault.Internal, "intake", "event %s %s of version %d: %w", e.Type, e.ID, e.Version, err)
+	}
+	if err := in.admit(topic); err != nil {
+		return nil, err
+	}
+	r := record(e, bus.Place{})
+	size := r.Key.Len() + r.Value.Len()
+	if size > in.cfg.BatchBytesMax {
+		return nil, &fault.Error{Kind: fault.TooLarge, Op: "intake", Code: "record_too_large", Err: fmt.Errorf("a record of %d bytes is over %d", size, in.cfg.BatchBytesMax)}
+	}
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	l := lanes[group]
+	b := l.open
+	switch {
+	case in.ended:
+		return nil, &fault.Error{Kind: fault.Unavailable, Op: "intake", Code: "intake_stopped"}
+	case in.bytes+int64(size) > in.cfg.QueueBytesMax,
+		b != nil && (len(b.records) >= in.cfg.BatchRecordsMax || b.bytes+size > in.cfg.BatchBytesMax):
+		return nil, &fault.Error{Kind: fault.Unavailable, Op: "intake", Code: "queue_full", Fix: "retry after a moment",
+			Err: fmt.Errorf("%d bytes wait for the brokers", in.bytes)}
+	case b == nil:
+		b = &batch{done: make(chan struct{})}
+		l.open = b
+	}
+	b.records, b.withdrawn = append(b.records, r), append(b.withdrawn, false)
+	b.bytes += size
+	in.bytes += int64(size)
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+	return &ticket{in: in, batch: b, index: len(b.records) - 1}, nil
+}
+
+// Run appends until ctx ends and everything that was taken has its answer.
+func (in *Intake) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	for _, lanes := range in.lanes {
+		for _, l := range lanes {
+			wg.Go(func() { in.run(ctx, l) })
+		}
+	}
+	<-ctx.Done()
+	in.mu.Lock()
+	in.ended = true // what is taken from here on would have no one to send it
+	in.mu.Unlock()
+	wg.Wait()
+	return nil
+}
+
+func (in *Intake) run(ctx context.Context, l *lane) {
+	for {
+		b := in.seal(l)
+		if b == nil {
+			select {
+			case <-ctx.Done():
+				in.mu.Lock()
+				last := in.ended && l.open == nil
+				in.mu.Unlock()
+				if last {
+					return
+				}
+			case <-l.wake:
+			}
+			continue
+		}
+		in.send(context.WithoutCancel(ctx), l, b)
+	}
+}
+
+// seal takes what waits out of reach of Append and Withdraw.
+func (in *Intake) seal(l *lane) *batch {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	b := l.open
+	if b == nil {
+		return nil
+	}
+	l.open, b.sealed = nil, true
+	return b
+}
+
+// send appends a sealed batch, and tells all who wait for it.
+func (in *Intake) send(ctx context.Context, l *lane, b *batch) {
+	records := b.records
+	if b.gone > 0 {
+		records = nil
+		for i := range b.records {
+			if !b.withdrawn[i] {
+				records = append(records, b.records[i])
+			}
+		}
+	}
+	if len(records) > 0 {
+		_, b.err = in.cluster.produce(ctx, l.topic, l.group, records)
+	}
+	in.mu.Lock()
+	in.bytes -= int64(b.bytes)
+	in.mu.Unlock()
+	close(b.done)
+}

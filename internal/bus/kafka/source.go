@@ -1,0 +1,242 @@
+package kafka
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/tallystick/tallystick/internal/bus"
+	"github.com/tallystick/tallystick/internal/fault"
+)
+
+// Source reads one topic for one consumer. Run fetches ahead of it, from where it
+// last read; without Run it reads all the same, when it is asked.
+type Source struct {
+	cluster *Cluster
+	topic   bus.Topic
+	log     *slog.Logger
+
+	mu    sync.Mutex
+	parts []part
+	wakes map[chan struct{}]bool
+	moved chan struct{} // a part has room, or was moved: whoever fetches looks again
+}
+
+// part is one group, and what was fetched of it and not read yet.
+type part struct {
+	head   bus.Place
+	known  bool      // somebody has said from where to read
+	from   bus.Place // what is in the buffer comes behind it
+	at     int64     // the offset to fetch next
+	buffer []bus.Message
+	bytes  int
+}
+
+// last is the place that the next message must be behind.
+func (p *part) last() bus.Place {
+	if n := len(p.buffer); n > 0 {
+		return p.buffer[n-1].Place
+	}
+	return p.from
+}
+
+// NewSource makes a source of a topic.
+func NewSource(c *Cluster, topic bus.Topic, log *slog.Logger) *Source {
+	return &Source{cluster: c, topic: topic, log: log, parts: make([]part, c.cfg.Groups), wakes: map[chan struct{}]bool{}, moved: make(chan struct{})}
+}
+
+// Topic implements bus.Source.
+func (s *Source) Topic() bus.Topic { return s.topic }
+
+// Groups implements bus.Source.
+func (s *Source) Groups() int { return len(s.parts) }
+
+// Head implements bus.Source.
+func (s *Source) Head(group int) bus.Place {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.parts[group].head
+}
+
+// Refresh asks the brokers for the ends of all groups.
+func (s *Source) Refresh(ctx context.Context) error {
+	var wg sync.WaitGroup
+	errs := make([]error, len(s.parts))
+	for g := range s.parts {
+		wg.Go(func() {
+			end, err := s.cluster.end(ctx, s.topic, g)
+			if errs[g] = err; err != nil {
+				return
+			}
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.advance(g, end.place)
+			if p := &s.parts[g]; !p.known { // nobody has read yet: what comes from here on is news
+				p.at, p.known, p.from = end.offset, true, end.place
+				s.stir()
+			}
+		})
+	}
+	wg.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return fault.Wrap("refresh "+string(s.topic), err)
+		}
+	}
+	return nil
+}
+
+// advance moves a head, never back, and wakes the readers; s.mu is held.
+func (s *Source) advance(group int, to bus.Place) {
+	p := &s.parts[group]
+	if to.Epoch < p.head.Epoch || to.Epoch == p.head.Epoch && to.Seq <= p.head.Seq {
+		return
+	}
+	p.head = to
+	for w := range s.wakes {
+		select {
+		case w <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// stir makes whoever fetches look again; s.mu is held.
+func (s *Source) stir() {
+	close(s.moved)
+	s.moved = make(chan struct{})
+}
+
+// Subscribe implements bus.Source.
+func (s *Source) Subscribe() (<-chan struct{}, func()) {
+	w := make(chan struct{}, 1)
+	s.mu.Lock()
+	s.wakes[w] = true
+	s.mu.Unlock()
+	return w, func() {
+		s.mu.Lock()
+		delete(s.wakes, w)
+		s.mu.Unlock()
+	}
+}
+
+// Read implements bus.Source: from what was fetched ahead, else from the broker.
+// What lies at or before after is let go.
+func (s *Source) Read(ctx context.Context, group int, after bus.Place, limit int) ([]bus.Message, error) {
+	for {
+		msgs, at, more := s.buffered(group, after, limit)
+		if len(msgs) > 0 || !more {
+			return msgs, nil
+		}
+		got, next, err := s.cluster.fetch(ctx, s.topic, group, at, s.cluster.cfg.FetchWait)
+		if err != nil {
+			return nil, fault.Wrap("read "+string(s.topic), err)
+		}
+		if s.store(group, at, got, next) && next == at {
+			return nil, nil // there must be something, and there is not: the reader takes it for a gap
+		}
+	}
+}
+
+// buffered gives what is at hand behind after, and else whether there is more, and
+// from which offset.
+func (s *Source) buffered(group int, after bus.Place, limit int) (msgs []bus.Message, at int64, more bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := &s.parts[group]
+	if !p.move(after) {
+		*p = part{head: p.head, known: true, from: after, at: after.Seq} // no sequence is there before its own offset
+	}
+	s.stir() // there is room, or another place to fetch from
+	if n := min(limit, len(p.buffer)); n > 0 {
+		return append([]bus.Message(nil), p.buffer[:n]...), 0, false
+	}
+	return nil, p.at, p.head.Seq > after.Seq
+}
+
+// move lets go of what is at or before a place; false if the buffer does not
+// go on from there.
+func (p *part) move(after bus.Place) bool {
+	if !p.known {
+		return false
+	}
+	if p.from.Seq == after.Seq {
+		return true
+	}
+	for i := range p.buffer {
+		p.bytes -= len(p.buffer[i].Payload)
+		if p.buffer[i].Place == after {
+			p.from, p.buffer = after, append([]bus.Message(nil), p.buffer[i+1:]...)
+			return true
+		}
+	}
+	return false
+}
+
+// store takes what was fetched from an offset, unless the part was moved, or
+// someone else was faster: false.
+func (s *Source) store(group int, at int64, got []bus.Message, next int64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := &s.parts[group]
+	if !p.known || p.at != at {
+		return false
+	}
+	p.at = next
+	for _, m := range got {
+		if last := p.last(); m.Place.Epoch < last.Epoch || m.Place.Epoch == last.Epoch && m.Place.Seq <= last.Seq {
+			continue // a relay's repetition
+		}
+		p.buffer = append(p.buffer, m)
+		p.bytes += len(m.Payload)
+	}
+	s.advance(group, p.last())
+	return true
+}
+
+// Run fetches ahead of the reader until ctx ends, at most BufferBytesMax and one
+// answer of each group. Errors are logged and tried again.
+func (s *Source) Run(ctx context.Context, backoffMax time.Duration) error {
+	var wg sync.WaitGroup
+	for g := range s.parts {
+		wg.Go(func() { s.follow(ctx, g, backoffMax) })
+	}
+	wg.Wait()
+	return nil
+}
+
+func (s *Source) follow(ctx context.Context, group int, backoffMax time.Duration) {
+	backoff := time.Duration(0)
+	for ctx.Err() == nil {
+		at, ok, moved := s.wanted(group)
+		if !ok {
+			select {
+			case <-ctx.Done():
+			case <-moved:
+			}
+			continue
+		}
+		got, next, err := s.cluster.fetch(ctx, s.topic, group, at, s.cluster.cfg.FetchWait)
+		if err != nil && ctx.Err() == nil {
+			backoff = min(max(2*backoff, 10*time.Millisecond), backoffMax)
+			s.log.Error("fetch will be tried again", "topic", string(s.topic), "group", group, "error", err, "backoff_millis", backoff.Milliseconds())
+			select {
+			case <-ctx.Done():
+			case <-time.After(backoff):
+			}
+			continue
+		}
+		backoff = 0
+		s.store(group, at, got, next)
+	}
+}
+
+// wanted is from where to fetch next, if there is room; moved tells when to look
+// again.
+func (s *Source) wanted(group int) (at int64, ok bool, moved <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := &s.parts[group]
+	return p.at, p.known && p.bytes < s.cluster.cfg.BufferBytesMax, s.moved
+}

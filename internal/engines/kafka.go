@@ -1,0 +1,99 @@
+package engines
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Kafka is one broker that is its own controller (KRaft).
+type Kafka struct {
+	Addr string
+	libs string
+	dir  string
+	p    *process
+}
+
+// kafkaProperties suit tests: one node, little memory, a short broker session so
+// that it is back soon after kill -9.
+const kafkaProperties = `process.roles=broker,controller
+node.id=1
+controller.listener.names=CTRL
+controller.quorum.bootstrap.servers=127.0.0.1:@CTRL@
+listeners=PLAIN://127.0.0.1:@PORT@,CTRL://127.0.0.1:@CTRL@
+advertised.listeners=PLAIN://127.0.0.1:@PORT@
+listener.security.protocol.map=PLAIN:PLAINTEXT,CTRL:PLAINTEXT
+inter.broker.listener.name=PLAIN
+log.dirs=@DIR@/data
+auto.create.topics.enable=false
+num.partitions=1
+offsets.topic.num.partitions=1
+offsets.topic.replication.factor=1
+transaction.state.log.num.partitions=1
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+share.coordinator.state.topic.num.partitions=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+group.initial.rebalance.delay.ms=0
+log.cleaner.dedupe.buffer.size=10485760
+broker.session.timeout.ms=1500
+broker.heartbeat.interval.ms=300
+group.min.session.timeout.ms=1000
+`
+
+// javaFlags keep the broker small, and its start short.
+var javaFlags = []string{"-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"}
+
+// StartKafka starts a fresh broker in a folder of its own.
+func StartKafka(ctx context.Context, dir string) (*Kafka, error) {
+	libs, err := install(ctx, "kafka")
+	if err != nil {
+		return nil, err
+	}
+	ports, err := freePorts(2)
+	if err != nil {
+		return nil, err
+	}
+	k := &Kafka{Addr: "127.0.0.1:" + itoa(ports[0]), libs: libs, dir: dir}
+	text := strings.NewReplacer("@PORT@", itoa(ports[0]), "@CTRL@", itoa(ports[1]), "@DIR@", dir).Replace(kafkaProperties)
+	if err := os.WriteFile(k.config(), []byte(text), 0o600); err != nil {
+		return nil, err
+	}
+	format := append(k.java("kafka.tools.StorageTool"), "format", "--standalone", "-t", "TallystickTestBroker0A", "-c", k.config())
+	if out, err := exec.CommandContext(ctx, "java", format...).CombinedOutput(); err != nil { //nolint:gosec // our own arguments
+		return nil, fmt.Errorf("format Kafka's storage: %w: %s", err, out)
+	}
+	return k, k.Start(ctx)
+}
+
+func (k *Kafka) config() string { return filepath.Join(k.dir, "server.properties") }
+
+func (k *Kafka) java(class string) []string {
+	return append(append([]string{}, javaFlags...), "-cp", filepath.Join(k.libs, "*"), class)
+}
+
+// Start starts the broker again, with the data that it has, and waits for it.
+func (k *Kafka) Start(ctx context.Context) (err error) {
+	if k.p, err = start(filepath.Join(k.dir, "kafka.log"), nil, "java", append(k.java("kafka.Kafka"), k.config())...); err != nil {
+		return err
+	}
+	return k.p.ready(ctx, k.Addr) // it answers some milliseconds later
+}
+
+// Stop asks it to end; Kill does not ask.
+func (k *Kafka) Stop() error { return k.p.signal(syscall.SIGTERM, 30*time.Second) }
+
+// Kill is kill -9.
+func (k *Kafka) Kill() error { return k.p.signal(syscall.SIGKILL, 30*time.Second) }
+
+// Freeze stops the process where it stands (SIGSTOP), Thaw lets it go on.
+func (k *Kafka) Freeze() error { return k.p.signal(syscall.SIGSTOP, 0) }
+
+// Thaw is SIGCONT.
+func (k *Kafka) Thaw() error { return k.p.signal(syscall.SIGCONT, 0) }
