@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"math/rand/v2"
@@ -60,7 +61,7 @@ type Deps struct {
 type App struct {
 	Deps
 	Stores    *Stores
-	Intake    *embedded.Intake
+	Intake    *embedded.Intake // of the embedded bus
 	Core      *core.Core
 	Prepay    *prepay.Prepay
 	Poster    *accounting.Poster
@@ -70,6 +71,8 @@ type App struct {
 	Callback  *callback.Receiver
 	consumers []*bus.Consumer
 	ids       *ids.Source
+	bus       transport
+	queries   queries
 	gauges    gauges
 	directory *merchant.Watcher
 	public    net.Listener
@@ -88,15 +91,21 @@ func New(ctx context.Context, d Deps) (a *App, err error) {
 			_ = stores.Close()
 		}
 	}()
-	a.Intake, err = embedded.OpenIntake(ctx, d.Config.intake(), a.Stores.Intake, d.Now, d.Points, d.Log, func(_ string, t bus.Topic) (int64, error) {
-		places, err := a.Stores.Core.Places(ctx, t)
-		return places[0].Seq, err
-	})
-	if err != nil {
+	open := a.openEmbedded
+	if d.Config.Bus == BusKafka {
+		open = a.openKafka
+	}
+	if a.bus, err = open(ctx); err != nil {
 		return nil, err
 	}
-	for _, build := range []func() error{a.buildCore, a.buildPrepay, a.buildAccounting, a.buildGateway} {
-		if err = build(); err != nil {
+	for _, build := range []struct {
+		role Role
+		run  func() error
+	}{{RoleCore, a.buildCore}, {RolePrepay, a.buildPrepay}, {RoleAccounting, a.buildAccounting}, {RoleGateway, a.buildGateway}} {
+		if !d.Config.has(build.role) {
+			continue
+		}
+		if err = build.run(); err != nil {
 			return nil, err
 		}
 	}
@@ -133,45 +142,49 @@ func (a *App) buildAccounting() (err error) {
 }
 
 func (a *App) buildGateway() (err error) {
-	queries := core.Queries{Store: a.Stores.Core}
-	a.Views, err = voucher.New(a.Config.Voucher, a.Stores.Core.Log().Source(bus.Payments), queries, a.Now, a.Metrics, a.Log)
+	a.queries = newRemoteQueries(a.Config.CoreURL)
+	if a.Config.has(RoleCore) {
+		a.queries = core.Queries{Store: a.Stores.Core}
+	}
+	a.Views, err = voucher.New(a.Config.Voucher, a.bus.source(bus.Payments), a.queries, a.Now, a.Metrics, a.Log)
 	if err != nil {
 		return err
 	}
-	a.Callback, err = callback.New(callback.Deps{Parsers: a.Channels, Intake: a.Intake, Secret: a.Secret, IDs: a.ids, Now: a.Now, Random: a.Random,
+	a.Callback, err = callback.New(callback.Deps{Parsers: a.Channels, Intake: a.bus.intake(), Secret: a.Secret, IDs: a.ids, Now: a.Now, Random: a.Random,
 		Points: a.Points, Metrics: a.Metrics, Log: a.Log, Config: a.Config.Callback})
 	if err != nil {
 		return err
 	}
-	a.API, err = api.New(api.Deps{Directory: a.Directory, Intake: a.Intake, Secret: a.Secret, Tokens: a.Tokens, Views: a.Views, Queries: queries,
+	a.API, err = api.New(api.Deps{Directory: a.Directory, Intake: a.bus.intake(), Secret: a.Secret, Tokens: a.Tokens, Views: a.Views, Queries: a.queries,
 		Callbacks: a.Callback, Probes: a.probes(), Now: a.Now, Random: a.Random, Points: a.Points, Metrics: a.Metrics, Log: a.Log, Config: a.Config.API})
 	return err
 }
 
-// buildConsumers lists who reads what.
-func (a *App) buildConsumers() {
-	c, p, l := a.Stores.Core, a.Stores.Prepay, a.Stores.Accounting
-	for _, r := range []struct {
-		area   string
-		source bus.Source
-		places bus.Places
-		apply  func(context.Context, *bus.Batch) error
-	}{
-		{"core", a.Intake.Source(bus.Callbacks), c, a.Core.ApplyCallbacks},
-		{"core", p.Outcomes(), c, a.Core.ApplyOutcomes},
-		{"core", a.Intake.Source(bus.Intents), c, a.Core.ApplyIntents},
-		{"prepay", c.Log().Source(bus.Dispatch), p.Places(), a.Prepay.Apply},
-		{"accounting", c.Log().Source(bus.Payments), l.Places(), a.Poster.Apply},
-	} {
-		a.consumers = append(a.consumers, &bus.Consumer{Area: r.area, Source: r.source, Places: r.places, Apply: r.apply,
-			MessagesMax: a.Config.Consumers.MessagesMax, Log: a.Log, Advanced: a.advanced})
-	}
+// reader is an area that reads a topic.
+type reader struct {
+	role   Role
+	topic  bus.Topic
+	places bus.Places
+	apply  func(context.Context, *bus.Batch) error
 }
 
-// advanced tells the intake what core has passed.
-func (a *App) advanced(topic bus.Topic, moves []bus.Move) {
-	for _, m := range moves {
-		a.Intake.Passed(intakeReader, topic, m.To.Seq)
+// buildConsumers lists who reads what.
+func (a *App) buildConsumers() {
+	var readers []reader
+	if a.Config.has(RoleCore) {
+		c := a.Stores.Core
+		readers = append(readers, reader{RoleCore, bus.Callbacks, c, a.Core.ApplyCallbacks}, reader{RoleCore, bus.Outcomes, c, a.Core.ApplyOutcomes},
+			reader{RoleCore, bus.Intents, c, a.Core.ApplyIntents})
+	}
+	if a.Config.has(RolePrepay) {
+		readers = append(readers, reader{RolePrepay, bus.Dispatch, a.Stores.Prepay.Places(), a.Prepay.Apply})
+	}
+	if a.Config.has(RoleAccounting) {
+		readers = append(readers, reader{RoleAccounting, bus.Payments, a.Stores.Accounting.Places(), a.Poster.Apply})
+	}
+	for _, r := range readers {
+		a.consumers = append(a.consumers, &bus.Consumer{Area: string(r.role), Source: a.bus.source(r.topic), Places: r.places, Apply: r.apply,
+			MessagesMax: a.Config.Consumers.MessagesMax, Log: a.Log, Advanced: a.bus.passed})
 	}
 }
 
@@ -184,7 +197,7 @@ type Step struct {
 // Steps are all parts that work by themselves, in a fixed order. A simulation
 // calls them in an order of its own, one at a time, instead of Run.
 func (a *App) Steps() []Step {
-	steps := []Step{{"intake", a.Intake.Step}, {"intake.trim", a.Intake.Trim}, {"voucher", a.Views.Step}}
+	steps := append(a.bus.steps(), Step{"voucher", a.Views.Step})
 	for _, c := range a.consumers {
 		steps = append(steps, Step{c.Area + "." + string(c.Source.Topic()), c.Step})
 	}
@@ -193,4 +206,4 @@ func (a *App) Steps() []Step {
 }
 
 // Close closes the stores. Nothing may run any more.
-func (a *App) Close() error { return a.Stores.Close() }
+func (a *App) Close() error { return errors.Join(a.bus.close(), a.Stores.Close()) }

@@ -49,6 +49,13 @@ type Config struct {
 	ShutdownTimeout  time.Duration `yaml:"shutdown_timeout"`
 	StoreCacheKiBMax int           `yaml:"store_cache_kib_max"` // of each connection to a store
 
+	// Roles are those that this process plays, with commas between them; Bus is how
+	// they hear of each other, and CoreURL where a gateway asks core that is elsewhere.
+	Roles   string `yaml:"roles"`
+	Bus     string `yaml:"bus"`
+	CoreURL string `yaml:"core_url"`
+
+	Kafka      KafkaConfig       `yaml:"kafka"`
 	Intake     IntakeConfig      `yaml:"intake"`
 	Consumers  ConsumersConfig   `yaml:"consumers"`
 	API        api.Config        `yaml:"api"`
@@ -83,6 +90,7 @@ func DefaultConfig() Config {
 	return Config{
 		Listen: "127.0.0.1:8080", ListenOperator: "127.0.0.1:8081", PublicURL: "http://127.0.0.1:8080", LogLevel: "info",
 		Groups: 16, DirectoryPoll: time.Second, ShutdownTimeout: 30 * time.Second, StoreCacheKiBMax: 16_384,
+		Roles: "gateway,core,prepay,accounting", Bus: BusEmbedded, Kafka: defaultKafka(),
 		Intake: IntakeConfig{BatchRecordsMax: 1024, BatchBytesMax: 1 << 20, QueueBatchesMax: 8, UnreadBytesMax: 64 << 20,
 			UnreadAgeMax: 30 * time.Second, TrimEveryBatches: 256, MeasureEvery: 100 * time.Millisecond},
 		Consumers: ConsumersConfig{MessagesMax: 256, Idle: time.Second, BackoffMax: 5 * time.Second, TimersEvery: time.Second},
@@ -146,7 +154,14 @@ func (c Config) Validate() error {
 	case c.Intake.MeasureEvery <= 0:
 		return bad("intake.measure_every", "not_positive", "give a duration such as 100ms")
 	}
-	for _, err := range []error{c.intake().Validate(), c.API.Validate(), c.Callback.Validate(), c.Voucher.Validate(), c.Core.Validate(),
+	if c.Bus == BusKafka {
+		for _, err := range []error{c.kafka().Validate(), c.kafkaIntake().Validate()} {
+			if err != nil {
+				return err
+			}
+		}
+	}
+	for _, err := range []error{c.validateRoles(), c.intake().Validate(), c.API.Validate(), c.Callback.Validate(), c.Voucher.Validate(), c.Core.Validate(),
 		c.Prepay.Validate(), c.Accounting.Validate()} {
 		if err != nil {
 			return err

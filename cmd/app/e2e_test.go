@@ -94,16 +94,22 @@ func startSystemIn(t *testing.T, dir string, faults sim.Faults) *system {
 
 // run starts everything; stop, also at the test's end, stops it and closes the stores.
 func (s *system) run(t *testing.T) {
-	pspCtx, stopPSP := context.WithCancel(context.Background())
-	pspDone := make(chan error, 1)
-	stopApp := s.runApp(t)
-	go func() { pspDone <- s.psp.Run(pspCtx) }()
+	stopApp, stopPSP := s.runApp(t), s.runPSP(t)
 	s.stop = sync.OnceFunc(func() {
 		stopApp()
 		stopPSP()
-		must(t, <-pspDone)
 	})
 	t.Cleanup(s.stop)
+}
+
+func (s *system) runPSP(t *testing.T) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.psp.Run(ctx) }()
+	return func() {
+		cancel()
+		must(t, <-done)
+	}
 }
 
 // runApp starts the product alone; stop stops it and closes the stores.

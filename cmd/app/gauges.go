@@ -50,8 +50,8 @@ func (a *App) registerGauges() {
 	}
 	for _, t := range []bus.Topic{bus.Intents, bus.Callbacks} {
 		label := `{topic="` + string(t) + `"}`
-		a.Metrics.GetOrCreateGauge(`tallystick_intake_unread_bytes`+label, func() float64 { n, _ := a.Intake.Backlog(t); return float64(n) })
-		a.Metrics.GetOrCreateGauge(`tallystick_intake_oldest_unread_seconds`+label, func() float64 { _, age := a.Intake.Backlog(t); return age.Seconds() })
+		a.Metrics.GetOrCreateGauge(`tallystick_intake_unread_bytes`+label, func() float64 { n, _ := a.bus.backlog(t); return float64(n) })
+		a.Metrics.GetOrCreateGauge(`tallystick_intake_oldest_unread_seconds`+label, func() float64 { _, age := a.bus.backlog(t); return age.Seconds() })
 	}
 	for area, commits := range a.Stores.commits() {
 		a.Metrics.GetOrCreateGauge(`tallystick_store_commits_total{area="`+area+`"}`, func() float64 { return float64(commits()) })
@@ -87,9 +87,12 @@ func (a *App) runGauges(ctx context.Context) error {
 }
 
 func (a *App) readGauges(ctx context.Context) error {
-	ages, err := a.Stores.Core.Open(ctx)
-	if err != nil {
-		return err
+	var ages []core.Age
+	var err error
+	if a.Stores.Core != nil {
+		if ages, err = a.Stores.Core.Open(ctx); err != nil {
+			return err
+		}
 	}
 	parked := map[string]int64{}
 	for area, p := range a.Stores.Parked() {
@@ -110,7 +113,7 @@ func (a *App) readGauges(ctx context.Context) error {
 // probes are what /readyz asks for.
 func (a *App) probes() []api.Probe {
 	return []api.Probe{{Name: "intake", Check: func() error {
-		if bytes, age := a.Intake.Backlog(bus.Intents); bytes > a.Config.Intake.UnreadBytesMax || age > a.Config.Intake.UnreadAgeMax {
+		if bytes, age := a.bus.backlog(bus.Intents); bytes > a.Config.Intake.UnreadBytesMax || age > a.Config.Intake.UnreadAgeMax {
 			return fault.New(fault.Unavailable, "intake", "%d bytes are unread, the oldest for %s", bytes, age)
 		}
 		return nil
@@ -124,5 +127,5 @@ func (a *App) Drained() bool {
 			return false
 		}
 	}
-	return a.Prepay.InFlight() == 0
+	return a.Prepay == nil || a.Prepay.InFlight() == 0
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/valyala/fasthttp"
 
+	"github.com/tallystick/tallystick/core"
 	"github.com/tallystick/tallystick/internal/fault"
 	"github.com/tallystick/tallystick/internal/obs"
 )
@@ -15,11 +16,15 @@ import (
 // Listen opens the addresses of the configuration; port 0 means any free one.
 // Run must follow.
 func (a *App) Listen() (err error) {
-	if a.public, err = net.Listen("tcp", a.Config.Listen); err != nil {
-		return &fault.Error{Kind: fault.Invalid, Op: "listen", Field: "listen", Code: "cannot_listen", Fix: "choose a free address", Err: err}
+	if a.Config.has(RoleGateway) {
+		if a.public, err = net.Listen("tcp", a.Config.Listen); err != nil {
+			return &fault.Error{Kind: fault.Invalid, Op: "listen", Field: "listen", Code: "cannot_listen", Fix: "choose a free address", Err: err}
+		}
 	}
 	if a.operator, err = net.Listen("tcp", a.Config.ListenOperator); err != nil {
-		_ = a.public.Close()
+		if a.public != nil {
+			_ = a.public.Close()
+		}
 		return &fault.Error{Kind: fault.Invalid, Op: "listen", Field: "listen_operator", Code: "cannot_listen", Fix: "choose a free address", Err: err}
 	}
 	return nil
@@ -34,9 +39,14 @@ func FreeAddress() (string, error) {
 	return ln.Addr().String(), ln.Close()
 }
 
-// Addr is the address of the public API, OperatorAddr that of metrics and
-// profiles, once Listen has returned.
-func (a *App) Addr() string { return a.public.Addr().String() }
+// Addr is the address of the public API, once Listen has returned; empty where
+// there is none.
+func (a *App) Addr() string {
+	if a.public == nil {
+		return ""
+	}
+	return a.public.Addr().String()
+}
 
 // OperatorAddr is the address of metrics and profiles.
 func (a *App) OperatorAddr() string { return a.operator.Addr().String() }
@@ -48,13 +58,14 @@ func (a *App) OperatorAddr() string { return a.operator.Addr().String() }
 func (a *App) Run(ctx context.Context) error {
 	TuneGC()
 	c := a.Config.Consumers
-	runners := []runner{
-		{"intake", func(ctx context.Context) error { return a.Intake.Run(ctx, a.Config.Intake.MeasureEvery) }},
-		{"voucher view", func(ctx context.Context) error { return a.Views.Run(ctx, c.Idle, c.BackoffMax) }},
-		{"ledger watch", a.Watch.Run},
-		{"gauges", a.runGauges},
-		{"operator port", a.serveOperator},
+	runners := a.bus.first()
+	if a.Config.has(RoleGateway) {
+		runners = append(runners, runner{"voucher view", func(ctx context.Context) error { return a.Views.Run(ctx, c.Idle, c.BackoffMax) }})
 	}
+	if a.Config.has(RoleAccounting) {
+		runners = append(runners, runner{"ledger watch", a.Watch.Run})
+	}
+	runners = append(runners, runner{"gauges", a.runGauges}, runner{"operator port", a.serveOperator})
 	// Readers start before, and stop after, those whose events they read.
 	for i := len(a.consumers) - 1; i >= 0; i-- {
 		consumer := a.consumers[i]
@@ -62,11 +73,16 @@ func (a *App) Run(ctx context.Context) error {
 			return consumer.Run(ctx, c.Idle, c.BackoffMax)
 		}})
 	}
-	runners = append(runners,
-		runner{"core timers", func(ctx context.Context) error { return a.Core.RunTimers(ctx, c.TimersEvery) }},
-		runner{"prepay", a.Prepay.Run},
-		runner{"directory", func(ctx context.Context) error { return a.directory.Run(ctx, a.Config.DirectoryPoll) }},
-		runner{"public API", a.servePublic})
+	if a.Config.has(RoleCore) {
+		runners = append(runners, runner{"core timers", func(ctx context.Context) error { return a.Core.RunTimers(ctx, c.TimersEvery) }})
+	}
+	if a.Config.has(RolePrepay) {
+		runners = append(runners, runner{"prepay", a.Prepay.Run})
+	}
+	runners = append(runners, runner{"directory", func(ctx context.Context) error { return a.directory.Run(ctx, a.Config.DirectoryPoll) }})
+	if a.Config.has(RoleGateway) {
+		runners = append(runners, runner{"public API", a.servePublic})
+	}
 	a.Log.Info("serving", "address", a.Addr(), "operator_address", a.OperatorAddr(), "groups", a.Config.Groups)
 	err := runAll(ctx, runners, a.Config.ShutdownTimeout)
 	a.Log.Info("stopped", "error", err)
@@ -87,7 +103,11 @@ func (a *App) servePublic(ctx context.Context) error {
 }
 
 func (a *App) serveOperator(ctx context.Context) error {
-	s := &fasthttp.Server{Handler: obs.Operator(a.Metrics), Name: "tallystick", ReadTimeout: 10 * time.Second, Concurrency: 32,
+	handler := obs.Operator(a.Metrics)
+	if a.Config.has(RoleCore) {
+		handler = answerQueries(core.Queries{Store: a.Stores.Core}, a.Config.Voucher.QueryTimeout, handler)
+	}
+	s := &fasthttp.Server{Handler: handler, Name: "tallystick", ReadTimeout: 10 * time.Second, Concurrency: 32,
 		MaxRequestBodySize: 1 << 10, ReadBufferSize: 4096, CloseOnShutdown: true}
 	failed := make(chan error, 1)
 	go func() { failed <- s.Serve(a.operator) }()

@@ -54,25 +54,41 @@ func OpenStores(ctx context.Context, d Deps) (s *Stores, err error) {
 		return sqldb.Options{Path: filepath.Join(dir, file), NoSync: d.NoSync, Points: d.Points, CommitFault: d.CommitFault, CacheKiBMax: d.Config.StoreCacheKiBMax,
 			Stamp: map[string]string{"code_secret": d.Secret.Fingerprint(), "groups": strconv.Itoa(d.Config.Groups)}}
 	}
-	intake := options("intake.db")
-	intake.PageBytes = intakePageBytes
-	intake.Area, intake.Migrations = "intake", []string{embedded.IntakeSchema(bus.Intents, bus.Callbacks)}
-	if s.Intake, err = sqldb.Open(ctx, intake); err != nil {
-		return nil, err
+	for _, area := range []struct {
+		here bool
+		open func() error
+	}{
+		{d.Config.Bus == BusEmbedded, func() (err error) {
+			o := options("intake.db")
+			o.PageBytes, o.Area, o.Migrations = intakePageBytes, "intake", []string{embedded.IntakeSchema(bus.Intents, bus.Callbacks)}
+			s.Intake, err = sqldb.Open(ctx, o)
+			return err
+		}},
+		{d.Config.has(RoleCore), func() (err error) {
+			s.Core, err = corestore.Open(ctx, options("core.db"), d.Config.Groups, d.Now)
+			return err
+		}},
+		{d.Config.has(RolePrepay), func() (err error) {
+			s.Prepay, err = prepaystore.Open(ctx, prepaystore.Config{Options: options("prepay.db"), Groups: d.Config.Groups,
+				NowMillis: func() int64 { return d.Now().UnixMilli() }})
+			return err
+		}},
+		{d.Config.has(RoleAccounting), func() (err error) {
+			o := options("accounting.db")
+			s.Accounting, err = accountingstore.Open(ctx, accountingstore.Options{Path: o.Path, Groups: d.Config.Groups, Stamp: o.Stamp, NoSync: o.NoSync,
+				Points: o.Points, CommitFault: o.CommitFault, CacheKiBMax: o.CacheKiBMax})
+			return err
+		}},
+	} {
+		if !area.here {
+			continue
+		}
+		if err = area.open(); err != nil {
+			return nil, err
+		}
 	}
-	if s.Core, err = corestore.Open(ctx, options("core.db"), d.Config.Groups, d.Now); err != nil {
-		return nil, err
-	}
-	s.Prepay, err = prepaystore.Open(ctx, prepaystore.Config{Options: options("prepay.db"), Groups: d.Config.Groups,
-		NowMillis: func() int64 { return d.Now().UnixMilli() }})
-	if err != nil {
-		return nil, err
-	}
-	o := options("accounting.db")
-	s.Accounting, err = accountingstore.Open(ctx, accountingstore.Options{Path: o.Path, Groups: d.Config.Groups, Stamp: o.Stamp, NoSync: o.NoSync,
-		Points: o.Points, CommitFault: o.CommitFault, CacheKiBMax: o.CacheKiBMax})
-	done = err == nil
-	return s, err
+	done = true
+	return s, nil
 }
 
 // lockFolder makes sure that one process has the stores: SQLite would let two in,
@@ -112,21 +128,52 @@ func (s *Stores) Close() error {
 	return errors.Join(errs...)
 }
 
-// Sources are the topics that the areas write.
-func (s *Stores) Sources() []bus.Source {
-	return []bus.Source{s.Core.Log().Source(bus.Dispatch), s.Core.Log().Source(bus.Payments), s.Prepay.Outcomes(), s.Accounting.Source()}
+// Sources are the topics that the areas of this folder write.
+func (s *Stores) Sources() (out []bus.Source) {
+	if s.Core != nil {
+		out = append(out, s.Core.Log().Source(bus.Dispatch), s.Core.Log().Source(bus.Payments))
+	}
+	if s.Prepay != nil {
+		out = append(out, s.Prepay.Outcomes())
+	}
+	if s.Accounting != nil {
+		out = append(out, s.Accounting.Source())
+	}
+	return out
 }
 
 // commits count, by area, the writing transactions that this process committed:
 // each is one flush to the disk at least, unless it changed nothing.
 func (s *Stores) commits() map[string]func() int64 {
-	return map[string]func() int64{"intake": s.Intake.Commits, "core": s.Core.DB().Commits, "prepay": s.Prepay.DB().Commits,
-		"accounting": s.Accounting.DB().Commits}
+	out := map[string]func() int64{}
+	if s.Intake != nil {
+		out["intake"] = s.Intake.Commits
+	}
+	if s.Core != nil {
+		out["core"] = s.Core.DB().Commits
+	}
+	if s.Prepay != nil {
+		out["prepay"] = s.Prepay.DB().Commits
+	}
+	if s.Accounting != nil {
+		out["accounting"] = s.Accounting.DB().Commits
+	}
+	return out
 }
 
 // Parked are the messages that each area put aside, by area.
 func (s *Stores) Parked() map[string]embedded.Places {
-	return map[string]embedded.Places{"core": s.Core.Parked(), "prepay": s.Prepay.Places(), "accounting": s.Accounting.Places()}
+	out := map[string]embedded.Places{}
+	if s.Core != nil {
+		out["core"] = s.Core.Parked()
+	}
+	if s.Prepay != nil {
+		out["prepay"] = s.Prepay.Places()
+	}
+	if s.Accounting != nil {
+		out["accounting"] = s.Accounting.Places()
+	}
+	return out
 }
 
 // OpenParked opens only what the areas of a data folder put aside, beside the

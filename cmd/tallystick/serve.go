@@ -40,11 +40,16 @@ Next:
 
 type serveCmd struct {
 	Data string `help:"Data folder, made by init." required:"" placeholder:"DIR" type:"path"`
+	Role string `help:"Some of gateway, core, prepay and accounting, with commas between them, in the place of the key roles. They are apart only on bus: kafka." placeholder:"LIST"`
 }
 
 // Run serves until a signal.
 func (c *serveCmd) Run(ctx context.Context) error {
-	a, err := app.Open(ctx, c.Data, os.Environ(), os.Stderr)
+	environ := os.Environ()
+	if c.Role != "" {
+		environ = append(environ, "TALLYSTICK_ROLES="+c.Role)
+	}
+	a, err := app.Open(ctx, c.Data, environ, os.Stderr)
 	if err != nil {
 		return err
 	}
@@ -52,7 +57,11 @@ func (c *serveCmd) Run(ctx context.Context) error {
 		_ = a.Close()
 		return err
 	}
-	fmt.Printf("tallystick serves %s\n  payments   http://%s/v1/payments\n  operators  http://%s/metrics\n", c.Data, a.Addr(), a.OperatorAddr())
+	fmt.Printf("tallystick serves %s as %s\n", c.Data, a.Config.Roles)
+	if a.Addr() != "" {
+		fmt.Printf("  payments   http://%s/v1/payments\n", a.Addr())
+	}
+	fmt.Printf("  operators  http://%s/metrics\n", a.OperatorAddr())
 	err = a.Run(ctx)
 	if closeErr := a.Close(); err == nil {
 		err = closeErr

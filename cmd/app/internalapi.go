@@ -1,0 +1,120 @@
+package app
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/valyala/fasthttp"
+
+	"github.com/tallystick/tallystick/core"
+	"github.com/tallystick/tallystick/core/event"
+	"github.com/tallystick/tallystick/internal/fault"
+	"github.com/tallystick/tallystick/internal/ids"
+)
+
+// Core answers other processes' questions on its operator port, which is never
+// public:
+//
+//	GET /internal/v1/payments/{y}    {"found":true,"payment":{...},"context":{...}}
+//	GET /internal/v1/trades/{code}   {"found":true,"trade":{...}}
+const (
+	internalPayments = "/internal/v1/payments/"
+	internalTrades   = "/internal/v1/trades/"
+)
+
+// internalAnswer is the body of both.
+type internalAnswer struct {
+	Found   bool          `json:"found"`
+	Payment event.Payment `json:"payment,omitzero"`
+	Context ids.Context   `json:"context,omitzero"`
+	Trade   event.Trade   `json:"trade,omitzero"`
+}
+
+// queries are what the gateway asks of core.
+type queries interface {
+	Payment(ctx context.Context, y ids.Code) (event.Payment, ids.Context, bool, error)
+	Trade(ctx context.Context, code ids.Code) (event.Trade, bool, error)
+}
+
+// answerQueries is an operator handler that answers core's questions as well.
+func answerQueries(q core.Queries, timeout time.Duration, next fasthttp.RequestHandler) fasthttp.RequestHandler {
+	return func(c *fasthttp.RequestCtx) {
+		path := string(c.Path())
+		y, payment := strings.CutPrefix(path, internalPayments)
+		x, trade := strings.CutPrefix(path, internalTrades)
+		if !payment && !trade || !c.IsGet() {
+			next(c)
+			return
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), timeout) //nolint:contextcheck // fasthttp has none that ends
+		defer cancel()
+		var a internalAnswer
+		code, err := ids.ParseCode(map[bool]string{true: y, false: x}[payment])
+		switch {
+		case err != nil:
+			c.Error(err.Error(), fasthttp.StatusBadRequest)
+			return
+		case payment:
+			a.Payment, a.Context, a.Found, err = q.Payment(ctx, code)
+		default:
+			a.Trade, a.Found, err = q.Trade(ctx, code)
+		}
+		var body []byte
+		if err == nil {
+			body, err = json.Marshal(a)
+		}
+		if err != nil {
+			c.Error(err.Error(), fasthttp.StatusServiceUnavailable)
+			return
+		}
+		c.SetContentType("application/json")
+		c.SetBody(body)
+	}
+}
+
+// remoteQueries ask core in another process.
+type remoteQueries struct {
+	client *fasthttp.Client
+	base   string
+}
+
+func newRemoteQueries(base string) remoteQueries {
+	return remoteQueries{base: strings.TrimSuffix(base, "/"), client: &fasthttp.Client{MaxConnsPerHost: 64, MaxIdleConnDuration: 10 * time.Second,
+		MaxResponseBodySize: 4 << 20, NoDefaultUserAgentHeader: true, MaxConnWaitTimeout: time.Second}}
+}
+
+func (r remoteQueries) ask(ctx context.Context, path string, code ids.Code) (a internalAnswer, err error) {
+	req, res := fasthttp.AcquireRequest(), fasthttp.AcquireResponse()
+	defer fasthttp.ReleaseRequest(req)
+	defer fasthttp.ReleaseResponse(res)
+	req.SetRequestURI(r.base + path + string(code))
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		deadline = time.Now().Add(5 * time.Second)
+	}
+	if err := r.client.DoDeadline(req, res, deadline); err != nil {
+		return a, fault.New(fault.Unavailable, "ask core", "%w", err)
+	}
+	if s := res.StatusCode(); s != 200 {
+		return a, fault.New(fault.Unavailable, "ask core", "%d %.200s", s, res.Body())
+	}
+	if err := json.Unmarshal(res.Body(), &a); err != nil {
+		return a, fault.New(fault.Unavailable, "ask core", "%w", fmt.Errorf("answer: %w", err))
+	}
+	return a, nil
+}
+
+// Payment implements queries.
+func (r remoteQueries) Payment(ctx context.Context, y ids.Code) (event.Payment, ids.Context, bool, error) {
+	a, err := r.ask(ctx, internalPayments, y)
+	return a.Payment, a.Context, a.Found, err
+}
+
+// Trade implements queries.
+func (r remoteQueries) Trade(ctx context.Context, code ids.Code) (event.Trade, bool, error) {
+	a, err := r.ask(ctx, internalTrades, code)
+	return a.Trade, a.Found, err
+}

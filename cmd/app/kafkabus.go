@@ -1,0 +1,192 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/tallystick/tallystick/internal/bus"
+	"github.com/tallystick/tallystick/internal/bus/kafka"
+	"github.com/tallystick/tallystick/internal/fault"
+)
+
+// KafkaConfig is for bus: kafka. See kafka.Config and kafka.IntakeConfig.
+type KafkaConfig struct {
+	Brokers         string        `yaml:"brokers"` // host:port, with commas between them
+	TopicPrefix     string        `yaml:"topic_prefix"`
+	Replication     int           `yaml:"replication"`
+	MinInSync       int           `yaml:"min_in_sync"`
+	Retention       time.Duration `yaml:"retention"`
+	StartTimeout    time.Duration `yaml:"start_timeout"` // how long a start waits for the brokers
+	ProduceTimeout  time.Duration `yaml:"produce_timeout"`
+	FetchWait       time.Duration `yaml:"fetch_wait"`
+	FetchBytesMax   int           `yaml:"fetch_bytes_max"`
+	BufferBytesMax  int           `yaml:"buffer_bytes_max"`
+	QueueBytesMax   int64         `yaml:"queue_bytes_max"`
+	BatchRecordsMax int           `yaml:"batch_records_max"`
+	BatchBytesMax   int           `yaml:"batch_bytes_max"`
+	RecordBytes     int64         `yaml:"record_bytes"` // about what an intent takes, to tell bytes from records
+}
+
+func defaultKafka() KafkaConfig {
+	c, i := kafka.DefaultConfig(), kafka.DefaultIntakeConfig()
+	return KafkaConfig{TopicPrefix: c.Prefix, Replication: c.Replication, MinInSync: c.MinInSync, Retention: c.Retention, StartTimeout: 30 * time.Second,
+		ProduceTimeout: c.ProduceTimeout, FetchWait: c.FetchWait, FetchBytesMax: c.FetchBytesMax, BufferBytesMax: c.BufferBytesMax,
+		QueueBytesMax: i.QueueBytesMax, BatchRecordsMax: i.BatchRecordsMax, BatchBytesMax: i.BatchBytesMax, RecordBytes: 800}
+}
+
+func (c Config) kafka() kafka.Config {
+	k := c.Kafka
+	out := kafka.Config{Prefix: k.TopicPrefix, Groups: c.Groups, Epoch: 1, Replication: k.Replication, MinInSync: k.MinInSync, Retention: k.Retention,
+		ProduceTimeout: k.ProduceTimeout, FetchWait: k.FetchWait, FetchBytesMax: k.FetchBytesMax, BufferBytesMax: k.BufferBytesMax}
+	for b := range strings.SplitSeq(k.Brokers, ",") {
+		if b = strings.TrimSpace(b); b != "" {
+			out.Brokers = append(out.Brokers, b)
+		}
+	}
+	return out
+}
+
+func (c Config) kafkaIntake() kafka.IntakeConfig {
+	return kafka.IntakeConfig{BatchRecordsMax: c.Kafka.BatchRecordsMax, BatchBytesMax: c.Kafka.BatchBytesMax, QueueBytesMax: c.Kafka.QueueBytesMax}
+}
+
+// kafkaBus is Apache Kafka.
+type kafkaBus struct {
+	app     *App
+	cluster *kafka.Cluster
+	in      *kafka.Intake
+	unread  *kafka.Backlog
+	sources []*kafka.Source
+
+	mu   sync.Mutex
+	told map[bus.Topic]map[int]bus.Place // core's places that the brokers do not know yet
+}
+
+// entering are the topics that are written from outside.
+func entering() []bus.Topic { return []bus.Topic{bus.Intents, bus.Callbacks} }
+
+// openKafka connects, and waits for the topics.
+func (a *App) openKafka(ctx context.Context) (transport, error) {
+	c, err := kafka.Connect(a.Config.kafka())
+	if err != nil {
+		return nil, err
+	}
+	k := &kafkaBus{app: a, cluster: c, told: map[bus.Topic]map[int]bus.Place{}}
+	if err := k.awaitTopics(ctx); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	k.unread = kafka.NewBacklog(c, kafka.BacklogConfig{Reader: string(RoleCore), UnreadBytesMax: a.Config.Intake.UnreadBytesMax,
+		UnreadAgeMax: a.Config.Intake.UnreadAgeMax, RecordBytes: a.Config.Kafka.RecordBytes}, a.Now, entering()...)
+	k.in, err = kafka.NewIntake(c, a.Config.kafkaIntake(), k.unread.Admit, entering()...)
+	return k, err
+}
+
+// awaitTopics waits for brokers that are still starting.
+func (k *kafkaBus) awaitTopics(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, k.app.Config.Kafka.StartTimeout)
+	defer cancel()
+	for {
+		err := k.cluster.EnsureTopics(ctx, bus.Intents, bus.Callbacks, bus.Dispatch, bus.Outcomes, bus.Payments, bus.Postings)
+		if err == nil || !fault.Is(err, fault.Unavailable) || ctx.Err() != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+func (k *kafkaBus) intake() bus.Intake { return k.in }
+
+func (k *kafkaBus) source(t bus.Topic) bus.Source {
+	s := kafka.NewSource(k.cluster, t, k.app.Log)
+	k.sources = append(k.sources, s)
+	return s
+}
+
+// passed keeps what the brokers are told once in a while.
+func (k *kafkaBus) passed(topic bus.Topic, moves []bus.Move) {
+	if !slices.Contains(entering(), topic) {
+		return
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.told[topic] == nil {
+		k.told[topic] = map[int]bus.Place{}
+	}
+	for _, m := range moves {
+		k.told[topic][m.Group] = m.To
+	}
+}
+
+// tell tells the brokers how far core has come: gateways ask them.
+func (k *kafkaBus) tell(ctx context.Context) error {
+	k.mu.Lock()
+	news := k.told
+	k.told = map[bus.Topic]map[int]bus.Place{}
+	k.mu.Unlock()
+	var errs []error
+	for topic, places := range news {
+		if err := k.cluster.Tell(ctx, string(RoleCore), topic, places); err != nil {
+			errs = append(errs, err)
+			k.mu.Lock()
+			for g, p := range places { // again the next time, unless it has moved on
+				if k.told[topic] == nil {
+					k.told[topic] = map[int]bus.Place{}
+				}
+				if k.told[topic][g].Seq < p.Seq {
+					k.told[topic][g] = p
+				}
+			}
+			k.mu.Unlock()
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (k *kafkaBus) backlog(t bus.Topic) (int64, time.Duration) { return k.unread.Of(t) }
+
+func (k *kafkaBus) first() (out []runner) {
+	c := k.app.Config
+	every := func(f func(context.Context) error) func(context.Context) error {
+		return func(ctx context.Context) error {
+			tick := time.NewTicker(c.Intake.MeasureEvery)
+			defer tick.Stop()
+			for {
+				if err := f(ctx); err != nil && ctx.Err() == nil {
+					k.app.Log.Error("kafka", "error", err)
+				}
+				select {
+				case <-ctx.Done():
+					return nil
+				case <-tick.C:
+				}
+			}
+		}
+	}
+	if c.has(RoleGateway) {
+		out = append(out, runner{"intake", k.in.Run}, runner{"backlog", every(k.unread.Step)})
+	}
+	for _, log := range k.app.Stores.Sources() {
+		relay := &kafka.Relay{Cluster: k.cluster, Source: log, MessagesMax: c.Consumers.MessagesMax, Log: k.app.Log}
+		out = append(out, runner{"relay of " + string(log.Topic()), func(ctx context.Context) error { return relay.Run(ctx, c.Consumers.Idle, c.Consumers.BackoffMax) }})
+	}
+	for _, s := range k.sources {
+		out = append(out, runner{"fetch of " + string(s.Topic()), func(ctx context.Context) error { return s.Run(ctx, c.Consumers.BackoffMax) }})
+	}
+	if c.has(RoleCore) {
+		out = append(out, runner{"places", every(k.tell)})
+	}
+	return out
+}
+
+// steps are for simulations, which have no brokers.
+func (k *kafkaBus) steps() []Step { return nil }
+
+func (k *kafkaBus) close() error { return k.cluster.Close() }

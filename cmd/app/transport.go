@@ -1,0 +1,78 @@
+package app
+
+import (
+	"context"
+	"time"
+
+	"github.com/tallystick/tallystick/internal/bus"
+	"github.com/tallystick/tallystick/internal/bus/embedded"
+)
+
+// transport is how the areas of this process hear of each other, and of those in
+// other processes.
+type transport interface {
+	// intake takes what enters from outside; gateways alone ask for it.
+	intake() bus.Intake
+	// source reads a topic for one reader.
+	source(bus.Topic) bus.Source
+	// passed is told how far core has come in a topic.
+	passed(topic bus.Topic, moves []bus.Move)
+	// backlog is what is unread of a topic that enters from outside.
+	backlog(bus.Topic) (bytes int64, age time.Duration)
+	// first are runners that start before all readers and end after them.
+	first() []runner
+	steps() []Step
+	close() error
+}
+
+// embeddedBus is the areas' own logs, and an intake in the same process.
+type embeddedBus struct {
+	app *App
+	log *embedded.Intake
+}
+
+// openEmbedded opens the intake in its store.
+func (a *App) openEmbedded(ctx context.Context) (transport, error) {
+	log, err := embedded.OpenIntake(ctx, a.Config.intake(), a.Stores.Intake, a.Now, a.Points, a.Log, func(_ string, t bus.Topic) (int64, error) {
+		places, err := a.Stores.Core.Places(ctx, t)
+		return places[0].Seq, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	a.Intake = log
+	return &embeddedBus{app: a, log: log}, nil
+}
+
+func (e *embeddedBus) intake() bus.Intake { return e.log }
+
+func (e *embeddedBus) source(t bus.Topic) bus.Source {
+	switch t {
+	case bus.Dispatch, bus.Payments:
+		return e.app.Stores.Core.Log().Source(t)
+	case bus.Outcomes:
+		return e.app.Stores.Prepay.Outcomes()
+	case bus.Postings:
+		return e.app.Stores.Accounting.Source()
+	default:
+		return e.log.Source(t)
+	}
+}
+
+func (e *embeddedBus) passed(topic bus.Topic, moves []bus.Move) {
+	for _, m := range moves {
+		e.log.Passed(intakeReader, topic, m.To.Seq)
+	}
+}
+
+func (e *embeddedBus) backlog(t bus.Topic) (int64, time.Duration) { return e.log.Backlog(t) }
+
+func (e *embeddedBus) first() []runner {
+	return []runner{{"intake", func(ctx context.Context) error { return e.log.Run(ctx, e.app.Config.Intake.MeasureEvery) }}}
+}
+
+func (e *embeddedBus) steps() []Step {
+	return []Step{{"intake", e.log.Step}, {"intake.trim", e.log.Trim}}
+}
+
+func (e *embeddedBus) close() error { return nil }
