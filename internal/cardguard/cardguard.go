@@ -1,9 +1,9 @@
 // Package cardguard finds card numbers in free text, so that none ever enters
 // this system: not in a subject, not in metadata, not in a log line.
 //
-// A card number is 13 to 19 digits, alone or with single spaces or dashes
-// between them, that begin as an issuer's do, have a length which that issuer
-// uses, and pass the Luhn check. Digits that are glued to more digits of the
+// A card number is 13 to 19 digits, also full-width ones, alone or with one or two
+// spaces, dashes or dots between them, that begin as an issuer's do, have a length
+// which that issuer uses, and pass the Luhn check. Digits that are glued to more digits of the
 // same word (a hash, a code, a longer number) are not one.
 //
 // It is for free text only: one in ten order ids made from a timestamp passes
@@ -51,15 +51,17 @@ func Redact(s string) string {
 // there; start is -1 without one. It takes at most 19 looks at each digit.
 func find(s string, from int) (start, end int) {
 	for i := from; i < len(s); i++ {
-		if !isDigit(s[i]) {
+		_, n := digitAt(s, i)
+		if n == 0 {
 			continue
 		}
 		if end := match(s, i); end > 0 {
 			return i, end
 		}
 		// A number begins where its digits begin: skip the rest of this block.
-		for i+1 < len(s) && isDigit(s[i+1]) {
-			i++
+		for n > 0 {
+			i += n
+			_, n = digitAt(s, i)
 		}
 	}
 	return -1, 0
@@ -72,20 +74,19 @@ func match(s string, i int) (end int) {
 		return 0
 	}
 	var digits [digitsMax]byte
-	n := 0
-	for j := i; j < len(s) && n < digitsMax && isDigit(s[j]); {
-		digits[n] = s[j] - '0'
+	d, width := digitAt(s, i)
+	for n := 0; width > 0 && n < digitsMax; {
+		digits[n] = d
 		n++
-		j++
-		if j < len(s) && isDigit(s[j]) {
+		i += width
+		if d, width = digitAt(s, i); width > 0 {
 			continue // not the end of a block
 		}
-		if n >= digitsMin && issued(digits[:n]) && luhn(digits[:n]) && !gluedAfter(s, j) {
-			end = j
+		if n >= digitsMin && issued(digits[:n]) && luhn(digits[:n]) && !gluedAfter(s, i) {
+			end = i
 		}
-		if j+1 < len(s) && (s[j] == ' ' || s[j] == '-') && isDigit(s[j+1]) {
-			j++
-		}
+		i += separators(s, i)
+		d, width = digitAt(s, i)
 	}
 	return end
 }
@@ -95,17 +96,64 @@ func match(s string, i int) (end int) {
 func gluedBefore(s string, i int) bool {
 	for i--; i >= 0 && isLetter(s[i]); i-- {
 	}
-	return i >= 0 && isDigit(s[i])
+	if i < 0 {
+		return false
+	}
+	_, one := digitAt(s, i)
+	_, three := digitAt(s, max(0, i-2))
+	return one > 0 || three == len(fullWidthZero)
 }
 
 // gluedAfter is the same for what follows; s[i] is behind the last digit.
 func gluedAfter(s string, i int) bool {
 	for ; i < len(s) && isLetter(s[i]); i++ {
 	}
-	return i < len(s) && isDigit(s[i])
+	_, n := digitAt(s, i)
+	return n > 0
 }
 
-func isDigit(c byte) bool { return '0' <= c && c <= '9' }
+// fullWidthZero is the digit as it is typed among Chinese characters; the others
+// follow it in their last byte.
+const fullWidthZero = "\uff10"
+
+// digitAt gives the digit at s[i], and how many bytes it has; 0 if there is none.
+func digitAt(s string, i int) (digit byte, n int) {
+	if i >= len(s) {
+		return 0, 0
+	}
+	if c := s[i]; '0' <= c && c <= '9' {
+		return c - '0', 1
+	}
+	if len(s)-i >= len(fullWidthZero) && s[i] == fullWidthZero[0] && s[i+1] == fullWidthZero[1] {
+		if d := s[i+2] - fullWidthZero[2]; d <= 9 {
+			return d, len(fullWidthZero)
+		}
+	}
+	return 0, 0
+}
+
+// separators gives the length of the one or two separators at s[i]; 0 if there is
+// none. Longer gaps divide numbers.
+func separators(s string, i int) (n int) {
+	for range 2 {
+		n += separator(s[i+n:])
+	}
+	return n
+}
+
+func separator(s string) int {
+	switch {
+	case s == "":
+		return 0
+	case s[0] == ' ' || s[0] == '-' || s[0] == '.':
+		return 1
+	case strings.HasPrefix(s, "\u00a0"): // the space that does not break
+		return 2
+	case strings.HasPrefix(s, "\u3000"): // the one of full width
+		return 3
+	}
+	return 0
+}
 
 func isLetter(c byte) bool { c |= 0x20; return 'a' <= c && c <= 'z' }
 
