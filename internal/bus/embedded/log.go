@@ -78,30 +78,15 @@ func (l *Log) Emit(tx *sqldb.Tx, topic bus.Topic, events []bus.Event) error {
 		}
 		count[e.Context.BizCode.Group(l.groups)]++
 	}
-	next := make([]int64, l.groups)
-	var moved []int
-	heads := make([]bus.Place, l.groups)
-	for g, n := range count {
-		if n == 0 {
-			continue
-		}
-		found := false
-		err := tx.Query(`INSERT INTO heads (topic, grp, epoch, seq) VALUES (?, ?, 1, ?)
-			ON CONFLICT (topic, grp) DO UPDATE SET seq = seq + excluded.seq RETURNING epoch, seq`,
-			[]any{string(topic), g, n}, func(scan sqldb.Scan) error {
-				found = true
-				return scan(&heads[g].Epoch, &heads[g].Seq)
-			})
-		if err == nil && !found {
-			err = fault.New(fault.Internal, "count", "the counter of group %d gave no row", g)
-		}
-		if err != nil {
-			return fault.Wrap(op, err)
-		}
-		next[g] = heads[g].Seq - n + 1
-		moved = append(moved, g)
+	moved, heads, err := l.count(tx, topic, count)
+	if err != nil {
+		return fault.Wrap(op, err)
 	}
-	_, err := tx.Insert(t.table, t.columns, len(events), "", func(dst []any, i int) []any {
+	next := make([]int64, l.groups)
+	for _, g := range moved {
+		next[g] = heads[g].Seq - count[g] + 1
+	}
+	_, err = tx.Insert(t.table, t.columns, len(events), "", func(dst []any, i int) []any {
 		e := &events[i]
 		g := e.Context.BizCode.Group(l.groups)
 		dst = append(dst, rowID(g, next[g]))

@@ -48,22 +48,13 @@ CREATE TABLE log_{topic} (id INTEGER PRIMARY KEY, event_id TEXT NOT NULL, type T
 // when the place is not where the batch was read from: someone else consumes.
 func Advance(tx *sqldb.Tx, b *bus.Batch, nowMillis int64) error {
 	op := "advance " + string(b.Topic)
-	for _, m := range b.Moves {
-		var n int64
-		var err error
-		if m.From == (bus.Place{}) {
-			n, err = tx.Exec(`INSERT INTO places (topic, grp, epoch, seq) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING`,
-				string(b.Topic), m.Group, m.To.Epoch, m.To.Seq)
-		} else {
-			n, err = tx.Exec(`UPDATE places SET epoch = ?, seq = ? WHERE topic = ? AND grp = ? AND epoch = ? AND seq = ?`,
-				m.To.Epoch, m.To.Seq, string(b.Topic), m.Group, m.From.Epoch, m.From.Seq)
-		}
-		if err != nil {
-			return fault.Wrap(op, err)
-		}
-		if n != 1 {
-			return fault.New(fault.Fenced, op, "group %d is no longer at %d: another consumer moved it", m.Group, m.From.Seq)
-		}
+	moved, err := move(tx, b.Topic, b.Moves)
+	if err != nil {
+		return fault.Wrap(op, err)
+	}
+	if moved != int64(len(b.Moves)) {
+		return fault.New(fault.Fenced, op, "%d of %d groups are no longer where they were read: another consumer moved them",
+			int64(len(b.Moves))-moved, len(b.Moves))
 	}
 	if len(b.Replays) > 0 {
 		return fault.Wrap(op, advanceReplay(tx, b))
