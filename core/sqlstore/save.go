@@ -22,6 +22,16 @@ func save(tx *sqldb.Tx, trades []*core.Trade) error {
 	return nil
 }
 
+// What may change of a row that is there, over what it was read as.
+var (
+	tradeUpdates = updateTexts("trade_orders", []string{"id", "version"}, []string{"version", "order_type", "order_scene", "institution", "trace_id",
+		"currency", "amount_minor", "paid_minor", "status", "accepted_at_millis", "expires_at_millis"})
+	paymentUpdates = updateTexts("payment_orders", []string{"id", "version", "status"}, []string{"version", "institution", "status", "reason",
+		"credential_method", "credential_value", "fee_minor", "next_action", "next_at_millis"})
+	attemptUpdates = updateTexts("attempts", []string{"payment_id", "n", "version"}, []string{"version", "status", "reason", "transaction_id",
+		"currency", "paid_minor", "psp_fee_minor"})
+)
+
 // paymentOf and its kin keep a row beside the one it belongs to.
 type paymentOf struct {
 	*core.Payment
@@ -135,23 +145,19 @@ func metadata(m map[string]string) string {
 }
 
 func (s *saver) updateTrades(tx *sqldb.Tx) error {
-	return tx.Each(`UPDATE trade_orders SET version = ?, order_type = ?, order_scene = ?, institution = ?, trace_id = ?, currency = ?, amount_minor = ?,
-		paid_minor = ?, status = ?, accepted_at_millis = ?, expires_at_millis = ? WHERE id = ? AND version = ?`, len(s.oldTrades),
-		func(dst []any, i int) []any {
-			t := s.oldTrades[i]
-			return append(dst, t.Version, t.Context.OrderType, t.Context.OrderScene, t.Context.Institution, t.Context.TraceID,
-				string(t.Amount.Currency), t.Amount.Minor, t.Paid.Minor, t.Status, t.AcceptedAtMillis, t.ExpiresAtMillis, t.Row, t.Stored)
-		})
+	return update(tx, tradeUpdates, len(s.oldTrades), func(dst []any, i int) []any {
+		t := s.oldTrades[i]
+		return append(dst, t.Row, t.Stored, t.Version, t.Context.OrderType, t.Context.OrderScene, t.Context.Institution, t.Context.TraceID,
+			string(t.Amount.Currency), t.Amount.Minor, t.Paid.Minor, t.Status, t.AcceptedAtMillis, t.ExpiresAtMillis)
+	})
 }
 
 func (s *saver) updatePayments(tx *sqldb.Tx) error {
-	return tx.Each(`UPDATE payment_orders SET version = ?, institution = ?, status = ?, reason = ?, credential_method = ?, credential_value = ?,
-		fee_minor = ?, next_action = ?, next_at_millis = ? WHERE id = ? AND version = ? AND status = ?`, len(s.oldPayments),
-		func(dst []any, i int) []any {
-			p := s.oldPayments[i]
-			return append(dst, p.Version, p.Context.Institution, string(p.Status), p.Reason, string(p.Credential.Method), p.Credential.Value,
-				p.Fee.Minor, p.NextAction, p.NextAtMillis, p.Row, p.Stored, string(p.StoredStatus))
-		})
+	return update(tx, paymentUpdates, len(s.oldPayments), func(dst []any, i int) []any {
+		p := s.oldPayments[i]
+		return append(dst, p.Row, p.Stored, string(p.StoredStatus), p.Version, p.Context.Institution, string(p.Status), p.Reason,
+			string(p.Credential.Method), p.Credential.Value, p.Fee.Minor, p.NextAction, p.NextAtMillis)
+	})
 }
 
 func (s *saver) attempts(tx *sqldb.Tx) error {
@@ -166,10 +172,10 @@ func (s *saver) attempts(tx *sqldb.Tx) error {
 	if err != nil {
 		return err
 	}
-	return tx.Each(`UPDATE attempts SET version = ?, status = ?, reason = ?, transaction_id = ?, currency = ?, paid_minor = ?, psp_fee_minor = ?
-		WHERE payment_id = ? AND n = ? AND version = ?`, len(s.oldAttempts), func(dst []any, i int) []any {
+	return update(tx, attemptUpdates, len(s.oldAttempts), func(dst []any, i int) []any {
 		a := s.oldAttempts[i]
-		return append(dst, a.Version, string(a.Status), a.Reason, a.TransactionID, string(a.Paid.Currency), a.Paid.Minor, a.PSPFee.Minor, a.payment.Row, a.n, a.Stored)
+		return append(dst, a.payment.Row, a.n, a.Stored, a.Version, string(a.Status), a.Reason, a.TransactionID, string(a.Paid.Currency),
+			a.Paid.Minor, a.PSPFee.Minor)
 	})
 }
 

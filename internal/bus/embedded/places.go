@@ -38,8 +38,7 @@ CREATE INDEX parked_key ON parked (topic, biz_code, id);
 `
 
 const schemaLog = `
-CREATE TABLE log_{topic} (id INTEGER PRIMARY KEY, event_id TEXT NOT NULL, type TEXT NOT NULL, version INTEGER NOT NULL,
-  at_millis INTEGER NOT NULL, ` + contextColumnsSQL + `, payload BLOB NOT NULL);
+CREATE TABLE log_{topic} (id INTEGER PRIMARY KEY, events INTEGER NOT NULL, at_millis INTEGER NOT NULL, body BLOB NOT NULL);
 `
 
 // Advance moves the batch's places, from exactly where it was read, parks what
