@@ -50,6 +50,7 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 func Cases() []Case {
 	return []Case{
 		{"what is saved is loaded as it was", roundTrip},
+		{"whatever changes is kept", everyChange},
 		{"a trade is found by any of its codes", anyCode},
 		{"nothing is kept when deciding fails", rollback},
 		{"places are moved from where they were read", fence},
