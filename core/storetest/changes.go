@@ -24,7 +24,9 @@ func everyChange(t TB, s Store) {
 		func(_ *core.Trade, p *core.Payment, a *core.Attempt) {
 			p.Status, p.Credential, a.Status = event.Pending, channels.Credential{Method: channels.MethodRedirect, Value: "https://psp.example"}, event.Pending
 		},
-		func(_ *core.Trade, p *core.Payment, _ *core.Attempt) { p.NextAction, p.NextAtMillis = core.ActionCloseAgain, 99_000 },
+		func(_ *core.Trade, p *core.Payment, _ *core.Attempt) {
+			p.NextAction, p.NextAtMillis = core.ActionCloseAgain, 99_000
+		},
 		func(_ *core.Trade, p *core.Payment, a *core.Attempt) {
 			p.Status, p.Reason, p.Context.Institution, a.Status, a.Reason = event.Unknown, "timeout", "other", event.Unknown, "timeout"
 		},
