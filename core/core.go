@@ -156,9 +156,11 @@ func (c *Core) StepTimers(ctx context.Context) (worked bool, err error) {
 	}
 	err = c.Store.Apply(ctx, &bus.Batch{}, Want{Trades: compact(due)}, func(w *Work) error {
 		r := c.rules(w)
-		for _, t := range w.Trades() {
-			if err := r.applyTimer(t); err != nil {
-				return err
+		for _, x := range compact(due) {
+			if t := w.trade(x); t != nil {
+				if err := r.applyTimer(t); err != nil {
+					return err
+				}
 			}
 		}
 		return nil
