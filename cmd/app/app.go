@@ -151,20 +151,22 @@ func (a *App) buildGateway() (err error) {
 // buildConsumers lists who reads what.
 func (a *App) buildConsumers() {
 	c, p, l := a.Stores.Core, a.Stores.Prepay, a.Stores.Accounting
+	bounds := a.Config.Consumers
 	for _, r := range []struct {
-		area   string
-		source bus.Source
-		places bus.Places
-		apply  func(context.Context, *bus.Batch) error
+		area     string
+		source   bus.Source
+		places   bus.Places
+		apply    func(context.Context, *bus.Batch) error
+		pauseMin time.Duration
 	}{
-		{"core", a.Intake.Source(bus.Callbacks), c, a.Core.ApplyCallbacks},
-		{"core", p.Outcomes(), c, a.Core.ApplyOutcomes},
-		{"core", a.Intake.Source(bus.Intents), c, a.Core.ApplyIntents},
-		{"prepay", c.Log().Source(bus.Dispatch), p.Places(), a.Prepay.Apply},
-		{"accounting", c.Log().Source(bus.Payments), l.Places(), a.Poster.Apply},
+		{"core", a.Intake.Source(bus.Callbacks), c, a.Core.ApplyCallbacks, 0},
+		{"core", p.Outcomes(), c, a.Core.ApplyOutcomes, 0},
+		{"core", a.Intake.Source(bus.Intents), c, a.Core.ApplyIntents, 0},
+		{"prepay", c.Log().Source(bus.Dispatch), p.Places(), a.Prepay.Apply, 0},
+		{"accounting", c.Log().Source(bus.Payments), l.Places(), a.Poster.Apply, bounds.LedgerPause},
 	} {
 		a.consumers = append(a.consumers, &bus.Consumer{Area: r.area, Source: r.source, Places: r.places, Apply: r.apply,
-			MessagesMax: a.Config.Consumers.MessagesMax, Log: a.Log, Advanced: a.advanced})
+			MessagesMax: bounds.MessagesMax, PauseMin: r.pauseMin, PauseMax: max(r.pauseMin, bounds.PauseMax), Now: a.Now, Log: a.Log, Advanced: a.advanced})
 	}
 }
 
