@@ -196,8 +196,7 @@ func (l *Log) Trim(ctx context.Context, topic bus.Topic, upTo map[int]bus.Place,
 			if upTo[g].Seq == 0 || deleted >= rowsMax {
 				continue
 			}
-			n, err := tx.Exec(`DELETE FROM `+t.table+` WHERE id IN (SELECT id FROM `+t.table+` WHERE id > ? AND id <= ? ORDER BY id LIMIT ?)`,
-				rowID(g, 0), rowID(g, upTo[g].Seq), rowsMax-deleted)
+			n, err := t.trim(tx, g, upTo[g].Seq, rowsMax-deleted)
 			if err != nil {
 				return err
 			}

@@ -30,6 +30,8 @@ CREATE TABLE places (topic TEXT NOT NULL, grp INTEGER NOT NULL, epoch INTEGER NO
   PRIMARY KEY (topic, grp)) WITHOUT ROWID;
 CREATE TABLE heads (topic TEXT NOT NULL, grp INTEGER NOT NULL, epoch INTEGER NOT NULL, seq INTEGER NOT NULL,
   PRIMARY KEY (topic, grp)) WITHOUT ROWID;
+CREATE TABLE marks (topic TEXT NOT NULL, grp INTEGER NOT NULL, seq INTEGER NOT NULL, id INTEGER NOT NULL,
+  PRIMARY KEY (topic, grp, seq)) WITHOUT ROWID;
 CREATE TABLE parked (id INTEGER PRIMARY KEY, topic TEXT NOT NULL, grp INTEGER NOT NULL, epoch INTEGER NOT NULL,
   seq INTEGER NOT NULL, part INTEGER NOT NULL, reason TEXT NOT NULL, parked_at_millis INTEGER NOT NULL,
   replay INTEGER NOT NULL DEFAULT 0, event_id TEXT NOT NULL, type TEXT NOT NULL, version INTEGER NOT NULL,
@@ -38,7 +40,7 @@ CREATE INDEX parked_key ON parked (topic, biz_code, id);
 `
 
 const schemaLog = `
-CREATE TABLE log_{topic} (id INTEGER PRIMARY KEY, events INTEGER NOT NULL, at_millis INTEGER NOT NULL, body BLOB NOT NULL);
+CREATE TABLE log_{topic} (id INTEGER PRIMARY KEY, grp INTEGER NOT NULL, last INTEGER NOT NULL, events INTEGER NOT NULL, at_millis INTEGER NOT NULL, body BLOB NOT NULL);
 `
 
 // Advance moves the batch's places, from exactly where it was read, parks what

@@ -1,7 +1,6 @@
 package embedded
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -13,28 +12,36 @@ import (
 
 // A log row holds the events that one transaction adds to one group, as records
 // one behind the other. A row per event was measured to cost more than all that
-// the events tell of: each has an envelope of a dozen columns, and lies in the
-// middle of a tree that has to be balanced for it.
+// the events tell of.
 //
-// Its primary key is the group in the upper and the sequence of its last event in
-// the lower bits: so a group is a range, what is behind a place is a range too,
-// and no second index is needed.
-const seqBits = 48
-
-func rowID(group int, seq int64) int64 { return int64(group)<<seqBits | seq }
+// Rows are appended, whatever their group: in the middle of a tree each of them
+// would have its neighbours written again. So a group's rows lie among those of
+// the others, and a mark is set every markEvery events of a group, from which a
+// reader begins to look.
+const markEvery = 64
 
 // rowBytesMax bounds a row, but for its last record: it is read as a whole.
-const rowBytesMax = 64 << 10
+const rowBytesMax = 256 << 10
 
-var rowColumns = []string{"id", "events", "at_millis", "body"}
+var (
+	rowColumns  = []string{"id", "grp", "last", "events", "at_millis", "body"}
+	markColumns = []string{"topic", "grp", "seq", "id"}
+)
 
 // logRow is one row, as it is written.
 type logRow struct {
-	id       int64
+	group    int
+	last     int64 // the sequence of the last event
 	events   int
 	atMillis int64 // of the last event
 	body     []byte
 }
+
+// first is the sequence of the first event.
+func (r *logRow) first() int64 { return r.last - int64(r.events) + 1 }
+
+// marked reports whether the row has a mark.
+func (r *logRow) marked() bool { return (r.first()-1)/markEvery != r.last/markEvery || r.first() == 1 }
 
 // pack makes rows of events. heads are the places of the last event of each
 // group, count the events of each.
@@ -54,22 +61,38 @@ func pack(events []bus.Event, groups int, heads []bus.Place, count []int64) []lo
 		r.atMillis = e.AtMillis
 		left[g]--
 		if left[g] == 0 || len(r.body) >= rowBytesMax {
-			r.id = rowID(g, heads[g].Seq-left[g])
+			r.group, r.last = g, heads[g].Seq-left[g]
 			rows = append(rows, *r)
 			*r = logRow{}
 		}
 	}
-	slices.SortFunc(rows, func(a, b logRow) int { return cmp.Compare(a.id, b.id) })
 	return rows
 }
 
 // recordBytes is about what an envelope takes: a guess for making room.
 const recordBytes = 200
 
+// insert appends rows, and sets their marks.
 func (t *topicLog) insert(tx *sqldb.Tx, rows []logRow) error {
-	_, err := tx.Insert(t.table, rowColumns, len(rows), "", func(dst []any, i int) []any {
+	var last int64
+	err := tx.Query(`SELECT coalesce(max(id), 0) FROM `+t.table, nil, func(scan sqldb.Scan) error { return scan(&last) })
+	if err != nil {
+		return err
+	}
+	var marked []int
+	_, err = tx.Insert(t.table, rowColumns, len(rows), "", func(dst []any, i int) []any {
 		r := &rows[i]
-		return append(dst, r.id, r.events, r.atMillis, r.body)
+		if r.marked() {
+			marked = append(marked, i)
+		}
+		return append(dst, last+1+int64(i), r.group, r.last, r.events, r.atMillis, r.body)
+	})
+	if err != nil {
+		return err
+	}
+	_, err = tx.Insert("marks", markColumns, len(marked), "", func(dst []any, i int) []any {
+		r := &rows[marked[i]]
+		return append(dst, string(t.topic), r.group, r.first(), last+1+int64(marked[i]))
 	})
 	return err
 }
@@ -84,10 +107,16 @@ func (t *topicLog) stored(ctx context.Context, group int, after bus.Place, limit
 	epoch := t.Head(group).Epoch
 	err := t.log.db.Read(ctx, func(tx *sqldb.Tx) error {
 		out = nil
-		query := `SELECT id, events, body FROM ` + t.table + ` WHERE id > ? AND id < ? ORDER BY id LIMIT ?`
-		return tx.Query(query, []any{rowID(group, after.Seq), rowID(group+1, 0), limit}, func(scan sqldb.Scan) error {
-			var r logRow
-			if err := scan(&r.id, &r.events, &r.body); err != nil {
+		var from int64 // the row to look from; all of them where no mark is left
+		err := tx.Query(`SELECT id FROM marks WHERE topic = ? AND grp = ? AND seq <= ? ORDER BY seq DESC LIMIT 1`,
+			[]any{string(t.topic), group, after.Seq + 1}, func(scan sqldb.Scan) error { return scan(&from) })
+		if err != nil {
+			return err
+		}
+		query := `SELECT last, events, body FROM ` + t.table + ` WHERE id >= ? AND grp = ? AND last > ? ORDER BY id LIMIT ?`
+		return tx.Query(query, []any{from, group, after.Seq, limit}, func(scan sqldb.Scan) error {
+			r := logRow{group: group}
+			if err := scan(&r.last, &r.events, &r.body); err != nil {
 				return err
 			}
 			events, err := bus.ParseRecords(r.body)
@@ -95,10 +124,10 @@ func (t *topicLog) stored(ctx context.Context, group int, after bus.Place, limit
 				return err
 			}
 			if len(events) != r.events {
-				return fault.New(fault.Internal, "parse", "row %d of %s says %d events and has %d", r.id, t.table, r.events, len(events))
+				return fault.New(fault.Internal, "parse", "the row of %s up to %d of group %d says %d events and has %d", t.table, r.last, group, r.events, len(events))
 			}
 			for i := range events {
-				seq := r.id&(1<<seqBits-1) - int64(r.events-1-i)
+				seq := r.first() + int64(i)
 				if seq > after.Seq && len(out) < limit {
 					out = append(out, bus.Message{Event: events[i], Topic: t.topic, Group: group, Place: bus.Place{Epoch: epoch, Seq: seq}})
 				}
@@ -113,4 +142,19 @@ func (t *topicLog) stored(ctx context.Context, group int, after bus.Place, limit
 		err = nil
 	}
 	return out, fault.Wrap("read "+string(t.topic), err)
+}
+
+// trim deletes a group's rows whose last event is at or before upTo, at most
+// rowsMax of them, and their marks.
+func (t *topicLog) trim(tx *sqldb.Tx, group int, upTo, rowsMax int64) (int64, error) {
+	var last int64
+	err := tx.Query(`SELECT coalesce(max(id), 0) FROM (SELECT id FROM `+t.table+` WHERE grp = ? AND last <= ? ORDER BY id LIMIT ?)`,
+		[]any{group, upTo, rowsMax}, func(scan sqldb.Scan) error { return scan(&last) })
+	if err != nil || last == 0 {
+		return 0, err
+	}
+	if _, err := tx.Exec(`DELETE FROM marks WHERE topic = ? AND grp = ? AND id <= ?`, string(t.topic), group, last); err != nil {
+		return 0, err
+	}
+	return tx.Exec(`DELETE FROM `+t.table+` WHERE grp = ? AND id <= ?`, group, last)
 }
