@@ -25,6 +25,10 @@ type topicLog struct {
 	topic bus.Topic
 	table string
 
+	// spare are bodies of rows that were written, by group: they are used inside
+	// the database's writing transaction only, and so by one goroutine at a time.
+	spare [][]byte
+
 	mu    sync.Mutex
 	heads []bus.Place
 	tails []tail // by group
@@ -40,7 +44,7 @@ func NewLog(db *sqldb.DB, groups int, topics ...bus.Topic) *Log {
 	l := &Log{db: db, groups: groups, topics: map[bus.Topic]*topicLog{}}
 	for _, t := range topics {
 		l.topics[t] = &topicLog{log: l, topic: t, table: "log_" + string(t),
-			heads: make([]bus.Place, groups), tails: make([]tail, groups), wakes: map[chan struct{}]bool{}}
+			heads: make([]bus.Place, groups), tails: make([]tail, groups), spare: make([][]byte, groups), wakes: map[chan struct{}]bool{}}
 	}
 	return l
 }
@@ -75,9 +79,11 @@ func (l *Log) Emit(tx *sqldb.Tx, topic bus.Topic, events []bus.Event) error {
 	if err != nil {
 		return fault.Wrap(op, err)
 	}
-	if err := t.insert(tx, pack(events, l.groups, heads, count)); err != nil {
+	rows := pack(events, l.groups, heads, count, t.spare)
+	if err := t.insert(tx, rows); err != nil {
 		return fault.Wrap(op, err)
 	}
+	recycle(rows, t.spare)
 	tx.OnCommit(func() {
 		t.mu.Lock()
 		defer t.mu.Unlock()

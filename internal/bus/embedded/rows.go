@@ -44,8 +44,9 @@ func (r *logRow) first() int64 { return r.last - int64(r.events) + 1 }
 func (r *logRow) marked() bool { return (r.first()-1)/markEvery != r.last/markEvery || r.first() == 1 }
 
 // pack makes rows of events. heads are the places of the last event of each
-// group, count the events of each.
-func pack(events []bus.Event, groups int, heads []bus.Place, count []int64) []logRow {
+// group, count the events of each. Bodies are taken from spare, which has one for
+// each group, as long as they last.
+func pack(events []bus.Event, groups int, heads []bus.Place, count []int64, spare [][]byte) []logRow {
 	rows := make([]logRow, 0, len(heads))
 	open := make([]logRow, groups)
 	left := slices.Clone(count)
@@ -54,7 +55,9 @@ func pack(events []bus.Event, groups int, heads []bus.Place, count []int64) []lo
 		g := e.Context.BizCode.Group(groups)
 		r := &open[g]
 		if r.body == nil {
-			r.body = make([]byte, 0, min(int(left[g])*(len(e.Payload)+recordBytes), rowBytesMax)) //nolint:gosec // bounded
+			if r.body, spare[g] = spare[g][:0], nil; r.body == nil {
+				r.body = make([]byte, 0, min(int(left[g])*(len(e.Payload)+recordBytes), rowBytesMax)) //nolint:gosec // bounded
+			}
 		}
 		r.body = bus.AppendRecord(r.body, e)
 		r.events++
@@ -71,6 +74,18 @@ func pack(events []bus.Event, groups int, heads []bus.Place, count []int64) []lo
 
 // recordBytes is about what an envelope takes: a guess for making room.
 const recordBytes = 200
+
+// spareBytesMax bounds the bodies that a topic keeps for its next rows, each.
+const spareBytesMax = 16 << 10
+
+// recycle keeps the bodies of rows that were written.
+func recycle(rows []logRow, spare [][]byte) {
+	for i := range rows {
+		if r := &rows[i]; cap(r.body) <= spareBytesMax {
+			spare[r.group] = r.body
+		}
+	}
+}
 
 // insert appends rows, and sets their marks.
 func (t *topicLog) insert(tx *sqldb.Tx, rows []logRow) error {
