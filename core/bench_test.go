@@ -3,7 +3,9 @@ package core_test
 import (
 	"context"
 	"fmt"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/tallystick/tallystick/channels"
 	"github.com/tallystick/tallystick/core/event"
@@ -18,6 +20,7 @@ func BenchmarkPayment(b *testing.B) {
 	const batch = 64
 	h := newHarness(b)
 	b.ReportAllocs()
+	start := cpu()
 	statements := h.store.DB().Statements()
 	for n := 0; n < b.N; n += batch {
 		var intents, outcomes, callbacks []bus.Event
@@ -37,5 +40,15 @@ func BenchmarkPayment(b *testing.B) {
 		h.must(h.core.ApplyOutcomes(context.Background(), h.batch(bus.Outcomes, outcomes...)))
 		h.must(h.core.ApplyCallbacks(context.Background(), h.batch(bus.Callbacks, callbacks...)))
 	}
+	b.ReportMetric(float64((cpu()-start).Microseconds())/float64(b.N), "cpu-µs/op")
 	b.ReportMetric(float64(h.store.DB().Statements()-statements)/float64(b.N), "statements/op")
+}
+
+// cpu is the processor time that this process has used.
+func cpu() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		panic(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

@@ -104,13 +104,8 @@ func (c *Core) ApplyOutcomes(ctx context.Context, b *bus.Batch) error {
 func (c *Core) ApplyCallbacks(ctx context.Context, b *bus.Batch) error {
 	return c.apply(ctx, b, func(m *bus.Message, w *Want) {
 		// The context came back from outside; the number is what counts.
-		var cb struct {
-			Event struct {
-				OutTradeNo string `json:"out_trade_no"`
-			} `json:"event"`
-		}
-		if event.Decode(m.Payload, &cb) == nil {
-			if y, _, err := ids.ParseOutTradeNo(cb.Event.OutTradeNo); err == nil {
+		if c, err := readCallback(m); err == nil {
+			if y, _, err := ids.ParseOutTradeNo(c.Event.OutTradeNo); err == nil {
 				w.Payments = append(w.Payments, y)
 			}
 		}
@@ -161,9 +156,11 @@ func (c *Core) StepTimers(ctx context.Context) (worked bool, err error) {
 	}
 	err = c.Store.Apply(ctx, &bus.Batch{}, Want{Trades: compact(due)}, func(w *Work) error {
 		r := c.rules(w)
-		for _, t := range w.Trades() {
-			if err := r.applyTimer(t); err != nil {
-				return err
+		for _, x := range compact(due) {
+			if t := w.trade(x); t != nil {
+				if err := r.applyTimer(t); err != nil {
+					return err
+				}
 			}
 		}
 		return nil

@@ -99,11 +99,33 @@ func (r *rules) unknown(p *Payment, a *Attempt, op, code string) error {
 	return nil
 }
 
+// callback is what core reads of event.CallbackReceived: what the PSP said, not
+// how it said it.
+type callback struct {
+	Channel string                 `json:"channel"`
+	Account string                 `json:"account"`
+	Event   channels.CallbackEvent `json:"event"`
+}
+
+// readCallback decodes a callback, once for each message of a batch: what it
+// gives is kept with the message, for whoever applies it.
+func readCallback(m *bus.Message) (*callback, error) {
+	if c, ok := m.Value.(*callback); ok {
+		return c, nil
+	}
+	c := &callback{}
+	if err := event.Decode(m.Payload, c); err != nil {
+		return nil, err
+	}
+	m.Value = c
+	return c, nil
+}
+
 // applyCallback settles what a PSP told us. It may be late, repeated, reordered
 // or earlier than the reply to our own call: all converge.
 func (r *rules) applyCallback(m *bus.Message) error {
-	var c event.CallbackReceived
-	if err := event.Decode(m.Payload, &c); err != nil {
+	c, err := readCallback(m)
+	if err != nil {
 		return err
 	}
 	t, p, a, err := r.find(c.Event.OutTradeNo)

@@ -45,22 +45,19 @@ type rules struct {
 // of the attempt that made it succeed, or -1.
 func (r *rules) changed(p *Payment, settled int) {
 	p.Version++
-	r.tell(p, event.TypePaymentChanged, event.Encode(event.PaymentChanged{Payment: p.Snapshot(), Settled: settled}))
+	c := &event.PaymentChanged{Payment: p.Snapshot(), Settled: settled}
+	r.work.Payments = append(r.work.Payments, r.event(p, event.TypePaymentChanged, c.Encode(), c))
 }
 
-func (r *rules) tell(p *Payment, typ string, payload []byte) {
-	r.work.Payments = append(r.work.Payments, r.event(p, typ, payload))
-}
-
-func (r *rules) event(p *Payment, typ string, payload []byte) bus.Event {
-	return bus.Event{ID: r.ids.New(ids.EventID), Type: typ, Version: bus.EnvelopeVersion, Context: p.Context, AtMillis: r.now, Payload: payload}
+func (r *rules) event(p *Payment, typ string, payload []byte, value any) bus.Event {
+	return bus.Event{ID: r.ids.New(ids.EventID), Type: typ, Version: bus.EnvelopeVersion, Context: p.Context, AtMillis: r.now, Payload: payload, Value: value}
 }
 
 // dispatch asks prepay for something about an attempt.
 func (r *rules) dispatch(p *Payment, a *Attempt, op event.Op, notBefore int64) {
-	d := event.Dispatch{Op: op, Y: p.Y, OutTradeNo: a.OutTradeNo, Account: a.Account, NotBeforeMillis: notBefore}
+	d := &event.Dispatch{Op: op, Y: p.Y, OutTradeNo: a.OutTradeNo, Account: a.Account, NotBeforeMillis: notBefore}
 	if op == event.OpPay {
 		d.Amount, d.Method, d.Subject, d.ReturnURL, d.ExpiresAtMillis = p.Amount, p.Method, p.Subject, p.ReturnURL, p.ExpiresAtMillis
 	}
-	r.work.Dispatches = append(r.work.Dispatches, r.event(p, event.TypeDispatch, event.Encode(d)))
+	r.work.Dispatches = append(r.work.Dispatches, r.event(p, event.TypeDispatch, d.Encode(), d))
 }

@@ -126,8 +126,9 @@ func (r *rules) surplus(p *Payment, a *Attempt, s success, why string) error {
 		return fmt.Errorf("PSP fee of %s: %w", a.OutTradeNo, err)
 	}
 	p.Exceptions = append(p.Exceptions, Exception{OutTradeNo: a.OutTradeNo, Account: a.Account, TransactionID: s.transactionID, Why: why, Paid: s.paid, AtMillis: r.now})
-	r.tell(p, event.TypeSurplus, event.Encode(event.Surplus{Y: p.Y, OutTradeNo: a.OutTradeNo, Channel: a.Channel, Account: a.Account,
-		TransactionID: s.transactionID, Paid: s.paid, PSPFee: fee, Why: why}))
+	payload := event.Encode(event.Surplus{Y: p.Y, OutTradeNo: a.OutTradeNo, Channel: a.Channel, Account: a.Account,
+		TransactionID: s.transactionID, Paid: s.paid, PSPFee: fee, Why: why})
+	r.work.Payments = append(r.work.Payments, r.event(p, event.TypeSurplus, payload, nil))
 	return nil
 }
 

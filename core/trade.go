@@ -23,6 +23,9 @@ type Trade struct {
 	Row     int64 // the store's key; 0 until saved
 	Stored  int64 // the version in the store; 0 until saved
 	Version int64
+	// StoredFixed says that in the store terms and context are as they stay: only
+	// version, status and what was paid can differ.
+	StoredFixed bool
 
 	Context ids.Context // of the intent that opened it
 	OrderID string
@@ -42,6 +45,8 @@ type Payment struct {
 	Row          int64
 	Stored       int64
 	StoredStatus event.Status
+	// StoredNextAtMillis is the time of the next action in the store.
+	StoredNextAtMillis int64
 
 	Context    ids.Context
 	Canonical  []byte // the request, to compare bodies by
@@ -72,9 +77,9 @@ type Exception struct {
 
 // Committed is for stores: everything is in the store now as it is here.
 func (t *Trade) Committed() {
-	t.Stored = t.Version
+	t.Stored, t.StoredFixed = t.Version, t.settledOn()
 	for _, p := range t.Payments {
-		p.Stored, p.StoredStatus = p.Version, p.Status
+		p.Stored, p.StoredStatus, p.StoredNextAtMillis = p.Version, p.Status, p.NextAtMillis
 		for _, a := range p.Attempts {
 			a.Stored = a.Version
 		}
@@ -83,6 +88,10 @@ func (t *Trade) Committed() {
 		}
 	}
 }
+
+// settledOn reports whether terms and context can change no more: the first
+// accepted intent fixes the terms, the first that is sent the institution.
+func (t *Trade) settledOn() bool { return t.fixed() && t.Context.Institution != "" }
 
 // Open reports whether the payment order is not final.
 func (p *Payment) Open() bool { return !p.Status.Final() }

@@ -4,8 +4,10 @@ package event
 
 import (
 	"fmt"
+	"strconv"
 
 	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/tallystick/tallystick/internal/money"
 )
@@ -32,13 +34,35 @@ type Posting struct {
 	Amount  money.Amount `json:"amount"`
 }
 
-// Encode gives the payload: the same bytes for the same value.
+// Encode gives the payload: the same bytes for the same value. It is appended by
+// hand, as reflection was measured to cost more than the posting's decisions; a
+// test compares the two.
 func (e Entry) Encode() []byte {
-	b, err := json.Marshal(e, json.Deterministic(true))
-	if err != nil {
-		panic(fmt.Sprintf("accounting/event: %v", err)) // a bug: our own types always can be encoded
+	b := make([]byte, 0, 192+96*len(e.Postings))
+	b = appendText(append(b, `{"entry_id":`...), e.EntryID)
+	b = appendText(append(b, `,"event_id":`...), e.EventID)
+	b = appendText(append(b, `,"rule":`...), e.Rule)
+	b = append(b, `,"postings":[`...)
+	for i := range e.Postings {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		p := &e.Postings[i]
+		b = appendText(append(b, `{"account":`...), p.Account)
+		b = strconv.AppendInt(append(b, `,"amount":{"minor":`...), p.Amount.Minor, 10)
+		b = appendText(append(b, `,"currency":`...), string(p.Amount.Currency))
+		b = append(b, '}', '}')
 	}
-	return b
+	b = append(b, ']')
+	if e.Reason != "" {
+		b = appendText(append(b, `,"reason":`...), e.Reason)
+	}
+	return append(b, '}')
+}
+
+func appendText(dst []byte, s string) []byte {
+	dst, _ = jsontext.AppendQuote(dst, s) // what is not UTF-8 is replaced
+	return dst
 }
 
 // Decode reads a payload.

@@ -6,6 +6,10 @@ import (
 	"reflect"
 	"testing"
 
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+	"pgregory.net/rapid"
+
 	"github.com/tallystick/tallystick/accounting/event"
 	"github.com/tallystick/tallystick/internal/money"
 )
@@ -41,4 +45,20 @@ func TestDecode(t *testing.T) {
 			t.Errorf("%q reads as %+v", bad, e)
 		}
 	}
+}
+
+// TestByHandAsByReflection: what is appended by hand is what reflection gives.
+func TestByHandAsByReflection(t *testing.T) {
+	text := rapid.OneOf(rapid.Just(""), rapid.String(), rapid.SampledFrom([]string{`"`, `\`, "\x00", "\u2028", "\xff", "a\nb"}))
+	rapid.Check(t, func(t *rapid.T) {
+		e := event.Entry{EntryID: text.Draw(t, "entry"), EventID: text.Draw(t, "event"), Rule: text.Draw(t, "rule"), Reason: text.Draw(t, "reason")}
+		for range rapid.IntRange(0, 3).Draw(t, "postings") {
+			e.Postings = append(e.Postings, event.Posting{Account: text.Draw(t, "account"),
+				Amount: money.Of(rapid.Int64().Draw(t, "minor"), money.Currency(text.Draw(t, "currency")))})
+		}
+		want, err := json.Marshal(e, json.Deterministic(true), jsontext.AllowInvalidUTF8(true))
+		if err != nil || !bytes.Equal(e.Encode(), want) {
+			t.Fatalf("by hand       %s\nby reflection %s (%v)", e.Encode(), want, err)
+		}
+	})
 }

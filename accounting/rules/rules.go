@@ -32,13 +32,14 @@ func (Payments) Draft(m *bus.Message) (*accounting.Draft, error) {
 }
 
 func changed(m *bus.Message) (*accounting.Draft, error) {
-	var p event.PaymentChanged
-	if err := event.Decode(m.Payload, &p); err != nil {
+	told, err := event.ReadPaymentChanged(m.Payload, m.Value)
+	if err != nil {
 		return nil, poison("%w", err)
 	}
-	if p.Settled < 0 {
+	if told.Settled < 0 {
 		return nil, nil //nolint:nilnil // this change moves no money
 	}
+	p := *told // a copy: others may read what was told
 	a, err := settledAttempt(m, &p)
 	if err != nil {
 		return nil, err

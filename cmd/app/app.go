@@ -162,29 +162,32 @@ func (a *App) buildGateway() (err error) {
 
 // reader is an area that reads a topic.
 type reader struct {
-	role   Role
-	topic  bus.Topic
-	places bus.Places
-	apply  func(context.Context, *bus.Batch) error
+	role     Role
+	topic    bus.Topic
+	places   bus.Places
+	apply    func(context.Context, *bus.Batch) error
+	pauseMin time.Duration
 }
 
 // buildConsumers lists who reads what.
 func (a *App) buildConsumers() {
+	bounds := a.Config.Consumers
 	var readers []reader
 	if a.Config.has(RoleCore) {
 		c := a.Stores.Core
-		readers = append(readers, reader{RoleCore, bus.Callbacks, c, a.Core.ApplyCallbacks}, reader{RoleCore, bus.Outcomes, c, a.Core.ApplyOutcomes},
-			reader{RoleCore, bus.Intents, c, a.Core.ApplyIntents})
+		readers = append(readers, reader{RoleCore, bus.Callbacks, c, a.Core.ApplyCallbacks, 0}, reader{RoleCore, bus.Outcomes, c, a.Core.ApplyOutcomes, 0},
+			reader{RoleCore, bus.Intents, c, a.Core.ApplyIntents, 0})
 	}
 	if a.Config.has(RolePrepay) {
-		readers = append(readers, reader{RolePrepay, bus.Dispatch, a.Stores.Prepay.Places(), a.Prepay.Apply})
+		readers = append(readers, reader{RolePrepay, bus.Dispatch, a.Stores.Prepay.Places(), a.Prepay.Apply, 0})
 	}
 	if a.Config.has(RoleAccounting) {
-		readers = append(readers, reader{RoleAccounting, bus.Payments, a.Stores.Accounting.Places(), a.Poster.Apply})
+		readers = append(readers, reader{RoleAccounting, bus.Payments, a.Stores.Accounting.Places(), a.Poster.Apply, bounds.LedgerPause})
 	}
 	for _, r := range readers {
 		a.consumers = append(a.consumers, &bus.Consumer{Area: string(r.role), Source: a.bus.source(r.topic), Places: r.places, Apply: r.apply,
-			MessagesMax: a.Config.Consumers.MessagesMax, Log: a.Log, Advanced: a.bus.passed})
+			MessagesMax: bounds.MessagesMax, ParkedMax: bounds.ParkedMax, PauseMin: r.pauseMin, PauseMax: max(r.pauseMin, bounds.PauseMax), Now: a.Now,
+			Log: a.Log, Advanced: a.bus.passed})
 	}
 }
 

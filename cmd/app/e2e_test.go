@@ -181,8 +181,9 @@ func TestPaymentsEndToEnd(t *testing.T) {
 
 // rowsOfTheirOwn are the tables whose rows do not belong to one trade: why.
 var rowsOfTheirOwn = map[string]string{
-	"goose_db_version": "the schema's version", "stamp": "the installation's constants", "places": "a consumer's", "heads": "a topic's",
+	"goose_db_version": "the schema's version", "stamp": "the installation's constants", "places": "a consumer's", "heads": "a topic's", "marks": "a topic's",
 	"intake_intents": "a batch of records, each with its own context", "intake_callbacks": "a batch of records, each with its own context",
+	"log_dispatch": "a batch of records", "log_payments": "a batch of records", "log_outcomes": "a batch of records", "log_postings": "a batch of records",
 	"accounts": "an account of the ledger", "balances": "an account's", "postings": "lines of an entry, which has the context",
 }
 
@@ -195,7 +196,7 @@ func checkContexts(t *testing.T, s *system) {
 		db, err := sql.Open("sqlite", filepath.Join(s.app.Dir, app.StoresDir, area+".db"))
 		must(t, err)
 		for _, table := range tables(t, db) {
-			if strings.HasPrefix(table, "intake_") {
+			if strings.HasPrefix(table, "intake_") || strings.HasPrefix(table, "log_") {
 				seen += checkRecords(t, db, table)
 			}
 			if rowsOfTheirOwn[table] == "" {

@@ -66,6 +66,9 @@ func load(tx *sqldb.Tx, want core.Want) ([]*core.Trade, error) {
 	if err := sqldb.QueryIn(tx, selectExceptions, l.paymentRows, l.exception); err != nil {
 		return nil, err
 	}
+	for _, t := range l.out {
+		t.Committed()
+	}
 	return l.out, nil
 }
 
@@ -89,7 +92,7 @@ func (l *loader) trade(scan sqldb.Scan) error {
 	if l.trades[t.Row] != nil {
 		return nil // keys are padded: a row may come twice
 	}
-	t.Amount.Currency, t.Paid.Currency, t.Stored = c, c, t.Version
+	t.Amount.Currency, t.Paid.Currency = c, c
 	l.trades[t.Row] = t
 	l.tradeRows = append(l.tradeRows, t.Row)
 	l.out = append(l.out, t)
@@ -115,7 +118,7 @@ func (l *loader) payment(scan sqldb.Scan) error {
 		}
 	}
 	t := l.trades[trade]
-	p.Fee.Currency, p.OrderID, p.Stored, p.StoredStatus = p.Amount.Currency, t.OrderID, p.Version, p.Status
+	p.Fee.Currency, p.OrderID = p.Amount.Currency, t.OrderID
 	t.Payments = append(t.Payments, p)
 	l.payments[p.Row] = p
 	l.paymentRows = append(l.paymentRows, p.Row)
@@ -132,7 +135,7 @@ func (l *loader) attempt(scan sqldb.Scan) error {
 	if err != nil {
 		return err
 	}
-	a.Paid.Currency, a.PSPFee.Currency, a.Stored = c, c, a.Version
+	a.Paid.Currency, a.PSPFee.Currency = c, c
 	if p := l.payments[payment]; n == len(p.Attempts) {
 		p.Attempts = append(p.Attempts, a)
 	}
@@ -145,7 +148,6 @@ func (l *loader) exception(scan sqldb.Scan) error {
 	if err := scan(&payment, &e.OutTradeNo, &e.Account, &e.TransactionID, &e.Why, &e.Paid.Currency, &e.Paid.Minor, &e.AtMillis); err != nil {
 		return err
 	}
-	e.Stored = true
 	p := l.payments[payment]
 	if !slices.Contains(p.Exceptions, e) {
 		p.Exceptions = append(p.Exceptions, e)

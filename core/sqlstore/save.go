@@ -134,23 +134,65 @@ func metadata(m map[string]string) string {
 	return string(b)
 }
 
+// An update names only the columns that can have changed: a column that is named
+// costs, the more so when an index is on it.
+const (
+	settleTrade = `UPDATE trade_orders SET version = ?, paid_minor = ?, status = ? WHERE id = ? AND version = ?`
+	fixTrade    = `UPDATE trade_orders SET version = ?, paid_minor = ?, status = ?, order_type = ?, order_scene = ?, institution = ?, trace_id = ?,
+		currency = ?, amount_minor = ?, accepted_at_millis = ?, expires_at_millis = ? WHERE id = ? AND version = ?`
+	movePayment = `UPDATE payment_orders SET version = ?, institution = ?, status = ?, reason = ?, credential_method = ?, credential_value = ?
+		WHERE id = ? AND version = ? AND status = ?`
+	planPayment = `UPDATE payment_orders SET version = ?, institution = ?, status = ?, reason = ?, credential_method = ?, credential_value = ?,
+		fee_minor = ?, next_action = ?, next_at_millis = ? WHERE id = ? AND version = ? AND status = ?`
+	moveAttempt = `UPDATE attempts SET version = ?, status = ?, reason = ? WHERE payment_id = ? AND n = ? AND version = ?`
+	payAttempt  = `UPDATE attempts SET version = ?, status = ?, reason = ?, transaction_id = ?, currency = ?, paid_minor = ?, psp_fee_minor = ?
+		WHERE payment_id = ? AND n = ? AND version = ?`
+)
+
+// each updates rows, each with the one or the other text.
+func each[R any](tx *sqldb.Tx, rows []R, short, long string, isShort func(R) bool, values func(dst []any, r R, short bool) []any) error {
+	var some []R
+	for _, want := range []bool{true, false} {
+		some = some[:0]
+		for _, r := range rows {
+			if isShort(r) == want {
+				some = append(some, r)
+			}
+		}
+		text := long
+		if want {
+			text = short
+		}
+		err := tx.Each(text, len(some), func(dst []any, i int) []any { return values(dst, some[i], want) })
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (s *saver) updateTrades(tx *sqldb.Tx) error {
-	return tx.Each(`UPDATE trade_orders SET version = ?, order_type = ?, order_scene = ?, institution = ?, trace_id = ?, currency = ?, amount_minor = ?,
-		paid_minor = ?, status = ?, accepted_at_millis = ?, expires_at_millis = ? WHERE id = ? AND version = ?`, len(s.oldTrades),
-		func(dst []any, i int) []any {
-			t := s.oldTrades[i]
-			return append(dst, t.Version, t.Context.OrderType, t.Context.OrderScene, t.Context.Institution, t.Context.TraceID,
-				string(t.Amount.Currency), t.Amount.Minor, t.Paid.Minor, t.Status, t.AcceptedAtMillis, t.ExpiresAtMillis, t.Row, t.Stored)
+	return each(tx, s.oldTrades, settleTrade, fixTrade, func(t *core.Trade) bool { return t.StoredFixed },
+		func(dst []any, t *core.Trade, short bool) []any {
+			dst = append(dst, t.Version, t.Paid.Minor, t.Status)
+			if !short {
+				dst = append(dst, t.Context.OrderType, t.Context.OrderScene, t.Context.Institution, t.Context.TraceID,
+					string(t.Amount.Currency), t.Amount.Minor, t.AcceptedAtMillis, t.ExpiresAtMillis)
+			}
+			return append(dst, t.Row, t.Stored)
 		})
 }
 
+// updatePayments plans anew what has another next action, or none any more; an
+// order that is still open has no fee yet.
 func (s *saver) updatePayments(tx *sqldb.Tx) error {
-	return tx.Each(`UPDATE payment_orders SET version = ?, institution = ?, status = ?, reason = ?, credential_method = ?, credential_value = ?,
-		fee_minor = ?, next_action = ?, next_at_millis = ? WHERE id = ? AND version = ? AND status = ?`, len(s.oldPayments),
-		func(dst []any, i int) []any {
-			p := s.oldPayments[i]
-			return append(dst, p.Version, p.Context.Institution, string(p.Status), p.Reason, string(p.Credential.Method), p.Credential.Value,
-				p.Fee.Minor, p.NextAction, p.NextAtMillis, p.Row, p.Stored, string(p.StoredStatus))
+	return each(tx, s.oldPayments, movePayment, planPayment, func(p paymentOf) bool { return p.Open() && p.NextAtMillis == p.StoredNextAtMillis },
+		func(dst []any, p paymentOf, short bool) []any {
+			dst = append(dst, p.Version, p.Context.Institution, string(p.Status), p.Reason, string(p.Credential.Method), p.Credential.Value)
+			if !short {
+				dst = append(dst, p.Fee.Minor, p.NextAction, p.NextAtMillis)
+			}
+			return append(dst, p.Row, p.Stored, string(p.StoredStatus))
 		})
 }
 
@@ -166,11 +208,15 @@ func (s *saver) attempts(tx *sqldb.Tx) error {
 	if err != nil {
 		return err
 	}
-	return tx.Each(`UPDATE attempts SET version = ?, status = ?, reason = ?, transaction_id = ?, currency = ?, paid_minor = ?, psp_fee_minor = ?
-		WHERE payment_id = ? AND n = ? AND version = ?`, len(s.oldAttempts), func(dst []any, i int) []any {
-		a := s.oldAttempts[i]
-		return append(dst, a.Version, string(a.Status), a.Reason, a.TransactionID, string(a.Paid.Currency), a.Paid.Minor, a.PSPFee.Minor, a.payment.Row, a.n, a.Stored)
-	})
+	// What was paid has a transaction, for ever.
+	return each(tx, s.oldAttempts, moveAttempt, payAttempt, func(a attemptOf) bool { return a.TransactionID == "" },
+		func(dst []any, a attemptOf, short bool) []any {
+			dst = append(dst, a.Version, string(a.Status), a.Reason)
+			if !short {
+				dst = append(dst, a.TransactionID, string(a.Paid.Currency), a.Paid.Minor, a.PSPFee.Minor)
+			}
+			return append(dst, a.payment.Row, a.n, a.Stored)
+		})
 }
 
 func (s *saver) exceptions(tx *sqldb.Tx) error {

@@ -23,6 +23,8 @@ type Store struct {
 	log  *embedded.Log
 	now  func() time.Time
 	held *held
+
+	together *together
 }
 
 // Open opens or makes core's database for a number of groups.
@@ -32,7 +34,8 @@ func Open(ctx context.Context, o sqldb.Options, groups int, now func() time.Time
 	if err != nil {
 		return nil, err
 	}
-	return &Store{places: places{DB: db}, db: db, now: now, held: newHeld(TradesHeldMax), log: embedded.NewLog(db, groups, bus.Dispatch, bus.Payments)}, nil
+	return &Store{places: places{DB: db}, db: db, now: now, held: newHeld(TradesHeldMax), together: newTogether(),
+		log: embedded.NewLog(db, groups, bus.Dispatch, bus.Payments)}, nil
 }
 
 // DB is the database, for its counters.
@@ -50,16 +53,30 @@ func (s *Store) Close() error { return s.db.Close() }
 // TradesHeldMax bounds the trades held in memory, about 2 KiB each.
 const TradesHeldMax = 10_000
 
-// Apply implements core.Store.
+// Apply implements core.Store. Whatever waits to be applied at the same time may
+// share its transaction.
 func (s *Store) Apply(ctx context.Context, b *bus.Batch, want core.Want, decide func(*core.Work) error) error {
-	err := s.db.Write(ctx, func(tx *sqldb.Tx) error {
-		w, err := s.decide(tx, want, decide)
+	j := &job{batch: b, want: want, decide: decide}
+	err := s.together.run(ctx, j, func(jobs []*job) { s.apply(ctx, jobs) })
+	return fault.Wrap("core: apply "+string(b.Topic), err)
+}
+
+// transact applies jobs in one transaction, all or none.
+func (s *Store) transact(ctx context.Context, jobs []*job) error {
+	return s.db.Write(ctx, func(tx *sqldb.Tx) error {
+		w, err := s.decide(tx, wanted(jobs), func(w *core.Work) error {
+			for _, j := range jobs {
+				if err := j.decide(w); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
 		if err != nil {
 			return err
 		}
-		return s.write(tx, b, w)
+		return s.write(tx, jobs, w)
 	})
-	return fault.Wrap("core: apply "+string(b.Topic), err)
 }
 
 // decide decides on what is held and what is read. What is held may be behind the
@@ -84,14 +101,18 @@ func (s *Store) decide(tx *sqldb.Tx, want core.Want, decide func(*core.Work) err
 }
 
 // write saves, moves the places, and emits last.
-func (s *Store) write(tx *sqldb.Tx, b *bus.Batch, w *core.Work) error {
+func (s *Store) write(tx *sqldb.Tx, jobs []*job, w *core.Work) error {
 	if err := save(tx, w.Trades()); err != nil {
 		return err
 	}
-	if err := embedded.Advance(tx, b, s.now().UnixMilli()); err != nil {
-		return err
+	release := false
+	for _, j := range jobs {
+		if err := embedded.Advance(tx, j.batch, s.now().UnixMilli()); err != nil {
+			return err
+		}
+		release = release || j.batch.Topic == bus.Intents || len(j.batch.Parked) > 0
 	}
-	if b.Topic == bus.Intents || len(b.Parked) > 0 {
+	if release {
 		if err := releaseWaiting(tx); err != nil {
 			return err
 		}

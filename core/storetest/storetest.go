@@ -50,6 +50,7 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 func Cases() []Case {
 	return []Case{
 		{"what is saved is loaded as it was", roundTrip},
+		{"whatever changes is kept", everyChange},
 		{"a trade is found by any of its codes", anyCode},
 		{"nothing is kept when deciding fails", rollback},
 		{"places are moved from where they were read", fence},
@@ -93,7 +94,8 @@ func payment(t *core.Trade, key string) *core.Payment {
 			Status: event.Dispatched, Paid: zero, PSPFee: zero, PSPFeeRate: 3_000}}}}
 }
 
-func changedEvent(p *core.Payment, settled int) bus.Event {
+// Changed is the event that tells of a payment order.
+func Changed(p *core.Payment, settled int) bus.Event {
 	return bus.Event{ID: "evt_" + string(p.Y) + fmt.Sprint(p.Version), Type: event.TypePaymentChanged, Version: 1, Context: p.Context,
 		Payload: event.Encode(event.PaymentChanged{Payment: p.Snapshot(), Settled: settled})}
 }
@@ -105,7 +107,7 @@ func Put(t TB, s Store, trades ...*core.Trade) {
 		for _, tr := range trades {
 			w.Add(tr)
 			for _, p := range tr.Payments {
-				w.Payments = append(w.Payments, changedEvent(p, -1))
+				w.Payments = append(w.Payments, Changed(p, -1))
 			}
 		}
 		return nil
@@ -193,7 +195,7 @@ func rollback(t TB, s Store) {
 	tr, no := Trade("o1"), errors.New("no")
 	err := s.Apply(t.Context(), batch(0, 1), core.Want{}, func(w *core.Work) error {
 		w.Add(tr)
-		w.Payments = append(w.Payments, changedEvent(tr.Payments[0], -1))
+		w.Payments = append(w.Payments, Changed(tr.Payments[0], -1))
 		return no
 	})
 	if !errors.Is(err, no) {
@@ -304,7 +306,7 @@ func emit(t TB, s Store) {
 func parked(t TB, s Store) {
 	tr := Trade("o1")
 	b := batch(0, 1)
-	b.Messages = []bus.Message{{Event: changedEvent(tr.Payments[0], -1), Topic: bus.Intents, Place: b.Moves[0].To}}
+	b.Messages = []bus.Message{{Event: Changed(tr.Payments[0], -1), Topic: bus.Intents, Place: b.Moves[0].To}}
 	b.Parked = map[int]string{0: "why"}
 	must(t, s.Apply(t.Context(), b, core.Want{}, nothing))
 	keys, err := s.ParkedKeys(t.Context(), bus.Intents)

@@ -32,6 +32,10 @@ type Event struct {
 	Context  ids.Context // its BizCode is the ordering key and decides the group
 	AtMillis int64       // when it was emitted, Unix milliseconds; information, never order
 	Payload  []byte      // JSON of the type's struct
+	// Value, if set, is what Payload was encoded from: a reader in the process that
+	// wrote it is spared the decoding. It is never stored, and never changed once it
+	// is handed on; Payload alone is the truth.
+	Value any
 }
 
 // Place is a position in one group of a topic: everything up to Seq is behind it.

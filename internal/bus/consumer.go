@@ -33,6 +33,13 @@ type Consumer struct {
 	MessagesMax int // of one batch; at least 1
 	// Advanced, if set, is told after a batch was committed.
 	Advanced func(topic Topic, moves []Move)
+	// After a batch that was not full, Run pauses for as long as the batch took, but
+	// at least PauseMin and at most PauseMax, so that more comes into the next one: a
+	// commit costs by what it touches, not by its messages. What comes to one who has
+	// nothing to do is never paused for. Now measures it; without it the pause is
+	// PauseMin.
+	PauseMin, PauseMax time.Duration
+	Now                func() time.Time
 	// Log receives alarms: gaps, fences and parked messages.
 	Log *slog.Logger
 
@@ -44,6 +51,7 @@ type Consumer struct {
 	parked   map[string]bool
 	replay   bool // look for replays at the next step
 	first    int  // group that the last batch began with
+	full     bool // the last batch was: there may be more already
 }
 
 // Stopped gives the groups that stopped at a gap or by a StopError.
@@ -175,6 +183,7 @@ func (c *Consumer) gather(ctx context.Context) (*Batch, error) {
 			b.Moves = append(b.Moves, Move{Group: g, From: from, To: to})
 		}
 	}
+	c.full = len(b.Messages) >= c.MessagesMax
 	return b, nil
 }
 
@@ -288,6 +297,7 @@ func (c *Consumer) Run(ctx context.Context, idle, backoffMax time.Duration) erro
 	defer tick.Stop()
 	backoff := time.Duration(0)
 	for ctx.Err() == nil {
+		begun := c.now()
 		worked, err := c.Step(ctx)
 		switch {
 		case fault.Is(err, fault.Unknown):
@@ -301,6 +311,9 @@ func (c *Consumer) Run(ctx context.Context, idle, backoffMax time.Duration) erro
 		}
 		backoff = 0
 		if worked {
+			if d := min(max(c.now().Sub(begun), c.PauseMin), c.PauseMax); d > 0 && !c.full {
+				sleep(ctx, d)
+			}
 			continue
 		}
 		select {
@@ -314,6 +327,13 @@ func (c *Consumer) Run(ctx context.Context, idle, backoffMax time.Duration) erro
 		}
 	}
 	return nil
+}
+
+func (c *Consumer) now() time.Time {
+	if c.Now == nil {
+		return time.Time{}
+	}
+	return c.Now()
 }
 
 func sleep(ctx context.Context, d time.Duration) {

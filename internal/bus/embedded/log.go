@@ -12,12 +12,6 @@ import (
 	"github.com/tallystick/tallystick/internal/sqldb"
 )
 
-// A log row's primary key is its group in the upper and its sequence in the
-// lower bits, so that a group is a range and no second index is needed.
-const seqBits = 48
-
-func rowID(group int, seq int64) int64 { return int64(group)<<seqBits | seq }
-
 // Log is an area's side of the topics that it writes. Safe for concurrent use.
 type Log struct {
 	db     *sqldb.DB
@@ -27,10 +21,13 @@ type Log struct {
 
 // topicLog is one topic's table and the heads that this process has seen.
 type topicLog struct {
-	log     *Log
-	topic   bus.Topic
-	table   string
-	columns []string
+	log   *Log
+	topic bus.Topic
+	table string
+
+	// spare are bodies of rows that were written, by group: they are used inside
+	// the database's writing transaction only, and so by one goroutine at a time.
+	spare [][]byte
 
 	mu    sync.Mutex
 	heads []bus.Place
@@ -38,7 +35,7 @@ type topicLog struct {
 	wakes map[chan struct{}]bool
 }
 
-// eventColumns are the columns of a log table after its id.
+// eventColumns are the columns of an event that has a row to itself.
 var eventColumns = append([]string{"event_id", "type", "version", "at_millis"}, append(slices.Clone(ids.Columns), "payload")...)
 
 // NewLog opens the logs of the topics in an area's database, which has the
@@ -46,8 +43,8 @@ var eventColumns = append([]string{"event_id", "type", "version", "at_millis"}, 
 func NewLog(db *sqldb.DB, groups int, topics ...bus.Topic) *Log {
 	l := &Log{db: db, groups: groups, topics: map[bus.Topic]*topicLog{}}
 	for _, t := range topics {
-		l.topics[t] = &topicLog{log: l, topic: t, table: "log_" + string(t), columns: append([]string{"id"}, eventColumns...),
-			heads: make([]bus.Place, groups), tails: make([]tail, groups), wakes: map[chan struct{}]bool{}}
+		l.topics[t] = &topicLog{log: l, topic: t, table: "log_" + string(t),
+			heads: make([]bus.Place, groups), tails: make([]tail, groups), spare: make([][]byte, groups), wakes: map[chan struct{}]bool{}}
 	}
 	return l
 }
@@ -78,39 +75,15 @@ func (l *Log) Emit(tx *sqldb.Tx, topic bus.Topic, events []bus.Event) error {
 		}
 		count[e.Context.BizCode.Group(l.groups)]++
 	}
-	next := make([]int64, l.groups)
-	var moved []int
-	heads := make([]bus.Place, l.groups)
-	for g, n := range count {
-		if n == 0 {
-			continue
-		}
-		found := false
-		err := tx.Query(`INSERT INTO heads (topic, grp, epoch, seq) VALUES (?, ?, 1, ?)
-			ON CONFLICT (topic, grp) DO UPDATE SET seq = seq + excluded.seq RETURNING epoch, seq`,
-			[]any{string(topic), g, n}, func(scan sqldb.Scan) error {
-				found = true
-				return scan(&heads[g].Epoch, &heads[g].Seq)
-			})
-		if err == nil && !found {
-			err = fault.New(fault.Internal, "count", "the counter of group %d gave no row", g)
-		}
-		if err != nil {
-			return fault.Wrap(op, err)
-		}
-		next[g] = heads[g].Seq - n + 1
-		moved = append(moved, g)
-	}
-	_, err := tx.Insert(t.table, t.columns, len(events), "", func(dst []any, i int) []any {
-		e := &events[i]
-		g := e.Context.BizCode.Group(l.groups)
-		dst = append(dst, rowID(g, next[g]))
-		next[g]++
-		return appendEvent(dst, e)
-	})
+	moved, heads, err := l.count(tx, topic, count)
 	if err != nil {
 		return fault.Wrap(op, err)
 	}
+	rows := pack(events, l.groups, heads, count, t.spare)
+	if err := t.insert(tx, rows); err != nil {
+		return fault.Wrap(op, err)
+	}
+	recycle(rows, t.spare)
 	tx.OnCommit(func() {
 		t.mu.Lock()
 		defer t.mu.Unlock()
@@ -202,27 +175,6 @@ func (t *topicLog) Read(ctx context.Context, group int, after bus.Place, limit i
 	return t.stored(ctx, group, after, limit)
 }
 
-func (t *topicLog) stored(ctx context.Context, group int, after bus.Place, limit int) ([]bus.Message, error) {
-	var out []bus.Message
-	epoch := t.Head(group).Epoch
-	err := t.log.db.Read(ctx, func(tx *sqldb.Tx) error {
-		query := `SELECT id, event_id, type, version, at_millis, biz_code, merchant, order_type, order_scene, institution,
-			trace_id, form, traffic, payload FROM ` + t.table + ` WHERE id > ? AND id < ? ORDER BY id LIMIT ?`
-		args := []any{rowID(group, after.Seq), rowID(group+1, 0), limit}
-		return tx.Query(query, args, func(scan sqldb.Scan) error {
-			m := bus.Message{Topic: t.topic, Group: group}
-			var id int64
-			if err := scan(append([]any{&id}, eventTargets(&m.Event)...)...); err != nil {
-				return err
-			}
-			m.Place = bus.Place{Epoch: epoch, Seq: id & (1<<seqBits - 1)}
-			out = append(out, m)
-			return nil
-		})
-	})
-	return out, fault.Wrap("read "+string(t.topic), err)
-}
-
 func (t *topicLog) Subscribe() (<-chan struct{}, func()) {
 	w := make(chan struct{}, 1)
 	t.mu.Lock()
@@ -235,8 +187,9 @@ func (t *topicLog) Subscribe() (<-chan struct{}, func()) {
 	}
 }
 
-// Trim deletes rows of a topic that every consumer has passed: up to upTo of
-// each group, at most rowsMax in all. It gives the number of rows deleted.
+// Trim deletes rows of a topic that every consumer has passed: whose last event is
+// at or before upTo of its group, at most rowsMax in all. It gives the number of
+// rows deleted.
 func (l *Log) Trim(ctx context.Context, topic bus.Topic, upTo map[int]bus.Place, rowsMax int64) (int64, error) {
 	t := l.topics[topic]
 	if t == nil {
@@ -249,8 +202,7 @@ func (l *Log) Trim(ctx context.Context, topic bus.Topic, upTo map[int]bus.Place,
 			if upTo[g].Seq == 0 || deleted >= rowsMax {
 				continue
 			}
-			n, err := tx.Exec(`DELETE FROM `+t.table+` WHERE id IN (SELECT id FROM `+t.table+` WHERE id > ? AND id <= ? ORDER BY id LIMIT ?)`,
-				rowID(g, 0), rowID(g, upTo[g].Seq), rowsMax-deleted)
+			n, err := t.trim(tx, g, upTo[g].Seq, rowsMax-deleted)
 			if err != nil {
 				return err
 			}

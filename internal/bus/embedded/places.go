@@ -30,6 +30,8 @@ CREATE TABLE places (topic TEXT NOT NULL, grp INTEGER NOT NULL, epoch INTEGER NO
   PRIMARY KEY (topic, grp)) WITHOUT ROWID;
 CREATE TABLE heads (topic TEXT NOT NULL, grp INTEGER NOT NULL, epoch INTEGER NOT NULL, seq INTEGER NOT NULL,
   PRIMARY KEY (topic, grp)) WITHOUT ROWID;
+CREATE TABLE marks (topic TEXT NOT NULL, grp INTEGER NOT NULL, seq INTEGER NOT NULL, id INTEGER NOT NULL,
+  PRIMARY KEY (topic, grp, seq)) WITHOUT ROWID;
 CREATE TABLE parked (id INTEGER PRIMARY KEY, topic TEXT NOT NULL, grp INTEGER NOT NULL, epoch INTEGER NOT NULL,
   seq INTEGER NOT NULL, part INTEGER NOT NULL, reason TEXT NOT NULL, parked_at_millis INTEGER NOT NULL,
   replay INTEGER NOT NULL DEFAULT 0, event_id TEXT NOT NULL, type TEXT NOT NULL, version INTEGER NOT NULL,
@@ -38,8 +40,7 @@ CREATE INDEX parked_key ON parked (topic, biz_code, id);
 `
 
 const schemaLog = `
-CREATE TABLE log_{topic} (id INTEGER PRIMARY KEY, event_id TEXT NOT NULL, type TEXT NOT NULL, version INTEGER NOT NULL,
-  at_millis INTEGER NOT NULL, ` + contextColumnsSQL + `, payload BLOB NOT NULL);
+CREATE TABLE log_{topic} (id INTEGER PRIMARY KEY, grp INTEGER NOT NULL, last INTEGER NOT NULL, events INTEGER NOT NULL, at_millis INTEGER NOT NULL, body BLOB NOT NULL);
 `
 
 // Advance moves the batch's places, from exactly where it was read, parks what
@@ -48,22 +49,13 @@ CREATE TABLE log_{topic} (id INTEGER PRIMARY KEY, event_id TEXT NOT NULL, type T
 // when the place is not where the batch was read from: someone else consumes.
 func Advance(tx *sqldb.Tx, b *bus.Batch, nowMillis int64) error {
 	op := "advance " + string(b.Topic)
-	for _, m := range b.Moves {
-		var n int64
-		var err error
-		if m.From == (bus.Place{}) {
-			n, err = tx.Exec(`INSERT INTO places (topic, grp, epoch, seq) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING`,
-				string(b.Topic), m.Group, m.To.Epoch, m.To.Seq)
-		} else {
-			n, err = tx.Exec(`UPDATE places SET epoch = ?, seq = ? WHERE topic = ? AND grp = ? AND epoch = ? AND seq = ?`,
-				m.To.Epoch, m.To.Seq, string(b.Topic), m.Group, m.From.Epoch, m.From.Seq)
-		}
-		if err != nil {
-			return fault.Wrap(op, err)
-		}
-		if n != 1 {
-			return fault.New(fault.Fenced, op, "group %d is no longer at %d: another consumer moved it", m.Group, m.From.Seq)
-		}
+	moved, err := move(tx, b.Topic, b.Moves)
+	if err != nil {
+		return fault.Wrap(op, err)
+	}
+	if moved != int64(len(b.Moves)) {
+		return fault.New(fault.Fenced, op, "%d of %d groups are no longer where they were read: another consumer moved them",
+			int64(len(b.Moves))-moved, len(b.Moves))
 	}
 	if len(b.Replays) > 0 {
 		return fault.Wrap(op, advanceReplay(tx, b))

@@ -10,7 +10,7 @@ import (
 // as readers are behind under load.
 const (
 	tailMessagesMax = 2048
-	tailBytesMax    = 2 << 20 // of payloads
+	tailBytesMax    = 2 << 20 // of payloads; values beside them take about as much again
 )
 
 // tail holds the last messages of one group that this process has committed, in
