@@ -90,6 +90,9 @@ func New(d Deps) (*Core, error) {
 func (c *Core) ApplyIntents(ctx context.Context, b *bus.Batch) error {
 	return c.apply(ctx, b, func(m *bus.Message, w *Want) {
 		w.Trades = append(w.Trades, m.Context.BizCode)
+		if i, err := readIntent(m); err == nil {
+			w.Keys = append(w.Keys, NaturalKey{X: m.Context.BizCode, Y: i.Y, Form: string(m.Context.Form), Key: i.IdempotencyKey})
+		}
 	}, event.TypeIntent, (*rules).applyIntent)
 }
 
@@ -117,8 +120,11 @@ func (c *Core) apply(ctx context.Context, b *bus.Batch, want func(*bus.Message, 
 	_ = b.Live(func(_ int, m *bus.Message) error { want(m, &w); return nil })
 	w.Trades = compact(w.Trades)
 	w.Payments = compact(w.Payments)
+	var alarms []Alarm
 	err := c.Store.Apply(ctx, b, w, func(work *Work) error {
 		r := c.rules(work)
+		before := len(work.Alarms)
+		defer func() { alarms = work.Alarms[before:] }() // of the last try, and of this batch alone
 		return b.Live(func(i int, m *bus.Message) error {
 			if m.Type != typ {
 				return &bus.PoisonError{Index: i, Err: errors.New("unknown type " + m.Type)}
@@ -133,7 +139,22 @@ func (c *Core) apply(ctx context.Context, b *bus.Batch, want func(*bus.Message, 
 		c.Metrics.GetOrCreateCounter(`tallystick_core_messages_total{topic="` + string(b.Topic) + `"}`).Add(len(b.Messages) - len(b.Parked))
 		c.Metrics.GetOrCreateCounter(`tallystick_core_batches_total{topic="` + string(b.Topic) + `"}`).Inc()
 	}
+	if err == nil {
+		c.tell(alarms)
+	}
 	return err
+}
+
+// tell logs and counts what somebody must look at.
+func (c *Core) tell(alarms []Alarm) {
+	for _, a := range alarms {
+		if c.Metrics != nil {
+			c.Metrics.GetOrCreateCounter("tallystick_core_contradictions_total").Inc()
+		}
+		if c.Log != nil {
+			c.Log.Error("a PSP contradicts itself", append([]any{"out_trade_no", a.OutTradeNo, "what", a.What}, a.Context.LogAttrs()...)...)
+		}
+	}
 }
 
 func (c *Core) rules(w *Work) *rules {

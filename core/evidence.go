@@ -66,10 +66,10 @@ func (r *rules) applyOutcome(m *bus.Message) error {
 }
 
 func (r *rules) notSent(t *Trade, p *Payment, a *Attempt, op, code string) error {
-	if op != string(event.OpPay) || !p.Open() || a.Status != event.Dispatched {
+	if op != string(event.OpPay) || a.Status != event.Dispatched {
 		return nil
 	}
-	if err := r.attemptTo(p, a, AttemptNotSent, code); err != nil {
+	if err := r.attemptTo(p, a, AttemptNotSent, code); err != nil || !p.Open() {
 		return err
 	}
 	if t.Status == TradePaid {
@@ -157,9 +157,7 @@ func (r *rules) applyTimer(t *Trade) error {
 		if !p.Open() || p.NextAtMillis == 0 || p.NextAtMillis > r.now {
 			continue
 		}
-		if a := p.live(); a != nil {
-			r.dispatch(p, a, event.OpClose, 0)
-		}
+		r.closeAttempts(p)
 		p.NextAction, p.NextAtMillis = ActionCloseAgain, r.now+r.cfg.CloseAgainMillis
 		r.changed(p, -1)
 	}

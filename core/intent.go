@@ -44,12 +44,26 @@ func depositSteps() []step {
 	}
 }
 
+// readIntent decodes an intent, once for each message of a batch.
+func readIntent(m *bus.Message) (*event.Intent, error) {
+	if i, ok := m.Value.(*event.Intent); ok {
+		return i, nil
+	}
+	i := &event.Intent{}
+	if err := event.Decode(m.Payload, i); err != nil {
+		return nil, err
+	}
+	m.Value = i
+	return i, nil
+}
+
 // applyIntent opens the trade and the payment order of an intent, or says why not.
 func (r *rules) applyIntent(m *bus.Message) error {
-	in := intake{rules: r, ctx: m.Context}
-	if err := event.Decode(m.Payload, &in.intent); err != nil {
+	i, err := readIntent(m)
+	if err != nil {
 		return err
 	}
+	in := intake{rules: r, ctx: m.Context, intent: *i}
 	if t, p := r.work.payment(in.intent.Y); t != nil && p != nil {
 		return nil // the same voucher again: one row per Y, for ever
 	}
@@ -92,7 +106,7 @@ func newPayment(c ids.Context, i *event.Intent) *Payment {
 // naturalKey is promise 3: one key of an order is one payment, for ever. Bodies
 // are compared by their canonical bytes, never by codes.
 func (in *intake) naturalKey() (string, bool, error) {
-	first := in.trade.byKey(string(in.ctx.Form), in.intent.IdempotencyKey)
+	first := in.trade.ByKey(string(in.ctx.Form), in.intent.IdempotencyKey)
 	if first == nil {
 		return "", false, nil
 	}

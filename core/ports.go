@@ -21,8 +21,9 @@ type Store interface {
 	// Due gives the BizCodes of trades with a payment order whose next action is
 	// due at nowMillis, most overdue first, at most max.
 	Due(ctx context.Context, nowMillis int64, max int) ([]ids.Code, error)
-	// Trade gives the trade of a code, which may be its X or any Y of it; nil if
-	// there is none.
+	// Trade gives the trade of a code, which may be its X or any Y of it, with that
+	// payment order and at most RejectedShownMax others that were rejected; nil if there
+	// is none.
 	Trade(ctx context.Context, code ids.Code) (*Trade, error)
 
 	// Counts counts all payment orders by merchant and status, aliases apart: core's side
@@ -87,10 +88,25 @@ func (r *Report) Add(what string) {
 
 // Want names the trades that a batch needs: by their own codes, and by the codes
 // of payment orders.
+//
+// A trade comes with its payment orders, but for those that were rejected: there may
+// be any number of them, and they decide nothing, unless an intent is theirs or has
+// their natural key. Those are asked for by Keys, or by Payments.
 type Want struct {
 	Trades   []ids.Code
 	Payments []ids.Code
+	Keys     []NaturalKey
 }
+
+// NaturalKey is that of an intent, with its Y and its trade's X.
+type NaturalKey struct {
+	X, Y      ids.Code
+	Form, Key string
+}
+
+// RejectedShownMax bounds the rejected payment orders that Store.Trade gives: the
+// last ones.
+const RejectedShownMax = 100
 
 // Work is what decide works on. It is used by one goroutine.
 type Work struct {
@@ -100,6 +116,20 @@ type Work struct {
 
 	Dispatches []bus.Event
 	Payments   []bus.Event
+	// Alarms are what somebody must look at, and what changes nothing: told once the
+	// batch is committed.
+	Alarms []Alarm
+}
+
+// Alarm is about one number of a payment order.
+type Alarm struct {
+	Context    ids.Context
+	OutTradeNo string
+	What       string
+}
+
+func (w *Work) alarm(p *Payment, outTradeNo, what string) {
+	w.Alarms = append(w.Alarms, Alarm{Context: p.Context, OutTradeNo: outTradeNo, What: what})
 }
 
 // NewWork is for stores: what was loaded.
@@ -138,7 +168,7 @@ func (w *Work) payment(y ids.Code) (*Trade, *Payment) {
 	if t == nil {
 		return nil, nil
 	}
-	return t, t.payment(y)
+	return t, t.Payment(y)
 }
 
 // Queries is what core answers to other areas.
@@ -151,7 +181,7 @@ func (q Queries) Payment(ctx context.Context, y ids.Code) (s event.Payment, c id
 	if err != nil || t == nil {
 		return s, c, false, err
 	}
-	p := t.payment(y)
+	p := t.Payment(y)
 	if p == nil {
 		return s, c, false, nil
 	}

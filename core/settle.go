@@ -24,7 +24,10 @@ func (r *rules) settle(t *Trade, p *Payment, a *Attempt, s success) error {
 	}
 	switch {
 	case s.transactionID != "" && a.TransactionID == s.transactionID:
-		return nil // told again
+		if s.paid != a.Paid { // told again, and not the same: nothing is booked twice, but someone must look
+			r.work.alarm(p, a.OutTradeNo, fmt.Sprintf("transaction %s is said to be %v now, and was %v", s.transactionID, s.paid, a.Paid))
+		}
+		return nil
 	case s.transactionID == "" && a.TransactionID != "":
 		return nil // told again, by a source that names no transaction
 	case s.transactionID == "":
@@ -34,7 +37,10 @@ func (r *rules) settle(t *Trade, p *Payment, a *Attempt, s success) error {
 		a.Version++
 		return nil
 	}
-	if p.known(a.OutTradeNo, s.transactionID) {
+	if e := p.exception(a.OutTradeNo, s.transactionID); e != nil {
+		if s.paid != e.Paid {
+			r.work.alarm(p, a.OutTradeNo, fmt.Sprintf("transaction %s is said to be %v now, and was %v", s.transactionID, s.paid, e.Paid))
+		}
 		return nil
 	}
 	if a.TransactionID != "" {
@@ -59,14 +65,14 @@ func (r *rules) settle(t *Trade, p *Payment, a *Attempt, s success) error {
 	return r.succeed(t, p, a)
 }
 
-// known reports whether a transaction was already taken as an exception.
-func (p *Payment) known(outTradeNo, transactionID string) bool {
-	for _, e := range p.Exceptions {
-		if e.OutTradeNo == outTradeNo && e.TransactionID == transactionID {
-			return true
+// exception finds a transaction that was taken as an exception; nil if it was not.
+func (p *Payment) exception(outTradeNo, transactionID string) *Exception {
+	for i := range p.Exceptions {
+		if e := &p.Exceptions[i]; e.OutTradeNo == outTradeNo && e.TransactionID == transactionID {
+			return e
 		}
 	}
-	return false
+	return nil
 }
 
 func (r *rules) succeed(t *Trade, p *Payment, a *Attempt) error {
@@ -92,17 +98,23 @@ func (r *rules) succeed(t *Trade, p *Payment, a *Attempt) error {
 			r.changed(p, i)
 		}
 	}
-	r.closeOthers(t, p)
+	r.closeRest(t, p)
 	return nil
 }
 
-// closeOthers asks for the closing of the trade's other payment orders.
-func (r *rules) closeOthers(t *Trade, settled *Payment) {
+// closeRest asks for the closing of whatever could still be paid of a trade that
+// is: its other payment orders, and the other numbers of the one that settled it.
+func (r *rules) closeRest(t *Trade, settled *Payment) {
 	for _, p := range t.Payments {
-		if p == settled || !p.Open() {
-			continue
+		if p == settled || p.Open() {
+			r.closeAttempts(p)
 		}
-		if a := p.live(); a != nil {
+	}
+}
+
+func (r *rules) closeAttempts(p *Payment) {
+	for _, a := range p.Attempts {
+		if a.live() {
 			r.dispatch(p, a, event.OpClose, 0)
 		}
 	}
@@ -116,6 +128,7 @@ func (r *rules) closeWithSurplus(p *Payment, a *Attempt, s success, reason, why 
 		return err
 	}
 	r.changed(p, -1)
+	r.closeAttempts(p)
 	return r.surplus(p, a, s, why)
 }
 
@@ -134,12 +147,12 @@ func (r *rules) surplus(p *Payment, a *Attempt, s success, why string) error {
 
 // learn applies what a PSP said of an attempt, short of a success.
 func (r *rules) learn(t *Trade, p *Payment, a *Attempt, state channels.State, credential channels.Credential, code string) error {
-	if !p.Open() {
-		return nil
-	}
 	var to, attempt event.Status
 	switch state {
 	case channels.StatePending:
+		if !p.Open() {
+			return nil
+		}
 		if t.Status == TradePaid {
 			credential = channels.Credential{} // paid already: nobody is to be asked for it again
 		}
@@ -157,11 +170,11 @@ func (r *rules) learn(t *Trade, p *Payment, a *Attempt, state channels.State, cr
 	default:
 		return nil // not found and no state are no news: prepay goes on asking
 	}
-	if a.Status == attempt || a.Status == AttemptNotSent {
+	if !p.Open() && !a.live() || a.Status == attempt || a.Status == AttemptNotSent {
 		return nil
 	}
-	if err := r.attemptTo(p, a, attempt, code); err != nil {
-		return err
+	if err := r.attemptTo(p, a, attempt, code); err != nil || !p.Open() {
+		return err // of a final order only the attempt has not ended yet
 	}
 	if err := r.paymentTo(p, to, code); err != nil {
 		return err

@@ -36,7 +36,10 @@ type Trade struct {
 	AcceptedAtMillis int64
 	ExpiresAtMillis  int64
 
-	Payments []*Payment
+	// Payments are all that were not rejected, and those rejected ones that were asked
+	// for. RejectedMore says that Store.Trade left some of the latter out.
+	Payments     []*Payment
+	RejectedMore bool
 }
 
 // Payment is a payment order with its attempts.
@@ -79,13 +82,18 @@ type Exception struct {
 func (t *Trade) Committed() {
 	t.Stored, t.StoredFixed = t.Version, t.settledOn()
 	for _, p := range t.Payments {
-		p.Stored, p.StoredStatus, p.StoredNextAtMillis = p.Version, p.Status, p.NextAtMillis
-		for _, a := range p.Attempts {
-			a.Stored = a.Version
-		}
-		for i := range p.Exceptions {
-			p.Exceptions[i].Stored = true
-		}
+		p.Committed()
+	}
+}
+
+// Committed is for stores: the payment order is in the store as it is here.
+func (p *Payment) Committed() {
+	p.Stored, p.StoredStatus, p.StoredNextAtMillis = p.Version, p.Status, p.NextAtMillis
+	for _, a := range p.Attempts {
+		a.Stored = a.Version
+	}
+	for i := range p.Exceptions {
+		p.Exceptions[i].Stored = true
 	}
 }
 
@@ -104,19 +112,13 @@ func (p *Payment) attempt(n int) *Attempt {
 	return p.Attempts[n]
 }
 
-// live is the attempt that is at a PSP now, or about to be; nil if none.
-func (p *Payment) live() *Attempt {
-	for _, a := range p.Attempts {
-		switch a.Status {
-		case event.Dispatched, event.Pending, event.Unknown:
-			return a
-		}
-	}
-	return nil
+// live reports whether the attempt is at a PSP now, or about to be.
+func (a *Attempt) live() bool {
+	return a.Status == event.Dispatched || a.Status == event.Pending || a.Status == event.Unknown
 }
 
-// payment finds a payment order by Y; nil if there is none.
-func (t *Trade) payment(y ids.Code) *Payment {
+// Payment finds a payment order by Y; nil if there is none among Payments.
+func (t *Trade) Payment(y ids.Code) *Payment {
 	for _, p := range t.Payments {
 		if p.Y == y {
 			return p
@@ -129,8 +131,9 @@ func (t *Trade) payment(y ids.Code) *Payment {
 // an alias of it, or in conflict with it.
 func (p *Payment) Beside() bool { return p.AliasOf != "" || p.Reason == ReasonConflict }
 
-// byKey finds the payment order of an idempotency key and form.
-func (t *Trade) byKey(form, key string) *Payment {
+// ByKey finds the payment order of an idempotency key and form; nil if there is
+// none among Payments.
+func (t *Trade) ByKey(form, key string) *Payment {
 	for _, p := range t.Payments {
 		if p.IdempotencyKey == key && string(p.Context.Form) == form && !p.Beside() {
 			return p
@@ -181,7 +184,7 @@ func (p *Payment) Snapshot() event.Payment {
 // Snapshot is the trade as others see it.
 func (t *Trade) Snapshot() event.Trade {
 	s := event.Trade{Context: t.Context, OrderID: t.OrderID, Amount: t.Amount, Paid: t.Paid, Status: t.Status, Version: t.Version,
-		AcceptedAtMillis: t.AcceptedAtMillis, ExpiresAtMillis: t.ExpiresAtMillis}
+		AcceptedAtMillis: t.AcceptedAtMillis, ExpiresAtMillis: t.ExpiresAtMillis, RejectedMore: t.RejectedMore}
 	for _, p := range t.Payments {
 		s.Payments = append(s.Payments, p.Snapshot())
 	}

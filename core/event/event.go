@@ -173,6 +173,8 @@ type Trade struct {
 	Status   string       `json:"status"` // "void" (nothing accepted yet), "open", "paid"
 	Version  int64        `json:"version"`
 	Payments []Payment    `json:"payments"`
+	// RejectedMore: more payment orders were rejected than the last ones that are here.
+	RejectedMore bool `json:"rejected_more,omitzero"`
 	// AcceptedAtMillis and ExpiresAtMillis are those of the first accepted intent.
 	AcceptedAtMillis int64 `json:"accepted_at_millis"`
 	ExpiresAtMillis  int64 `json:"expires_at_millis"`

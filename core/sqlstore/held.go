@@ -1,7 +1,10 @@
 package sqlstore
 
 import (
+	"slices"
+
 	"github.com/tallystick/tallystick/core"
+	"github.com/tallystick/tallystick/core/event"
 	"github.com/tallystick/tallystick/internal/ids"
 )
 
@@ -66,13 +69,15 @@ func (h *held) drop(t *core.Trade) {
 	}
 }
 
-// put holds trades as they were just committed.
+// put holds trades as they were just committed, without what was rejected: of
+// that there may be any number.
 func (h *held) put(trades []*core.Trade) {
 	for _, t := range trades {
 		if len(h.young.trades) >= h.max {
 			h.old, h.young = h.young, newGeneration()
 		}
 		t.Committed()
+		t.Payments = slices.DeleteFunc(t.Payments, func(p *core.Payment) bool { return p.Status == event.Rejected })
 		h.young.trades[t.Context.BizCode] = t
 		for _, p := range t.Payments {
 			h.young.payments[p.Y] = t

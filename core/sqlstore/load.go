@@ -25,7 +25,7 @@ var (
 	exceptionColumns = append(append([]string{"payment_id"}, ids.Columns...), "out_trade_no", "account", "transaction_id", "why", "currency", "paid_minor", "at_millis")
 
 	selectTrades     = `SELECT ` + strings.Join(tradeColumns, ", ") + ` FROM trade_orders WHERE `
-	selectPayments   = `SELECT ` + strings.Join(without(paymentColumns, []string{"beside"}), ", ") + ` FROM payment_orders WHERE trade_id IN (?*) ORDER BY id`
+	selectPayments   = `SELECT ` + strings.Join(without(paymentColumns, []string{"beside"}), ", ") + ` FROM payment_orders WHERE `
 	selectAttempts   = `SELECT institution, ` + strings.Join(without(attemptColumns, ids.Columns), ", ") + ` FROM attempts WHERE payment_id IN (?*) ORDER BY payment_id, n`
 	selectExceptions = `SELECT ` + strings.Join(without(exceptionColumns, ids.Columns), ", ") + ` FROM exceptions WHERE payment_id IN (?*) ORDER BY id`
 )
@@ -34,20 +34,27 @@ func without(all, drop []string) []string {
 	return slices.DeleteFunc(slices.Clone(all), func(c string) bool { return slices.Contains(drop, c) })
 }
 
-// load reads the wanted trades as a whole, in a stable order.
+// load reads the wanted trades, in a stable order, with their payment orders but for
+// the rejected ones that are not wanted by their Y.
 func load(tx *sqldb.Tx, want core.Want) ([]*core.Trade, error) {
 	l := loader{tx: tx, trades: map[int64]*core.Trade{}, payments: map[int64]*core.Payment{}}
 	if err := sqldb.QueryIn(tx, selectTrades+`biz_code IN (?*)`, want.Trades, l.trade); err != nil {
 		return nil, err
 	}
 	var more []int64
-	err := sqldb.QueryIn(tx, `SELECT trade_id FROM payment_orders WHERE y IN (?*)`, want.Payments, func(scan sqldb.Scan) error {
+	var rejected []ids.Code
+	err := sqldb.QueryIn(tx, `SELECT trade_id, y, status = 'rejected' FROM payment_orders WHERE y IN (?*)`, want.Payments, func(scan sqldb.Scan) error {
 		var id int64
-		if err := scan(&id); err != nil {
+		var y ids.Code
+		var no bool
+		if err := scan(&id, &y, &no); err != nil {
 			return err
 		}
 		if l.trades[id] == nil && !slices.Contains(more, id) {
 			more = append(more, id)
+		}
+		if no {
+			rejected = append(rejected, y)
 		}
 		return nil
 	})
@@ -57,7 +64,10 @@ func load(tx *sqldb.Tx, want core.Want) ([]*core.Trade, error) {
 	if err := sqldb.QueryIn(tx, selectTrades+`id IN (?*)`, more, l.trade); err != nil {
 		return nil, err
 	}
-	if err := sqldb.QueryIn(tx, selectPayments, l.tradeRows, l.payment); err != nil {
+	if err := sqldb.QueryIn(tx, selectPayments+`trade_id IN (?*) AND status <> 'rejected' ORDER BY id`, l.tradeRows, l.payment); err != nil {
+		return nil, err
+	}
+	if err := l.rejected(rejected); err != nil {
 		return nil, err
 	}
 	if err := sqldb.QueryIn(tx, selectAttempts, l.paymentRows, l.attempt); err != nil {

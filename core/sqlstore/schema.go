@@ -30,6 +30,9 @@ CREATE TABLE payment_orders (id INTEGER PRIMARY KEY, version INTEGER NOT NULL, t
   -- Empty for the one payment order of a natural key; its own y for an alias of it, or one in conflict with it.
   beside TEXT NOT NULL);
 CREATE UNIQUE INDEX payment_orders_natural ON payment_orders (trade_id, form, idempotency_key, beside);
+-- A trade's payment orders are read without the rejected ones, of which there may be any number.
+CREATE INDEX payment_orders_of_trade ON payment_orders (trade_id) WHERE status <> 'rejected';
+CREATE INDEX payment_orders_rejected ON payment_orders (trade_id) WHERE status = 'rejected';
 CREATE INDEX payment_orders_next ON payment_orders (next_at_millis) WHERE next_at_millis > 0;
 
 CREATE TABLE attempts (payment_id INTEGER NOT NULL REFERENCES payment_orders (id), n INTEGER NOT NULL, version INTEGER NOT NULL,

@@ -3,6 +3,7 @@ package sqlstore
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/tallystick/tallystick/core"
@@ -88,16 +89,25 @@ func (s *Store) decide(tx *sqldb.Tx, want core.Want, decide func(*core.Work) err
 	if err != nil {
 		return nil, err
 	}
-	w := core.NewWork(append(trades, read...))
-	err = decide(w)
+	// A rejected payment order is not held with its trade: the trade may be here twice.
+	trades = slices.DeleteFunc(trades, func(t *core.Trade) bool {
+		return slices.ContainsFunc(read, func(r *core.Trade) bool { return r.Row == t.Row })
+	})
+	try := func(all []*core.Trade) (*core.Work, error) {
+		if err := loadKeys(tx, all, want.Keys); err != nil {
+			return nil, err
+		}
+		w := core.NewWork(all)
+		return w, decide(w)
+	}
+	w, err := try(append(trades, read...))
 	if err == nil || len(trades) == 0 {
 		return w, err
 	}
 	if read, err = load(tx, want); err != nil {
 		return nil, err
 	}
-	w = core.NewWork(read)
-	return w, decide(w)
+	return try(read)
 }
 
 // write saves, moves the places, and emits last.
@@ -169,7 +179,7 @@ func (s *Store) Trade(ctx context.Context, code ids.Code) (*core.Trade, error) {
 			}
 			if len(found) == 1 {
 				t = found[0]
-				return nil
+				return loadLast(tx, t)
 			}
 		}
 		return nil

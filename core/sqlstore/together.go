@@ -93,10 +93,11 @@ func wanted(jobs []*job) core.Want {
 	for _, j := range jobs {
 		w.Trades = append(w.Trades, j.want.Trades...)
 		w.Payments = append(w.Payments, j.want.Payments...)
+		w.Keys = append(w.Keys, j.want.Keys...)
 	}
 	slices.Sort(w.Trades)
 	slices.Sort(w.Payments)
-	return core.Want{Trades: slices.Compact(w.Trades), Payments: slices.Compact(w.Payments)}
+	return core.Want{Trades: slices.Compact(w.Trades), Payments: slices.Compact(w.Payments), Keys: w.Keys}
 }
 
 func rank(j *job) int {

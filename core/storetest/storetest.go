@@ -310,7 +310,7 @@ func parked(t TB, s Store) {
 	b.Parked = map[int]string{0: "why"}
 	must(t, s.Apply(t.Context(), b, core.Want{}, nothing))
 	keys, err := s.ParkedKeys(t.Context(), bus.Intents)
-	if err != nil || !keys[string(tr.Context.BizCode)] {
+	if err != nil || keys[string(tr.Context.BizCode)] != 1 {
 		t.Fatalf("parked keys %v %v", keys, err)
 	}
 	b.Moves[0] = bus.Move{Group: 3, From: bus.Place{Epoch: 1, Seq: 9}, To: bus.Place{Epoch: 1, Seq: 10}}

@@ -15,8 +15,8 @@ import (
 type Places interface {
 	// Places gives the stored place of each group of a topic that has one.
 	Places(ctx context.Context, topic Topic) (map[int]Place, error)
-	// ParkedKeys gives the keys with parked messages of a topic.
-	ParkedKeys(ctx context.Context, topic Topic) (map[string]bool, error)
+	// ParkedKeys counts the parked messages of a topic by their keys.
+	ParkedKeys(ctx context.Context, topic Topic) (map[string]int, error)
 	// TakeReplay gives the parked messages, oldest first, of one key whose replay
 	// was asked for, and their row ids; none when nothing was asked for.
 	TakeReplay(ctx context.Context, topic Topic) ([]Message, []int64, error)
@@ -31,6 +31,9 @@ type Consumer struct {
 	Places      Places
 	Apply       func(ctx context.Context, b *Batch) error
 	MessagesMax int // of one batch; at least 1
+	// ParkedMax bounds the messages of the topic that are parked. At the bound the
+	// group of what would be parked next stops instead. 0 is no bound.
+	ParkedMax int
 	// Advanced, if set, is told after a batch was committed.
 	Advanced func(topic Topic, moves []Move)
 	// After a batch that was not full, Run pauses for as long as the batch took, but
@@ -43,15 +46,16 @@ type Consumer struct {
 	// Log receives alarms: gaps, fences and parked messages.
 	Log *slog.Logger
 
-	loaded   bool
-	replayed bool       // the last step looked for replays: they and news take turns
-	mu       sync.Mutex // guards places and gap, which Step alone writes, for whoever watches
-	places   []Place
-	gap      []bool // groups that stopped
-	parked   map[string]bool
-	replay   bool // look for replays at the next step
-	first    int  // group that the last batch began with
-	full     bool // the last batch was: there may be more already
+	loaded     bool
+	replayed   bool       // the last step looked for replays: they and news take turns
+	mu         sync.Mutex // guards places and gap, which Step alone writes, for whoever watches
+	places     []Place
+	gap        []bool         // groups that stopped
+	parked     map[string]int // messages by key, and their sum
+	parkedRows int
+	replay     bool // look for replays at the next step
+	first      int  // group that the last batch began with
+	full       bool // the last batch was: there may be more already
 }
 
 // Stopped gives the groups that stopped at a gap or by a StopError.
@@ -150,10 +154,18 @@ func (c *Consumer) load(ctx context.Context) error {
 	c.mu.Lock()
 	c.places, c.gap = places, make([]bool, len(places))
 	c.mu.Unlock()
-	c.parked = parked
+	c.know(parked)
 	c.replay = len(parked) > 0
 	c.loaded = true
 	return nil
+}
+
+// know takes note of what is parked.
+func (c *Consumer) know(parked map[string]int) {
+	c.parked, c.parkedRows = parked, 0
+	for _, n := range parked {
+		c.parkedRows += n
+	}
 }
 
 // stop keeps a group from being read until the next load.
@@ -191,6 +203,7 @@ func (c *Consumer) gather(ctx context.Context) (*Batch, error) {
 // that it comes to. At a gap the group stops.
 func (c *Consumer) take(b *Batch, group int, from Place, msgs []Message) (to Place) {
 	to = from
+	before, begin := from, len(b.Messages) // of the place that is being taken: a place is taken as a whole
 	part := 0
 	for i := range msgs {
 		p := msgs[i].Place
@@ -201,8 +214,16 @@ func (c *Consumer) take(b *Batch, group int, from Place, msgs []Message) (to Pla
 			c.stopAtGap(b.Topic, group, to.Seq+1, p)
 			return to
 		}
+		if p != to {
+			before, begin = to, len(b.Messages)
+		}
 		to, part = p, msgs[i].Part
-		if c.parked[string(msgs[i].Context.BizCode)] {
+		if c.parked[string(msgs[i].Context.BizCode)] > 0 {
+			if c.parkedFull(b) {
+				c.stopFull(b.Topic, group)
+				b.cut(begin)
+				return before
+			}
 			c.park(b, len(b.Messages), "behind a parked message of the same key")
 		}
 		b.Messages = append(b.Messages, msgs[i])
@@ -217,6 +238,16 @@ func (c *Consumer) stopAtGap(topic Topic, group int, want int64, have Place) {
 	c.stop(group)
 	c.Log.Error("group stopped at a gap", "area", c.Area, "topic", string(topic), "group", group,
 		"want_seq", want, "have_seq", have.Seq, "have_epoch", have.Epoch)
+}
+
+// parkedFull reports whether nothing more may be parked.
+func (c *Consumer) parkedFull(b *Batch) bool {
+	return c.ParkedMax > 0 && c.parkedRows+len(b.Parked) >= c.ParkedMax
+}
+
+func (c *Consumer) stopFull(topic Topic, group int) {
+	c.stop(group)
+	c.Log.Error("group stopped: too much is parked", "area", c.Area, "topic", string(topic), "group", group, "parked_max", c.ParkedMax)
 }
 
 func (c *Consumer) park(b *Batch, i int, reason string) {
@@ -236,13 +267,25 @@ func (c *Consumer) apply(ctx context.Context, b *Batch) error {
 		switch {
 		case err == nil:
 			for i := range b.Parked {
-				c.parked[string(b.Messages[i].Context.BizCode)] = true
+				if b.Replays == nil { // else it was parked before
+					c.parked[string(b.Messages[i].Context.BizCode)]++
+					c.parkedRows++
+				}
 			}
 			return nil
 		case errors.As(err, &stop) && b.without(stop.Group):
 			c.stop(stop.Group)
 			c.Log.Error("group stopped: an invariant is violated", "area", c.Area, "topic", string(b.Topic),
 				"group", stop.Group, "error", stop.Err)
+			if len(b.Moves) == 0 {
+				return nil
+			}
+		case errors.As(err, &poison) && b.Replays == nil && c.parkedFull(b):
+			group := b.Messages[poison.Index].Group
+			if !b.without(group) {
+				return err
+			}
+			c.stopFull(b.Topic, group)
 			if len(b.Moves) == 0 {
 				return nil
 			}
@@ -280,7 +323,8 @@ func (c *Consumer) stepReplay(ctx context.Context) (bool, error) {
 	if err := c.apply(ctx, b); err != nil {
 		return false, err
 	}
-	c.parked, err = c.Places.ParkedKeys(ctx, b.Topic)
+	parked, err := c.Places.ParkedKeys(ctx, b.Topic)
+	c.know(parked)
 	if err != nil {
 		c.loaded = false
 	}
@@ -311,6 +355,11 @@ func (c *Consumer) Run(ctx context.Context, idle, backoffMax time.Duration) erro
 		}
 		backoff = 0
 		if worked {
+			select {
+			case <-tick.C: // also where there always is news
+				c.look(ctx)
+			default:
+			}
 			if d := min(max(c.now().Sub(begun), c.PauseMin), c.PauseMax); d > 0 && !c.full {
 				sleep(ctx, d)
 			}
@@ -320,10 +369,7 @@ func (c *Consumer) Run(ctx context.Context, idle, backoffMax time.Duration) erro
 		case <-ctx.Done():
 		case <-wake:
 		case <-tick.C:
-			c.CheckReplays()
-			if err := c.Source.Refresh(ctx); err != nil && ctx.Err() == nil {
-				c.Log.Error("refresh failed", "area", c.Area, "topic", string(c.Source.Topic()), "error", err)
-			}
+			c.look(ctx)
 		}
 	}
 	return nil
@@ -334,6 +380,15 @@ func (c *Consumer) now() time.Time {
 		return time.Time{}
 	}
 	return c.Now()
+}
+
+// look is for what nobody wakes a consumer for: replays that were asked for, and
+// heads that another process moved.
+func (c *Consumer) look(ctx context.Context) {
+	c.CheckReplays()
+	if err := c.Source.Refresh(ctx); err != nil && ctx.Err() == nil {
+		c.Log.Error("refresh failed", "area", c.Area, "topic", string(c.Source.Topic()), "error", err)
+	}
 }
 
 func sleep(ctx context.Context, d time.Duration) {

@@ -40,3 +40,11 @@ func (b *Batch) without(group int) bool {
 	b.Messages, b.Parked = kept, parked
 	return true
 }
+
+// cut takes the messages from index n on out of the batch.
+func (b *Batch) cut(n int) {
+	for i := n; i < len(b.Messages); i++ {
+		delete(b.Parked, i)
+	}
+	b.Messages = b.Messages[:n]
+}

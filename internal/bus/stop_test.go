@@ -35,8 +35,8 @@ func (threeGroups) Read(_ context.Context, group int, after bus.Place, limit int
 type noPlaces struct{}
 
 func (noPlaces) Places(context.Context, bus.Topic) (map[int]bus.Place, error) { return nil, nil }
-func (noPlaces) ParkedKeys(context.Context, bus.Topic) (map[string]bool, error) {
-	return map[string]bool{}, nil
+func (noPlaces) ParkedKeys(context.Context, bus.Topic) (map[string]int, error) {
+	return map[string]int{}, nil
 }
 func (noPlaces) TakeReplay(context.Context, bus.Topic) ([]bus.Message, []int64, error) {
 	return nil, nil, nil

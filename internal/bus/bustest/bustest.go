@@ -85,6 +85,7 @@ func Cases() []Case {
 		{"a replay and news take turns", replayUnderLoad},
 		{"a replay that fails holds up nobody", failingReplay},
 		{"parked is what is stored as parked", parkedOnlyWhenStored},
+		{"what may be parked is bounded", parkedIsBounded},
 		{"another log in its place is refused", replacedLog},
 		{"a full bus refuses and recovers", full},
 	}

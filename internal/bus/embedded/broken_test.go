@@ -93,8 +93,8 @@ func (p reversed) TakeReplay(ctx context.Context, topic bus.Topic) ([]bus.Messag
 // forgetful does not know which keys have parked messages.
 type forgetful struct{ stored }
 
-func (forgetful) ParkedKeys(context.Context, bus.Topic) (map[string]bool, error) {
-	return map[string]bool{}, nil
+func (forgetful) ParkedKeys(context.Context, bus.Topic) (map[string]int, error) {
+	return map[string]int{}, nil
 }
 
 // apply is the reader's transaction with Advance replaced.

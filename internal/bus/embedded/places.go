@@ -92,10 +92,9 @@ func advanceReplay(tx *sqldb.Tx, b *bus.Batch) error {
 			return fault.New(fault.Fenced, "replay", "parked message %d is gone: another consumer replayed it", id)
 		}
 	}
-	if !again {
-		return nil
-	}
-	_, err := tx.Exec(`UPDATE parked SET replay = 0 WHERE topic = ? AND biz_code = ?`, string(b.Topic),
+	// What is still there of the key came behind what this replay could take at once,
+	// and goes on with the next; or it waits with what could not be applied.
+	_, err := tx.Exec(`UPDATE parked SET replay = ? WHERE topic = ? AND biz_code = ?`, !again, string(b.Topic),
 		string(b.Messages[0].Context.BizCode))
 	return err
 }
@@ -140,14 +139,15 @@ func (p Places) Places(ctx context.Context, topic bus.Topic) (map[int]bus.Place,
 	return out, fault.Wrap("places", err)
 }
 
-// ParkedKeys gives the keys that have parked messages.
-func (p Places) ParkedKeys(ctx context.Context, topic bus.Topic) (map[string]bool, error) {
-	out := map[string]bool{}
+// ParkedKeys counts a topic's parked messages by their keys.
+func (p Places) ParkedKeys(ctx context.Context, topic bus.Topic) (map[string]int, error) {
+	out := map[string]int{}
 	err := p.DB.Read(ctx, func(tx *sqldb.Tx) error {
-		return tx.Query(`SELECT DISTINCT biz_code FROM parked WHERE topic = ?`, []any{string(topic)}, func(scan sqldb.Scan) error {
+		return tx.Query(`SELECT biz_code, count(*) FROM parked WHERE topic = ? GROUP BY biz_code`, []any{string(topic)}, func(scan sqldb.Scan) error {
 			var k string
-			err := scan(&k)
-			out[k] = true
+			var n int
+			err := scan(&k, &n)
+			out[k] = n
 			return err
 		})
 	})
