@@ -82,6 +82,7 @@ type ConsumersConfig struct {
 	MessagesMax int           `yaml:"messages_max"` // of one batch, in one transaction
 	PauseMax    time.Duration `yaml:"pause_max"`    // after a batch that was not full, for as long as it took
 	LedgerPause time.Duration `yaml:"ledger_pause"` // after one of accounting's, for which nobody waits
+	ParkedMax   int           `yaml:"parked_max"`   // messages of one topic that may be put aside
 	Idle        time.Duration `yaml:"idle"`         // between two looks without being woken
 	BackoffMax  time.Duration `yaml:"backoff_max"`  // between two tries after an error
 	TimersEvery time.Duration `yaml:"timers_every"` // between two looks at what is due
@@ -95,7 +96,7 @@ func DefaultConfig() Config {
 		Roles: "gateway,core,prepay,accounting", Bus: BusEmbedded, Kafka: defaultKafka(),
 		Intake: IntakeConfig{BatchRecordsMax: 1024, BatchBytesMax: 1 << 20, QueueBatchesMax: 8, UnreadBytesMax: 64 << 20,
 			UnreadAgeMax: 30 * time.Second, TrimEveryBatches: 256, MeasureEvery: 100 * time.Millisecond},
-		Consumers: ConsumersConfig{MessagesMax: 512, PauseMax: 20 * time.Millisecond, LedgerPause: 50 * time.Millisecond,
+		Consumers: ConsumersConfig{MessagesMax: 512, PauseMax: 20 * time.Millisecond, LedgerPause: 50 * time.Millisecond, ParkedMax: 100_000,
 			Idle: time.Second, BackoffMax: 5 * time.Second, TimersEvery: time.Second},
 		API: api.DefaultConfig(), Callback: callback.DefaultConfig(), Voucher: voucher.DefaultConfig(),
 		Core: core.DefaultConfig(), Prepay: prepay.Defaults(), Accounting: accounting.DefaultConfig(),
@@ -152,6 +153,8 @@ func (c Config) Validate() error {
 		return bad("store_cache_kib_max", "too_small", "use at least 64")
 	case c.Consumers.MessagesMax < 1:
 		return bad("consumers.messages_max", "not_positive", "set it to at least 1")
+	case c.Consumers.ParkedMax < 1:
+		return bad("consumers.parked_max", "not_positive", "set it to at least 1")
 	case c.Consumers.PauseMax < 0 || c.Consumers.PauseMax > time.Second || c.Consumers.LedgerPause < 0 || c.Consumers.LedgerPause > time.Second:
 		return bad("consumers.pause_max", "out_of_range", "use 0s to 1s for pause_max and ledger_pause")
 	case c.Consumers.Idle <= 0 || c.Consumers.BackoffMax <= 0 || c.Consumers.TimersEvery <= 0:
