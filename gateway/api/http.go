@@ -52,9 +52,9 @@ func (q quiet) Printf(format string, args ...any) {
 
 // refuse answers what could not be read as a request.
 func (s *Server) refuse(ctx *fasthttp.RequestCtx, err error) {
-	x := &exchange{RequestCtx: ctx}
-	defer s.finish(x, s.d.Now())
-	s.identify(x)
+	x := s.exchange(ctx)
+	defer s.release(x)
+	defer s.finish(x)
 	code := "request_malformed"
 	var timeout net.Error
 	var small *fasthttp.ErrSmallBuffer
