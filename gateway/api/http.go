@@ -72,7 +72,9 @@ func (s *Server) refuse(ctx *fasthttp.RequestCtx, err error) {
 }
 
 // Serve answers on a listener until Shutdown.
-func (s *Server) Serve(ln net.Listener) error { return fault.Wrap("gateway", s.http.Serve(ln)) }
+func (s *Server) Serve(ln net.Listener) error {
+	return fault.Wrap("gateway", s.http.Serve(listener{ln}))
+}
 
 // Shutdown stops accepting, lets long-polls answer at once with what is known,
 // finishes what is under way, and returns when all is done or ctx ends.

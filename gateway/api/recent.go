@@ -1,6 +1,7 @@
 package api
 
 import (
+	"encoding/binary"
 	"hash/maphash"
 	"sync"
 
@@ -8,18 +9,21 @@ import (
 	"github.com/tallystick/tallystick/internal/traffic"
 )
 
-// recentKey is the natural key of an intent: the trade's X, which is a MAC of
-// traffic, merchant and order; the form's first letter; and 64 bits of hash of the
-// idempotency key, whose seed nobody knows. It holds no pointer, so that the
-// garbage collector does not look at tens of thousands of them.
-type recentKey [ids.CodeLen + 1 + 8]byte
+// recentKey is the natural key of an intent, as 128 bits of hash whose seed nobody
+// knows: of the trade's X, which is itself a MAC of traffic, merchant and order, the
+// form, and the idempotency key.
+type recentKey struct{ hash, check uint64 }
 
-// recentCode is a voucher's code, without a pointer as well; zero for none.
-type recentCode [ids.CodeLen]byte
+// recentVoucher is what a key was accepted as. Like its key it holds no pointer, so
+// that the garbage collector does not look at tens of thousands of them.
+type recentVoucher struct {
+	check uint64 // of the key: another one with the same hash is not remembered
+	y     [ids.CodeLen]byte
+}
 
 // ambiguous stands for a key under which two vouchers were committed here: which
 // of them was first, core alone knows.
-const ambiguous = "?"
+const ambiguous = '?'
 
 // recent remembers which voucher each natural key was accepted as, for the fast
 // answers to repeats and conflicts. Only committed intents are put in. It is
@@ -27,69 +31,69 @@ const ambiguous = "?"
 // the older is forgotten as a whole; what is asked for moves to the younger. Safe
 // for concurrent use.
 type recent struct {
-	seed       maphash.Seed
+	seeds      [2]maphash.Seed
 	half       int
 	mu         sync.Mutex
-	young, old map[recentKey]recentCode
+	young, old map[uint64]recentVoucher
 }
 
 func newRecent(most int) *recent {
-	return &recent{seed: maphash.MakeSeed(), half: max(1, most/2), young: map[recentKey]recentCode{}, old: map[recentKey]recentCode{}}
+	return &recent{seeds: [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()}, half: max(1, most/2),
+		young: map[uint64]recentVoucher{}, old: map[uint64]recentVoucher{}}
 }
 
 // keyOf makes the key of an intent.
-func (r *recent) keyOf(x ids.Code, form traffic.Form, key string) (k recentKey) {
-	n := copy(k[:], x)
-	k[n] = form[0]
-	h := maphash.String(r.seed, key)
-	for i := range 8 {
-		k[n+1+i] = byte(h >> (8 * i))
-	}
-	return k
+func (r *recent) keyOf(x *[ids.CodeLen]byte, form traffic.Form, key string) recentKey {
+	// Two parts of X, 40 bits each, and the form's first letter, beside 128 bits of
+	// the idempotency key: with X given, the form and the hashes tell keys apart.
+	return recentKey{hash: maphash.String(r.seeds[0], key) ^ binary.LittleEndian.Uint64(x[3:]) ^ uint64(form[0]),
+		check: maphash.String(r.seeds[1], key) ^ binary.LittleEndian.Uint64(x[11:]) ^ uint64(form[0])<<32}
 }
 
 // get gives the voucher of a key; empty if it is not remembered, or ambiguous.
-func (r *recent) get(k *recentKey) ids.Code {
+func (r *recent) get(k recentKey) ids.Code {
 	r.mu.Lock()
-	y, ok := r.young[*k]
-	if !ok {
-		if y, ok = r.old[*k]; ok {
-			r.store(k, &y)
+	v, young := r.young[k.hash]
+	known := young
+	if !young {
+		if v, known = r.old[k.hash]; known && v.check == k.check {
+			r.store(k.hash, &v, false)
 		}
 	}
 	r.mu.Unlock()
-	if !ok || y[0] == ambiguous[0] {
+	if !known || v.check != k.check || v.y[0] == ambiguous {
 		return ""
 	}
-	return ids.Code(y[:])
+	return ids.Code(v.y[:])
 }
 
 // put remembers the committed voucher of a key. Two of one key make it ambiguous:
 // the order in which requests are answered is not that in which they were kept.
-func (r *recent) put(k *recentKey, code ids.Code) {
-	var y recentCode
-	copy(y[:], code)
+func (r *recent) put(k recentKey, y ids.Code) {
+	v := recentVoucher{check: k.check}
+	copy(v.y[:], y)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	have, young := r.young[*k]
+	have, young := r.young[k.hash]
 	known := young
 	if !young {
-		have, known = r.old[*k]
+		have, known = r.old[k.hash]
 	}
-	switch {
-	case known && have != y:
-		y = recentCode{}
-		copy(y[:], ambiguous)
-		r.store(k, &y)
-	case !young:
-		r.store(k, &y)
+	if known && have.check == v.check {
+		if young && have.y == v.y {
+			return
+		}
+		if have.y != v.y {
+			v.y = [ids.CodeLen]byte{ambiguous}
+		}
 	}
+	r.store(k.hash, &v, young)
 }
 
-func (r *recent) store(k *recentKey, y *recentCode) {
-	if _, there := r.young[*k]; !there && len(r.young) >= r.half {
+func (r *recent) store(hash uint64, v *recentVoucher, there bool) {
+	if !there && len(r.young) >= r.half {
 		r.old, r.young = r.young, r.old
 		clear(r.young)
 	}
-	r.young[*k] = *y
+	r.young[hash] = *v
 }

@@ -224,7 +224,7 @@ func (s *Service) identify(a *Acceptance, w *scratch, m *merchant.Merchant, key 
 	orderType = text[len(text)-len(orderScene)-len(orderType) : len(text)-len(orderScene)]
 	a.Context = ids.Context{BizCode: x, Merchant: m.ID, OrderType: orderType, OrderScene: orderScene,
 		TraceID: text[:len(text)-len(orderScene)-len(orderType)], Form: traffic.Deposit, Traffic: traffic.Real}
-	a.key = s.recent.keyOf(x, traffic.Deposit, key)
+	a.key = s.recent.keyOf(&w.x, traffic.Deposit, key)
 }
 
 func (s *Service) appendTraceID(dst []byte) []byte {
@@ -260,7 +260,7 @@ func or(s, otherwise string) string {
 // was committed, or a conflict with it. What core rejected as a conflict was not
 // the first after all (another gateway's was): core decides again.
 func (s *Service) repeated(a *Acceptance) (known bool, err error) {
-	first := s.recent.get(&a.key)
+	first := s.recent.get(a.key)
 	if first == "" {
 		return false, nil
 	}
@@ -303,7 +303,7 @@ func (s *Service) Finish(a *Acceptance) error {
 			return notAccepted(err)
 		}
 		s.d.Points.At("gateway.committed_not_answered")
-		s.recent.put(&a.key, a.Y)
+		s.recent.put(a.key, a.Y)
 		s.metrics.accepted.Inc()
 		s.metrics.acceptSeconds.Update(s.d.Now().Sub(a.atWork).Seconds())
 	}
