@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"io"
-	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -35,6 +34,7 @@ type entry struct{ key, value string }
 
 // parser reads one body. It is used again and again, and owns the bytes it reads.
 type parser struct {
+	plain   plain
 	body    []byte
 	src     string // the same, for the strings of the request to be parts of
 	in      bytes.Buffer
@@ -52,6 +52,14 @@ func newParser() *parser {
 // unknown fields, other types, null, invalid UTF-8 and data behind the object are
 // refused; the error names the field.
 func (p *parser) parse(body string, r *Request) error {
+	if p.plain.read(body, r) {
+		return nil
+	}
+	return p.parseAny(body, r)
+}
+
+// parseAny is parse by the library.
+func (p *parser) parseAny(body string, r *Request) error {
 	*r = Request{Metadata: r.Metadata[:0]}
 	p.src = body
 	p.body = append(p.body[:0], body...)
@@ -238,9 +246,19 @@ func (p *parser) metadata(r *Request) error {
 		}
 		r.Metadata = append(r.Metadata, entry{key, value})
 	}
-	slices.SortFunc(r.Metadata, func(a, b entry) int { return strings.Compare(a.key, b.key) })
+	r.sortMetadata()
 	_, err := p.dec.ReadToken()
 	return p.syntax(err)
+}
+
+// sortMetadata is by insertion: there are few, and mostly in order.
+func (r *Request) sortMetadata() {
+	m := r.Metadata
+	for i := 1; i < len(m); i++ {
+		for j := i; j > 0 && m[j].key < m[j-1].key; j-- {
+			m[j], m[j-1] = m[j-1], m[j]
+		}
+	}
 }
 
 // syntax says what is wrong with the JSON, and where.
