@@ -22,8 +22,8 @@ import (
 
 // Views is the voucher view, as gateway/voucher has it.
 type Views interface {
-	Hold(c ids.Context, y ids.Code)
-	Confirm(y ids.Code)
+	Hold(c ids.Context, y ids.Code) (hold uint64)
+	Confirm(y ids.Code, hold uint64)
 	Peek(y ids.Code) (voucher.View, bool)
 	Await(ctx context.Context, a voucher.Ask) (voucher.View, error)
 }
@@ -119,6 +119,7 @@ type Acceptance struct {
 	ExpiresAtMillis int64
 
 	voucher string // its id: what Y is a part of
+	hold    uint64 // of the view
 	key     recentKey
 	ticket  bus.Ticket // nil for a repeat that is known to be committed
 	atWork  time.Time
@@ -245,7 +246,7 @@ func (s *Service) append(a *Acceptance, w *scratch, key string) (err error) {
 	if a.ticket, err = s.d.Intake.Append(bus.Intents, &w.event); err != nil {
 		return notAccepted(err)
 	}
-	s.d.Views.Hold(a.Context, a.Y)
+	a.hold = s.d.Views.Hold(a.Context, a.Y)
 	return nil
 }
 
@@ -307,7 +308,7 @@ func (s *Service) Finish(a *Acceptance) error {
 		s.metrics.accepted.Inc()
 		s.metrics.acceptSeconds.Update(s.d.Now().Sub(a.atWork).Seconds())
 	}
-	s.d.Views.Confirm(a.Y)
+	s.d.Views.Confirm(a.Y, a.hold)
 	return nil
 }
 

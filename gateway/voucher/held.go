@@ -103,14 +103,28 @@ func (s *holds) find(y ids.Code) *held {
 	return nil
 }
 
+// get gives the held voucher of a number, if it is y and still here.
+func (s *holds) get(y ids.Code, number uint64) *held {
+	if number < s.oldest || number >= s.next {
+		return nil
+	}
+	if h := s.at(number); !h.gone && string(h.y()) == string(y) {
+		return h
+	}
+	return nil
+}
+
 // follows reports whether there may be a held voucher of x.
 func (s *holds) follows(x ids.Code) bool { return len(x) == ids.CodeLen && s.byX[hashOf(x)] > 0 }
 
-// add puts one in, as the youngest. What has the same hash of Y must go.
-func (s *holds) add(h *held) {
+// add puts one in, as the youngest, and gives its number. One of the same Y goes,
+// and so does one whose hash is the same by a chance that hardly is one.
+func (s *holds) add(h *held) (number uint64) {
 	key := hashOf(h.y())
-	if before, ok := s.byY[key]; ok {
-		s.remove(s.at(before))
+	if number, ok := s.byY[key]; ok {
+		before := s.at(number)
+		h.accepted = before.accepted && string(before.y()) == string(h.y())
+		s.remove(before)
 	}
 	if s.next-s.first == uint64(len(s.pieces))*heldPiece {
 		piece := s.spare
@@ -123,6 +137,7 @@ func (s *holds) add(h *held) {
 	s.byX[hashOf(h.x())]++
 	s.next++
 	*s.at(s.next - 1) = *h
+	return s.next - 1
 }
 
 // remove takes one out.

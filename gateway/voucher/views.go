@@ -140,21 +140,19 @@ func New(cfg Config, source bus.Source, queries Queries, now func() time.Time, s
 }
 
 // Hold follows a voucher that is being accepted. Called before its commit is
-// awaited, so that no news of it is missed. c's BizCode is the trade's X.
-func (v *Views) Hold(c ids.Context, y ids.Code) {
+// awaited, so that no news of it is missed. c's BizCode is the trade's X. What it
+// gives makes Confirm cheaper.
+func (v *Views) Hold(c ids.Context, y ids.Code) (hold uint64) {
 	var h held
 	small := h.pack(&c, y)
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.entries[y] == nil && small {
+	if small && v.entries[y] == nil {
 		v.tick++
 		h.used = v.tick
-		if before := v.held.find(y); before != nil {
-			h.accepted = before.accepted
-		}
-		v.held.add(&h)
+		hold = v.held.add(&h) + 1
 		v.evict()
-		return
+		return hold
 	}
 	e := v.followIn(y, c)
 	if e.x == "" {
@@ -168,13 +166,17 @@ func (v *Views) Hold(c ids.Context, y ids.Code) {
 	}
 	v.touch(e)
 	v.evict()
+	return 0
 }
 
-// Confirm marks a held voucher as accepted: its intent is committed.
-func (v *Views) Confirm(y ids.Code) {
+// Confirm marks a held voucher as accepted: its intent is committed. hold is what
+// Hold gave; 0 will do.
+func (v *Views) Confirm(y ids.Code, hold uint64) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if h := v.held.find(y); h != nil {
+	if h := v.held.get(y, hold-1); h != nil {
+		h.accepted = true
+	} else if h := v.held.find(y); h != nil {
 		h.accepted = true
 	} else if e := v.entries[y]; e != nil {
 		e.accepted = true
