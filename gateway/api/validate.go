@@ -156,7 +156,13 @@ func alphanumeric(b byte) bool {
 // validText takes free text that is shown to people: no control characters, and
 // not more than both bounds.
 func validText(s string, runesMax, bytesMax int) bool {
-	if len(s) > bytesMax || utf8.RuneCountInString(s) > runesMax {
+	if len(s) > bytesMax {
+		return false
+	}
+	if len(s) <= runesMax && made(s, runesMax, func(b byte) bool { return b >= ' ' && b < 0x7f }) {
+		return true // as most is
+	}
+	if utf8.RuneCountInString(s) > runesMax {
 		return false
 	}
 	for _, c := range s {
