@@ -5,8 +5,10 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -366,5 +368,45 @@ func BenchmarkAccept(b *testing.B) {
 			b.Fatal(err)
 		}
 		out = h.server.AppendAnswer(out[:0], a)
+	}
+}
+
+// failing is randomness that can be switched off.
+type failing struct {
+	inner io.Reader
+	off   atomic.Bool
+}
+
+func (f *failing) Read(p []byte) (int, error) {
+	if f.off.Load() {
+		return 0, errors.New("no entropy")
+	}
+	return f.inner.Read(p)
+}
+
+// What is used again must tell nothing of the request before.
+func TestNothingOfAnotherRequestIsTold(t *testing.T) {
+	random := &failing{inner: &counter{}}
+	h := newHarness(t, func(_ *harness, d *api.Deps) { d.Random = random }).listen()
+	const trace = "0af7651916cd43dd8448eb211c80319c"
+	good := request{method: "POST", path: "/v1/payments", key: apiKey, body: []byte(goodBody),
+		headers: [][2]string{{"traceparent", "00-" + trace + "-b7ad6b7169203331-01"}}}
+	for range 10 {
+		if a := h.do(good); a.status != 202 || a.get("trace_id") != trace {
+			t.Fatalf("%d %s", a.status, a.body)
+		}
+		h.intake.fate = &fault.Error{Kind: fault.Unknown}
+		if a := h.pay(strings.Replace(goodBody, "order-1", "order-2", 1), ""); a.status != 504 || a.get("trace_id") == trace {
+			t.Fatalf("%d %s", a.status, a.body)
+		}
+		h.intake.fate = nil
+		if a := h.pay(`{`, ""); a.status != 400 || a.get("voucher") != "" || a.get("trace_id") == trace {
+			t.Fatalf("%d %s", a.status, a.body)
+		}
+		random.off.Store(true)
+		if a := h.do(good); a.status != 500 || strings.Contains(string(a.body), trace) || a.get("voucher") != "" {
+			t.Fatalf("%d %s", a.status, a.body)
+		}
+		random.off.Store(false)
 	}
 }

@@ -30,7 +30,10 @@ type exchange struct {
 // traceparentLen is the length of a W3C traceparent of version 00.
 const traceparentLen = 55
 
-// exchange begins one, with the caller's trace id or a new one.
+// noTrace is the trace id of what failed before it got one: never another's.
+const noTrace = "00000000000000000000000000000000"
+
+// exchange begins one. It has no trace id yet.
 func (s *Server) exchange(ctx *fasthttp.RequestCtx) *exchange {
 	x, _ := s.pool.Get().(*exchange)
 	if x == nil {
@@ -40,7 +43,7 @@ func (s *Server) exchange(ctx *fasthttp.RequestCtx) *exchange {
 		copy(x.parent[52:], "-01")
 	}
 	x.RequestCtx, x.start = ctx, s.d.Now()
-	s.identifyTrace(x)
+	copy(x.trace, noTrace)
 	return x
 }
 

@@ -55,6 +55,7 @@ func (s *Server) refuse(ctx *fasthttp.RequestCtx, err error) {
 	x := s.exchange(ctx)
 	defer s.release(x)
 	defer s.finish(x)
+	s.identifyTrace(x)
 	code := "request_malformed"
 	var timeout net.Error
 	var small *fasthttp.ErrSmallBuffer

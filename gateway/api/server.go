@@ -57,6 +57,7 @@ func New(d Deps) (*Server, error) {
 func (s *Server) Handler(ctx *fasthttp.RequestCtx) {
 	x := s.exchange(ctx)
 	defer s.done(x)
+	s.identifyTrace(x)
 	if err := s.dispatch(x); err != nil {
 		s.problem(x, err)
 	}
