@@ -30,20 +30,19 @@ type exchange struct {
 // traceparentLen is the length of a W3C traceparent of version 00.
 const traceparentLen = 55
 
-// noTrace is the trace id of what failed before it got one: never another's.
-const noTrace = "00000000000000000000000000000000"
+// noTrace is what is answered if all fails before there is a trace id: never that
+// of another request.
+const noTrace = "00-00000000000000000000000000000000-0000000000000000-01"
 
 // exchange begins one. It has no trace id yet.
 func (s *Server) exchange(ctx *fasthttp.RequestCtx) *exchange {
 	x, _ := s.pool.Get().(*exchange)
 	if x == nil {
 		x = &exchange{}
-		copy(x.parent[:], "00-")
-		x.parent[35], x.trace = '-', x.parent[3:35]
-		copy(x.parent[52:], "-01")
+		x.trace = x.parent[3:35]
 	}
 	x.RequestCtx, x.start = ctx, s.d.Now()
-	copy(x.trace, noTrace)
+	copy(x.parent[:], noTrace)
 	return x
 }
 
