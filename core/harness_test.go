@@ -124,15 +124,15 @@ func (h *harness) intent(o order) (*event.Intent, bus.Event) {
 	if o.expires == 0 {
 		o.expires = 15 * time.Minute
 	}
-	var c ids.Canonical
+	c := ids.NewCanonical(nil)
 	c.Int("amount", o.amount)
 	c.String("currency", o.currency)
+	c.String("order_id", o.id)
 	c.String("subject", o.subject)
-	canonical := c.AppendTo(nil)
+	canonical := c.Bytes()
 	x := h.secret.Trade(traffic.Real, o.merchant, o.id)
 	i := &event.Intent{Y: h.secret.Intent(x, o.merchant, o.id, traffic.Deposit, o.key, ids.FingerprintOf(canonical)), OrderID: o.id,
-		IdempotencyKey: o.key, Canonical: canonical, Amount: money.Of(o.amount, money.Currency(o.currency)), Method: channels.MethodQRCode,
-		Subject: o.subject, AcceptedAtMillis: h.now.UnixMilli(), ExpiresAtMillis: h.now.Add(o.expires).UnixMilli()}
+		IdempotencyKey: o.key, Canonical: canonical, AcceptedAtMillis: h.now.UnixMilli(), ExpiresAtMillis: h.now.Add(o.expires).UnixMilli()}
 	ctx := ids.Context{BizCode: x, Merchant: o.merchant, OrderType: "general", OrderScene: "online", TraceID: fmt.Sprintf("%032x", 7),
 		Form: traffic.Deposit, Traffic: traffic.Real}
 	if o.sceneOther {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/tallystick/tallystick/bench/rig"
@@ -46,6 +47,7 @@ type bench struct {
 type window struct {
 	perSecond, p50Millis, p99Millis  float64
 	cpuMicros, allocs                float64 // of the server, per accept
+	perCommit                        float64 // accepts
 	accepted, repeats, limited, shed int
 	checked, inCore                  int
 	unreadBytes, oldestUnread        float64 // at the end of the load
@@ -57,7 +59,7 @@ func Run(ctx context.Context, fs *flag.FlagSet, args []string, out io.Writer) (m
 	short := fs.Bool("short", false, "windows of 2 s instead of 5")
 	fs.IntVar(&b.connections, "c", 256, "keep-alive connections")
 	fs.IntVar(&b.rounds, "rounds", 5, "turns of each server")
-	only := fs.String("only", "", "one server instead of all: echo, gateway or all")
+	only := fs.String("only", "", "some servers instead of all: echo, gateway, all")
 	fs.DurationVar(&b.width, "for", 5*time.Second, "length of a window")
 	fs.StringVar(&b.profiles, "profiles", "", "folder to keep the servers' CPU profiles in; costs the server a little")
 	if err := fs.Parse(args); err != nil {
@@ -78,7 +80,7 @@ func Run(ctx context.Context, fs *flag.FlagSet, args []string, out io.Writer) (m
 	}
 	kinds := []string{kindEcho, kindGateway, kindAll}
 	if *only != "" {
-		kinds = []string{*only}
+		kinds = strings.Split(*only, ",")
 	}
 	for round := range b.rounds {
 		for _, kind := range kinds {
@@ -211,8 +213,8 @@ func (b *bench) turn(ctx context.Context, kind string, round int) (err error) {
 	_, _ = fmt.Fprintf(b.out, "%d %-8s %7.0f req/s  p50 %5.2f ms  p99 %5.2f ms  server %5.1f µs and %5.1f allocations per accept", round+1, kind,
 		w.perSecond, w.p50Millis, w.p99Millis, w.cpuMicros, w.allocs)
 	if kind != kindEcho {
-		_, _ = fmt.Fprintf(b.out, "  (%d accepted, all found: %d; 429 %d, 503 %d; unread at the end: %.0f MiB)", w.accepted, w.checked, w.limited, w.shed,
-			w.unreadBytes/(1<<20))
+		_, _ = fmt.Fprintf(b.out, "  (%d accepted, all found: %d; 429 %d, 503 %d; %.0f in a commit; unread at the end: %.0f MiB)", w.accepted, w.checked,
+			w.limited, w.shed, w.perCommit, w.unreadBytes/(1<<20))
 	}
 	_, _ = fmt.Fprintln(b.out)
 	return nil
@@ -222,13 +224,13 @@ func (b *bench) turn(ctx context.Context, kind string, round int) (err error) {
 func (b *bench) measure(ctx context.Context, c *client, p *rig.Process, f rig.Folder) (w window, err error) {
 	done := make(chan error, 1)
 	go func() { done <- c.run() }()
-	read := func() (cpu time.Duration, allocs float64, err error) {
+	read := func() (cpu time.Duration, allocs, commits float64, err error) {
 		figures, err := rig.ReadFigures(ctx, f.OperatorAddr)
 		if err != nil {
-			return 0, 0, err
+			return 0, 0, 0, err
 		}
 		cpu, err = p.CPU()
-		return cpu, figures["go_memstats_mallocs_total"], err
+		return cpu, figures["go_memstats_mallocs_total"], figures[`tallystick_store_commits_total{area="intake"}`], err
 	}
 	sleep := func(d time.Duration) error {
 		select {
@@ -242,20 +244,20 @@ func (b *bench) measure(ctx context.Context, c *client, p *rig.Process, f rig.Fo
 		}
 	}
 	err = sleep(b.warm)
-	cpu0, allocs0, err1 := read()
+	cpu0, allocs0, commits0, err1 := read()
 	start := time.Now()
 	c.phase.Store(measuring)
 	err = errors.Join(err, err1, sleep(b.width))
 	c.phase.Store(stopping)
 	took := time.Since(start)
-	cpu1, allocs1, err2 := read()
+	cpu1, allocs1, commits1, err2 := read()
 	if err := errors.Join(err, err2, <-done); err != nil {
 		return w, err
 	}
 	n := float64(c.result.measured)
 	r := &c.result
 	return window{perSecond: n / took.Seconds(), p50Millis: millis(r.latency.Quantile(.5)), p99Millis: millis(r.latency.Quantile(.99)),
-		cpuMicros: float64((cpu1 - cpu0).Microseconds()) / n, allocs: (allocs1 - allocs0) / n, repeats: r.repeats, limited: r.limited, shed: r.shed}, nil
+		cpuMicros: float64((cpu1 - cpu0).Microseconds()) / n, allocs: (allocs1 - allocs0) / n, perCommit: n / max(1, commits1-commits0), repeats: r.repeats, limited: r.limited, shed: r.shed}, nil
 }
 
 // profile takes a CPU profile of a server's window, if that is asked for.
@@ -354,6 +356,7 @@ func (b *bench) figures() map[string]any {
 		if kind == kindEcho {
 			continue
 		}
+		out[kind+"_per_commit"] = b.median(kind, func(w window) float64 { return w.perCommit })
 		total := window{}
 		for _, w := range b.windows[kind] {
 			total.accepted += w.accepted

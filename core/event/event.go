@@ -25,20 +25,53 @@ const (
 )
 
 // Intent is a command that a client asked for and that was accepted. Its context
-// is in the message's envelope, as it is for all events.
+// is in the message's envelope, as it is for all events. What was asked for is
+// there once, in Canonical; the fields that have no JSON name are read from it.
 type Intent struct {
-	Y              ids.Code          `json:"y"`
-	OrderID        string            `json:"order_id"`
-	IdempotencyKey string            `json:"idempotency_key"` // the order id where the client gave none
-	Canonical      []byte            `json:"canonical"`       // the request's canonical bytes: two bodies are compared by them
-	Amount         money.Amount      `json:"amount"`
-	Method         channels.Method   `json:"method"`
-	Subject        string            `json:"subject"`
-	ReturnURL      string            `json:"return_url,omitzero"`
-	Metadata       map[string]string `json:"metadata,omitzero"`
+	Y              ids.Code `json:"y"`
+	IdempotencyKey string   `json:"idempotency_key"` // the order id where the client gave none
+	// Canonical is the request in its canonical text (ids.Canonical), byte for byte:
+	// two bodies are compared by it.
+	Canonical jsontext.Value `json:"request"`
 	// AcceptedAtMillis and ExpiresAtMillis are Unix milliseconds, fixed at accept.
 	AcceptedAtMillis int64 `json:"accepted_at_millis"`
 	ExpiresAtMillis  int64 `json:"expires_at_millis"`
+
+	OrderID   string            `json:"-"`
+	Amount    money.Amount      `json:"-"`
+	Method    channels.Method   `json:"-"` // DefaultMethod where the request names none
+	Subject   string            `json:"-"`
+	ReturnURL string            `json:"-"`
+	Metadata  map[string]string `json:"-"`
+}
+
+// DefaultMethod is how a payment is made whose request names no method.
+const DefaultMethod = channels.MethodQRCode
+
+// UnmarshalJSONFrom reads an intent, and then what its request says.
+func (i *Intent) UnmarshalJSONFrom(d *jsontext.Decoder) error {
+	type plain Intent // without this method
+	if err := json.UnmarshalDecode(d, (*plain)(i)); err != nil {
+		return err
+	}
+	var r struct {
+		Amount    int64             `json:"amount"`
+		Currency  money.Currency    `json:"currency"`
+		Metadata  map[string]string `json:"metadata"`
+		Method    channels.Method   `json:"method"`
+		OrderID   string            `json:"order_id"`
+		ReturnURL string            `json:"return_url"`
+		Subject   string            `json:"subject"`
+	}
+	if err := json.Unmarshal(i.Canonical, &r); err != nil {
+		return fmt.Errorf("request: %w", err)
+	}
+	i.OrderID, i.Amount, i.Method = r.OrderID, money.Of(r.Amount, r.Currency), r.Method
+	i.Subject, i.ReturnURL, i.Metadata = r.Subject, r.ReturnURL, r.Metadata
+	if i.Method == "" {
+		i.Method = DefaultMethod
+	}
+	return nil
 }
 
 // CallbackReceived is a verified callback, as it came and as it was read.

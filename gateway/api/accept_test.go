@@ -2,13 +2,17 @@ package api_test
 
 import (
 	"bytes"
+	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/valyala/fasthttp"
 	"pgregory.net/rapid"
 
 	"github.com/tallystick/tallystick/channels"
@@ -199,8 +203,8 @@ func TestARejectedFirstProvesNoConflict(t *testing.T) {
 func TestCodesNeverChange(t *testing.T) {
 	h := newHarness(t, nil)
 	for body, want := range map[string][2]string{
-		goodBody: {"rd6c4b7jxm93ndt8dchqct7nxn2", "rd6wneytxy4khmwkc32dyswnjdr"},
-		`{"order_id":"o:2","amount":1,"currency":"USD","subject":"茶","order_type":"a","order_scene":"b","method":"redirect","return_url":"https://a.example/","expires_in_seconds":60,"metadata":{"b":"2","a":"1"}}`: {"rng7kh54hakqc5jm5yfgz6f06y1", "rngjxx37k939p56fa7sp0hcnb2c"},
+		goodBody: {"rd6c4b7jxm93ndt8dchqct7nxn2", "rd6mp8912c05rjrg43pg65041qs"},
+		`{"order_id":"o:2","amount":1,"currency":"USD","subject":"茶","order_type":"a","order_scene":"b","method":"redirect","return_url":"https://a.example/","expires_in_seconds":60,"metadata":{"b":"2","a":"1"}}`: {"rng7kh54hakqc5jm5yfgz6f06y1", "rngjnqnz2a551sy8m9a33x8m6qt"},
 	} {
 		a, err := h.begin(body, "key-1")
 		if err != nil {
@@ -278,9 +282,9 @@ func TestRateLimitIsPerMerchant(t *testing.T) {
 	}
 }
 
-// Measured: 24. Each allocation of an acceptance is CPU that load pays for.
+// Measured: 4, two of them for the test alone. Each allocation of an acceptance is CPU that load pays for.
 func TestAllocationsPerAccept(t *testing.T) {
-	const bound = 28
+	const bound = 5
 	h := newHarness(t, func(_ *harness, d *api.Deps) { d.Points = nil; d.Intake = discard{done: closed()} })
 	m, n := h.seller(), 0
 	body := []byte(`{"order_id":"order-0000000","amount":1999,"currency":"CNY","subject":"A pound of tea","metadata":{"cart":"c-1"}}`)
@@ -300,6 +304,41 @@ func TestAllocationsPerAccept(t *testing.T) {
 	t.Logf("%.0f allocations per accept", have)
 	if have > bound && !raceEnabled {
 		t.Errorf("%.0f allocations per accept, the bound is %d", have, bound)
+	}
+}
+
+// Measured: 2. The strings of the request and those that the view keeps: what HTTP
+// adds to an acceptance is used again.
+func TestAllocationsPerRequest(t *testing.T) {
+	const bound = 3
+	h := newHarness(t, func(_ *harness, d *api.Deps) {
+		d.Points, d.Now = nil, time.Now
+		d.Intake, d.Random = discard{done: closed()}, rand.Reader
+	})
+	n := 0
+	var ctx fasthttp.RequestCtx
+	ctx.Init(&fasthttp.Request{}, nil, nil)
+	ctx.Request.Header.SetMethod("POST")
+	ctx.Request.SetRequestURI("/v1/payments")
+	ctx.Request.Header.Set("Authorization", "Bearer "+apiKey)
+	ctx.Request.Header.Set("Idempotency-Key", "key-1")
+	ctx.Request.Header.SetContentType("application/json")
+	body := []byte(`{"order_id":"order-0000000","amount":1999,"currency":"CNY","subject":"A pound of tea","metadata":{"cart":"c-1"}}`)
+	have := testing.AllocsPerRun(2000, func() {
+		n++
+		for i, at := n, len(`{"order_id":"order-0000000`)-1; i > 0; i, at = i/10, at-1 {
+			body[at] = byte('0' + i%10)
+		}
+		ctx.Request.SetBodyRaw(body)
+		ctx.Response.Reset()
+		h.server.Handler(&ctx)
+		if ctx.Response.StatusCode() != fasthttp.StatusAccepted {
+			t.Fatalf("%d %s", ctx.Response.StatusCode(), ctx.Response.Body())
+		}
+	})
+	t.Logf("%.0f allocations per request", have)
+	if have > bound && !raceEnabled {
+		t.Errorf("%.0f allocations per request, the bound is %d", have, bound)
 	}
 }
 
@@ -329,5 +368,45 @@ func BenchmarkAccept(b *testing.B) {
 			b.Fatal(err)
 		}
 		out = h.server.AppendAnswer(out[:0], a)
+	}
+}
+
+// failing is randomness that can be switched off.
+type failing struct {
+	inner io.Reader
+	off   atomic.Bool
+}
+
+func (f *failing) Read(p []byte) (int, error) {
+	if f.off.Load() {
+		return 0, errors.New("no entropy")
+	}
+	return f.inner.Read(p)
+}
+
+// What is used again must tell nothing of the request before.
+func TestNothingOfAnotherRequestIsTold(t *testing.T) {
+	random := &failing{inner: &counter{}}
+	h := newHarness(t, func(_ *harness, d *api.Deps) { d.Random = random }).listen()
+	const trace = "0af7651916cd43dd8448eb211c80319c"
+	good := request{method: "POST", path: "/v1/payments", key: apiKey, body: []byte(goodBody),
+		headers: [][2]string{{"traceparent", "00-" + trace + "-b7ad6b7169203331-01"}}}
+	for range 10 {
+		if a := h.do(good); a.status != 202 || a.get("trace_id") != trace {
+			t.Fatalf("%d %s", a.status, a.body)
+		}
+		h.intake.fate = &fault.Error{Kind: fault.Unknown}
+		if a := h.pay(strings.Replace(goodBody, "order-1", "order-2", 1), ""); a.status != 504 || a.get("trace_id") == trace {
+			t.Fatalf("%d %s", a.status, a.body)
+		}
+		h.intake.fate = nil
+		if a := h.pay(`{`, ""); a.status != 400 || a.get("voucher") != "" || a.get("trace_id") == trace {
+			t.Fatalf("%d %s", a.status, a.body)
+		}
+		random.off.Store(true)
+		if a := h.do(good); a.status != 500 || strings.Contains(string(a.body), trace) || a.get("voucher") != "" {
+			t.Fatalf("%d %s", a.status, a.body)
+		}
+		random.off.Store(false)
 	}
 }

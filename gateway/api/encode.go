@@ -1,8 +1,6 @@
 package api
 
 import (
-	"encoding/base64"
-	"slices"
 	"strconv"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -16,31 +14,10 @@ import (
 func appendIntent(dst []byte, i *event.Intent) []byte {
 	dst = appendName(dst, '{', "y")
 	dst = appendString(dst, string(i.Y))
-	dst = appendName(dst, ',', "order_id")
-	dst = appendString(dst, i.OrderID)
 	dst = appendName(dst, ',', "idempotency_key")
 	dst = appendString(dst, i.IdempotencyKey)
-	dst = appendName(dst, ',', "canonical")
-	dst = append(dst, '"')
-	dst = base64.StdEncoding.AppendEncode(dst, i.Canonical)
-	dst = append(dst, '"')
-	dst = append(dst, `,"amount":{"minor":`...)
-	dst = strconv.AppendInt(dst, i.Amount.Minor, 10)
-	dst = appendName(dst, ',', "currency")
-	dst = appendString(dst, string(i.Amount.Currency))
-	dst = append(dst, '}')
-	dst = appendName(dst, ',', "method")
-	dst = appendString(dst, string(i.Method))
-	dst = appendName(dst, ',', "subject")
-	dst = appendString(dst, i.Subject)
-	if i.ReturnURL != "" {
-		dst = appendName(dst, ',', "return_url")
-		dst = appendString(dst, i.ReturnURL)
-	}
-	if i.Metadata != nil {
-		dst = appendName(dst, ',', "metadata")
-		dst = appendStringMap(dst, i.Metadata)
-	}
+	dst = appendName(dst, ',', "request")
+	dst = append(dst, i.Canonical...)
 	dst = appendName(dst, ',', "accepted_at_millis")
 	dst = strconv.AppendInt(dst, i.AcceptedAtMillis, 10)
 	dst = appendName(dst, ',', "expires_at_millis")
@@ -58,24 +35,6 @@ func appendName(dst []byte, before byte, name string) []byte {
 func appendString(dst []byte, s string) []byte {
 	dst, _ = jsontext.AppendQuote(dst, s)
 	return dst
-}
-
-func appendStringMap(dst []byte, m map[string]string) []byte {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	dst = append(dst, '{')
-	for i, k := range keys {
-		if i > 0 {
-			dst = append(dst, ',')
-		}
-		dst = appendString(dst, k)
-		dst = append(dst, ':')
-		dst = appendString(dst, m[k])
-	}
-	return append(dst, '}')
 }
 
 // AppendAnswer appends the body of the 202 for an acceptance that Finish or Wait

@@ -52,9 +52,10 @@ func (q quiet) Printf(format string, args ...any) {
 
 // refuse answers what could not be read as a request.
 func (s *Server) refuse(ctx *fasthttp.RequestCtx, err error) {
-	x := &exchange{RequestCtx: ctx}
-	defer s.finish(x, s.d.Now())
-	s.identify(x)
+	x := s.exchange(ctx)
+	defer s.release(x)
+	defer s.finish(x)
+	s.identifyTrace(x)
 	code := "request_malformed"
 	var timeout net.Error
 	var small *fasthttp.ErrSmallBuffer
@@ -72,7 +73,9 @@ func (s *Server) refuse(ctx *fasthttp.RequestCtx, err error) {
 }
 
 // Serve answers on a listener until Shutdown.
-func (s *Server) Serve(ln net.Listener) error { return fault.Wrap("gateway", s.http.Serve(ln)) }
+func (s *Server) Serve(ln net.Listener) error {
+	return fault.Wrap("gateway", s.http.Serve(listener{ln}))
+}
 
 // Shutdown stops accepting, lets long-polls answer at once with what is known,
 // finishes what is under way, and returns when all is done or ctx ends.

@@ -6,7 +6,6 @@ import (
 	"io"
 	"strconv"
 	"strings"
-	"sync"
 	"unicode/utf8"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -15,7 +14,8 @@ import (
 )
 
 // Request is a payment request as its body says it. Absent fields are empty: no
-// value of a field is.
+// value of a field is. Its strings are parts of the one that was read; Metadata is
+// used again for the next request.
 type Request struct {
 	OrderID          string
 	Amount           int64 // minor units
@@ -26,29 +26,42 @@ type Request struct {
 	Method           channels.Method
 	ReturnURL        string
 	ExpiresInSeconds int64
-	Metadata         map[string]string
+	Metadata         []entry // in order of the keys
 }
 
-// parser reads one body. It is kept in a pool, and owns the bytes it reads.
+// entry is one of the metadata.
+type entry struct{ key, value string }
+
+// parser reads one body. It is used again and again, and owns the bytes it reads.
 type parser struct {
+	plain   plain
 	body    []byte
+	src     string // the same, for the strings of the request to be parts of
 	in      bytes.Buffer
 	dec     *jsontext.Decoder
 	scratch []byte
 }
 
-func newParsers() *sync.Pool {
-	return &sync.Pool{New: func() any {
-		p := &parser{}
-		p.dec = jsontext.NewDecoder(&p.in)
-		return p
-	}}
+func newParser() *parser {
+	p := &parser{}
+	p.dec = jsontext.NewDecoder(&p.in)
+	return p
 }
 
 // parse reads a payment request from exactly one JSON object. Duplicate and
 // unknown fields, other types, null, invalid UTF-8 and data behind the object are
-// refused; the error names the field. body is not kept.
-func (p *parser) parse(body []byte, r *Request) error {
+// refused; the error names the field.
+func (p *parser) parse(body string, r *Request) error {
+	if p.plain.read(body, r) {
+		return nil
+	}
+	return p.parseAny(body, r)
+}
+
+// parseAny is parse by the library.
+func (p *parser) parseAny(body string, r *Request) error {
+	*r = Request{Metadata: r.Metadata[:0]}
+	p.src = body
 	p.body = append(p.body[:0], body...)
 	p.in = *bytes.NewBuffer(p.body)
 	p.dec.Reset(&p.in)
@@ -148,7 +161,8 @@ func (p *parser) text() (string, error) {
 		return "", p.syntax(err)
 	}
 	if bytes.IndexByte(raw, '\\') < 0 {
-		return string(raw[1 : len(raw)-1]), nil
+		end := int(p.dec.InputOffset())
+		return p.src[end-len(raw)+1 : end-1], nil
 	}
 	p.scratch, err = jsontext.AppendUnquote(p.scratch[:0], raw)
 	if err != nil {
@@ -186,7 +200,8 @@ func (p *parser) integer(name string) (int64, error) {
 	if bytes.ContainsAny(raw, ".eE") {
 		return 0, invalid("field_type", name, "send an integer without fraction or exponent; amounts are in minor units", nil)
 	}
-	n, err := strconv.ParseInt(string(raw), 10, 64)
+	end := int(p.dec.InputOffset())
+	n, err := strconv.ParseInt(p.src[end-len(raw):end], 10, 64)
 	if err != nil || string(raw) == "-0" {
 		return 0, invalid("field_invalid", name, "send an integer of 64 bits", nil)
 	}
@@ -229,13 +244,21 @@ func (p *parser) metadata(r *Request) error {
 		if err != nil {
 			return err
 		}
-		if r.Metadata == nil {
-			r.Metadata = map[string]string{}
-		}
-		r.Metadata[key] = value
+		r.Metadata = append(r.Metadata, entry{key, value})
 	}
+	r.sortMetadata()
 	_, err := p.dec.ReadToken()
 	return p.syntax(err)
+}
+
+// sortMetadata is by insertion: there are few, and mostly in order.
+func (r *Request) sortMetadata() {
+	m := r.Metadata
+	for i := 1; i < len(m); i++ {
+		for j := i; j > 0 && m[j].key < m[j-1].key; j-- {
+			m[j], m[j-1] = m[j-1], m[j]
+		}
+	}
 }
 
 // syntax says what is wrong with the JSON, and where.

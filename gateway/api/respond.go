@@ -14,7 +14,7 @@ func (x *exchange) json(v any) error {
 	if err != nil {
 		return err
 	}
-	x.SetContentType("application/json")
+	x.SetContentType(contentTypeJSON)
 	x.Response.SetBodyRaw(b)
 	return nil
 }
@@ -22,8 +22,8 @@ func (x *exchange) json(v any) error {
 // problem answers with application/problem+json (RFC 9457).
 func (s *Server) problem(x *exchange, err error) {
 	var more []byte
-	if x.begun != nil && fault.Is(err, fault.Unknown) {
-		more = appendIDs([]byte{','}, x.begun) // so that it can be asked for; and no token
+	if x.begun && fault.Is(err, fault.Unknown) {
+		more = appendIDs([]byte{','}, &x.payment) // so that it can be asked for; and no token
 	}
 	s.problemWith(x, err, more)
 }
@@ -48,7 +48,7 @@ func (s *Server) problemWith(x *exchange, err error, more []byte) {
 	b = appendName(b, ',', "fix")
 	b = appendString(b, t.fix)
 	b = appendName(b, ',', "trace_id")
-	b = appendString(b, string(x.trace[:]))
+	b = appendString(b, string(x.trace))
 	b = append(append(b, more...), '}')
 	h := &x.Response.Header
 	switch t.Status {

@@ -3,10 +3,9 @@ package api
 import (
 	"bytes"
 	"context"
-	"encoding/hex"
 	"errors"
-	"io"
 	"runtime/debug"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -17,7 +16,6 @@ import (
 	"github.com/tallystick/tallystick/core/merchant"
 	"github.com/tallystick/tallystick/gateway/callback"
 	"github.com/tallystick/tallystick/internal/fault"
-	"github.com/tallystick/tallystick/internal/ids"
 )
 
 // CallbackHandler takes a callback, as gateway/callback does: the Ack is for the
@@ -36,6 +34,7 @@ type Probe struct {
 type Server struct {
 	*Service
 	http    *fasthttp.Server
+	pool    sync.Pool // *exchange
 	routes  *routeMetrics
 	polls   context.Context // ends at shutdown: long-polls answer at once
 	endPoll context.CancelFunc
@@ -54,85 +53,59 @@ func New(d Deps) (*Server, error) {
 	return s, nil
 }
 
-// exchange is one request on its way through the handler. It lives no longer.
-type exchange struct {
-	*fasthttp.RequestCtx
-	trace   [ids.TraceIDLen]byte
-	span    [16]byte
-	route   route
-	begun   *Acceptance // of a payment request, once it is on its way
-	context ids.Context // for the log, once known
-	err     error
-}
-
 // Handler answers every request of the API.
 func (s *Server) Handler(ctx *fasthttp.RequestCtx) {
-	start := s.d.Now()
-	x := &exchange{RequestCtx: ctx}
-	defer s.finish(x, start)
-	defer s.recovered(x)
-	s.identify(x)
+	x := s.exchange(ctx)
+	defer s.done(x)
+	s.identifyTrace(x)
 	if err := s.dispatch(x); err != nil {
 		s.problem(x, err)
 	}
 }
 
+// done ends an exchange, also one whose handler panicked.
+func (s *Server) done(x *exchange) {
+	if p := recover(); p != nil {
+		s.recovered(x, p)
+	}
+	s.finish(x)
+	s.release(x)
+}
+
 // recovered turns a panic into an answer: fasthttp would let it take the whole
 // process down, and all other requests with it. Of a payment that was on its way
 // nobody can say more than 504 does.
-func (s *Server) recovered(x *exchange) {
-	p := recover()
-	if p == nil {
-		return
-	}
+func (s *Server) recovered(x *exchange, p any) {
 	s.d.Log.Error("handler panicked", append([]any{"panic", p, "route", routePatterns[x.route], "stack", string(debug.Stack())}, x.context.LogAttrs()...)...)
 	kind, code := fault.Internal, "internal"
-	if x.begun != nil {
+	if x.begun {
 		kind, code = fault.Unknown, "acceptance_unknown"
 	}
 	x.Response.Reset()
 	s.problem(x, &fault.Error{Kind: kind, Op: "gateway", Code: code})
 }
 
-// identify takes the caller's trace id, or makes one, and answers with it.
-func (s *Server) identify(x *exchange) {
-	var random [24]byte
-	if _, err := io.ReadFull(s.d.Random, random[:]); err != nil {
-		panic("gateway: no randomness: " + err.Error())
-	}
-	hex.Encode(x.trace[:], random[:16])
-	hex.Encode(x.span[:], random[16:])
-	if t := x.Request.Header.Peek("traceparent"); validTraceparent(t) {
-		copy(x.trace[:], t[3:35])
-	}
-}
+// The names of headers, as they are written: nothing brings them into that form
+// for each request.
+const (
+	headerTraceparent    = "Traceparent"
+	headerIdempotencyKey = "Idempotency-Key"
+)
 
-// validTraceparent holds a header against W3C Trace Context, version 00.
-func validTraceparent(b []byte) bool {
-	if len(b) != 55 || b[0] != '0' || b[1] != '0' || b[2] != '-' || b[35] != '-' || b[52] != '-' {
-		return false
-	}
-	return lowerHex(b[3:35]) && lowerHex(b[36:52]) && lowerHex(b[53:55]) && !zeros(b[3:35]) && !zeros(b[36:52])
-}
-
-func lowerHex(b []byte) bool {
-	for _, c := range b {
-		if (c < '0' || c > '9') && (c < 'a' || c > 'f') {
-			return false
-		}
-	}
-	return true
-}
-
-func zeros(b []byte) bool { return len(bytes.Trim(b, "0")) == 0 }
+var (
+	headerTraceID       = []byte("X-Trace-Id")
+	headerTraceparentID = []byte(headerTraceparent)
+	headerCacheControl  = []byte("Cache-Control")
+	noStore             = []byte("no-store") // answers are of one moment, for one caller
+)
 
 // finish is done with every answer, whatever it is.
-func (s *Server) finish(x *exchange, start time.Time) {
+func (s *Server) finish(x *exchange) {
 	h := &x.Response.Header
-	h.SetBytesV("X-Trace-Id", x.trace[:])
-	h.Set("traceparent", "00-"+string(x.trace[:])+"-"+string(x.span[:])+"-01")
-	h.Set("Cache-Control", "no-store") // answers are of one moment, for one caller
-	took := s.d.Now().Sub(start)
+	h.SetCanonical(headerTraceID, x.trace)
+	h.SetCanonical(headerTraceparentID, x.parent[:])
+	h.SetCanonical(headerCacheControl, noStore)
+	took := s.d.Now().Sub(x.start)
 	status := x.Response.StatusCode()
 	s.routes.requests[x.route][min(max(status/100, 2), 5)].Inc()
 	s.routes.seconds[x.route].Update(took.Seconds())
@@ -143,7 +116,7 @@ func (s *Server) finish(x *exchange, start time.Time) {
 	// Path and query stay out: a query may carry a token.
 	args := []any{"route", routePatterns[x.route], "status", status, "took_millis", took.Milliseconds(), "error", x.err}
 	if x.context.BizCode == "" {
-		args = append(args, "trace_id", string(x.trace[:]))
+		args = append(args, "trace_id", string(x.trace))
 	} else {
 		args = append(args, x.context.LogAttrs()...)
 	}
@@ -204,16 +177,6 @@ func (s *Server) only(x *exchange, method string, h func(*exchange) error) error
 	return h(x)
 }
 
-// bearer gives the credentials of the Authorization header; empty without them.
-func (x *exchange) bearer() []byte {
-	const scheme = "Bearer "
-	h := x.Request.Header.Peek("Authorization")
-	if len(h) <= len(scheme) || !bytes.EqualFold(h[:len(scheme)], []byte(scheme)) {
-		return nil
-	}
-	return h[len(scheme):]
-}
-
 // merchant authenticates an API key.
 func (s *Server) merchant(key []byte) (*merchant.Merchant, error) {
 	if len(key) > 0 {
@@ -229,39 +192,33 @@ func (s *Server) postPayment(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	if x.QueryArgs().Len() > 0 {
+	if x.hasQuery() {
 		return invalid("query_invalid", "", "send no query parameters", nil)
 	}
-	if !isJSON(x.Request.Header.ContentType()) || len(x.Request.Header.ContentEncoding()) > 0 {
+	h := &x.Request.Header
+	if !isJSON(h.ContentType()) || len(h.ContentEncoding()) > 0 {
 		return &fault.Error{Kind: fault.Invalid, Op: "gateway", Code: "media_type_unsupported"}
 	}
-	call := Call{Body: x.PostBody(), TraceID: string(x.trace[:])}
-	switch keys := x.Request.Header.PeekAll("Idempotency-Key"); {
+	var key []byte
+	switch keys := h.PeekAll(headerIdempotencyKey); {
 	case len(keys) == 1 && len(keys[0]) > 0:
-		call.IdempotencyKey = string(keys[0])
+		key = keys[0]
 	case len(keys) > 0:
-		return invalid("header_invalid", "Idempotency-Key", "send it once, with 1 to 255 visible ASCII characters, or leave it out", nil)
+		return invalid("header_invalid", headerIdempotencyKey, "send it once, with 1 to 255 visible ASCII characters, or leave it out", nil)
 	}
-	a, err := s.Begin(m, call)
-	if err != nil {
+	a := &x.payment
+	if err := s.begin(a, m, x.PostBody(), key, x.trace, x.start); err != nil {
 		return err
 	}
-	x.begun, x.context = a, a.Context
+	x.begun, x.context = true, a.Context
 	if err := s.Wait(a); err != nil {
 		return err
 	}
 	x.SetStatusCode(fasthttp.StatusAccepted)
-	x.SetContentType("application/json")
-	x.Response.SetBodyRaw(s.AppendAnswer(make([]byte, 0, 640), a))
+	x.SetContentType(contentTypeJSON)
+	x.out = s.AppendAnswer(x.out[:0], a)
+	x.Response.AppendBody(x.out)
 	return nil
-}
-
-// isJSON takes application/json, in UTF-8.
-func isJSON(contentType []byte) bool {
-	media, params, _ := bytes.Cut(contentType, []byte(";"))
-	params = bytes.TrimSpace(params)
-	return bytes.EqualFold(bytes.TrimSpace(media), []byte("application/json")) &&
-		(len(params) == 0 || bytes.EqualFold(bytes.ReplaceAll(params, []byte(`"`), nil), []byte("charset=utf-8")))
 }
 
 func (s *Server) getVoucher(x *exchange) error {
@@ -336,7 +293,7 @@ func (s *Server) getTrade(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	if x.QueryArgs().Len() > 0 {
+	if x.hasQuery() {
 		return invalid("query_invalid", "", "send no query parameters", nil)
 	}
 	a, err := s.Trade(s.polls, m, string(x.Path()[len(pathTrades):]))

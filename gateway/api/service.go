@@ -17,14 +17,13 @@ import (
 	"github.com/tallystick/tallystick/internal/bus"
 	"github.com/tallystick/tallystick/internal/fault"
 	"github.com/tallystick/tallystick/internal/ids"
-	"github.com/tallystick/tallystick/internal/money"
 	"github.com/tallystick/tallystick/internal/traffic"
 )
 
 // Views is the voucher view, as gateway/voucher has it.
 type Views interface {
-	Hold(c ids.Context, y ids.Code)
-	Confirm(y ids.Code)
+	Hold(c ids.Context, y ids.Code) (hold uint64)
+	Confirm(y ids.Code, hold uint64)
 	Peek(y ids.Code) (voucher.View, bool)
 	Await(ctx context.Context, a voucher.Ask) (voucher.View, error)
 }
@@ -76,20 +75,24 @@ func (d *Deps) fill() error {
 // Service accepts payments and answers for vouchers and trades. It knows no HTTP.
 // Safe for concurrent use.
 type Service struct {
-	d       Deps
-	parsers *sync.Pool
-	buffers *sync.Pool // *scratch
-	recent  *recent
-	limits  *limits
-	metrics *serviceMetrics
+	d         Deps
+	scratches *sync.Pool // *scratch
+	recent    *recent
+	limits    *limits
+	patience  *deadline // AcceptTimeout
+	metrics   *serviceMetrics
 }
 
 // scratch is memory that an acceptance needs until it is appended.
 type scratch struct {
-	canonical ids.Canonical
-	bytes     []byte
+	parser    *parser
+	request   Request
+	text      []byte
+	canonical []byte
 	payload   []byte
+	x, y      [ids.CodeLen]byte
 	event     bus.Event
+	intent    event.Intent
 }
 
 // NewService makes the service without its HTTP shell, for a simulation.
@@ -97,8 +100,8 @@ func NewService(d Deps) (*Service, error) {
 	if err := d.fill(); err != nil {
 		return nil, err
 	}
-	return &Service{d: d, parsers: newParsers(), buffers: &sync.Pool{New: func() any { return &scratch{} }},
-		recent: newRecent(d.Config.RecentMax), limits: newLimits(), metrics: newServiceMetrics(d.Metrics)}, nil
+	return &Service{d: d, scratches: &sync.Pool{New: func() any { return &scratch{parser: newParser()} }}, recent: newRecent(d.Config.RecentMax),
+		limits: newLimits(), patience: &deadline{after: d.Config.AcceptTimeout}, metrics: newServiceMetrics(d.Metrics)}, nil
 }
 
 // Call is a payment request as it arrived. Nothing of Body is kept.
@@ -115,9 +118,11 @@ type Acceptance struct {
 	// ExpiresAtMillis is when the payment can no longer be paid, Unix milliseconds.
 	ExpiresAtMillis int64
 
-	key    recentKey
-	ticket bus.Ticket // nil for a repeat that is known to be committed
-	atWork time.Time
+	voucher string // its id: what Y is a part of
+	hold    uint64 // of the view
+	key     recentKey
+	ticket  bus.Ticket // nil for a repeat that is known to be committed
+	atWork  time.Time
 }
 
 // closedChannel is the Done of what is done already.
@@ -138,90 +143,111 @@ func (a *Acceptance) Done() <-chan struct{} {
 // fault.Limited, Forbidden, TooLarge, Invalid (with code, field and fix), Conflict
 // (the key was accepted with another body), Unavailable (the intake takes no more).
 func (s *Service) Begin(m *merchant.Merchant, c Call) (*Acceptance, error) {
-	now := s.d.Now()
-	if !m.Enabled {
-		return nil, &fault.Error{Kind: fault.Forbidden, Op: "accept", Code: "merchant_disabled"}
+	a := &Acceptance{}
+	if err := s.begin(a, m, c.Body, []byte(c.IdempotencyKey), []byte(c.TraceID), s.d.Now()); err != nil {
+		return nil, err
 	}
-	if len(c.Body) > s.d.Config.BodyBytesMax {
-		return nil, &fault.Error{Kind: fault.TooLarge, Op: "accept", Code: "body_too_large"}
+	return a, nil
+}
+
+// begin is Begin into memory of the caller's. Nothing of body, key and trace is
+// kept: the server uses their memory again when its handler returns, and an intent
+// that it gave up may still be committed then.
+func (s *Service) begin(a *Acceptance, m *merchant.Merchant, body, key, trace []byte, now time.Time) error {
+	if !m.Enabled {
+		return &fault.Error{Kind: fault.Forbidden, Op: "accept", Code: "merchant_disabled"}
+	}
+	if len(body) > s.d.Config.BodyBytesMax {
+		return &fault.Error{Kind: fault.TooLarge, Op: "accept", Code: "body_too_large"}
 	}
 	if !s.limits.allow(m, now) {
 		s.metrics.limited.Inc()
-		return nil, &fault.Error{Kind: fault.Limited, Op: "accept", Code: "rate_limited"}
+		return &fault.Error{Kind: fault.Limited, Op: "accept", Code: "rate_limited"}
 	}
-	if c.IdempotencyKey != "" && !validIdempotencyKey(c.IdempotencyKey) {
-		return nil, invalid("header_invalid", "Idempotency-Key", "use 1 to 255 visible ASCII characters", nil)
+	if len(key) > 0 && !validIdempotencyKey(key) {
+		return invalid("header_invalid", "Idempotency-Key", "use 1 to 255 visible ASCII characters", nil)
 	}
-	var r Request
-	if err := s.parse(c.Body, &r); err != nil {
-		return nil, err
+	w := s.scratches.Get().(*scratch)
+	defer s.scratches.Put(w)
+	// One string for all that the request says; its fields are parts of it.
+	w.text = append(append(w.text[:0], body...), key...)
+	text := string(w.text)
+	r := &w.request
+	if err := w.parser.parse(text[:len(body)], r); err != nil {
+		return err
 	}
 	if err := r.validate(m, &s.d.Config); err != nil {
-		return nil, err
+		return err
 	}
-	if c.TraceID == "" {
-		c.TraceID = s.newTraceID()
+	idempotencyKey := text[len(body):]
+	if idempotencyKey == "" {
+		idempotencyKey = r.OrderID
 	}
-	return s.append(m, &r, &c, now)
-}
-
-func (s *Service) parse(body []byte, r *Request) error {
-	p := s.parsers.Get().(*parser)
-	defer s.parsers.Put(p)
-	return p.parse(body, r)
-}
-
-func (s *Service) newTraceID() string {
-	var id [16]byte
-	if _, err := io.ReadFull(s.d.Random, id[:]); err != nil {
-		panic("gateway: no randomness: " + err.Error()) // nothing can be identified without it
-	}
-	return hex.EncodeToString(id[:])
-}
-
-// append derives the codes and hands the intent over, unless it is known to be
-// committed already.
-func (s *Service) append(m *merchant.Merchant, r *Request, c *Call, now time.Time) (*Acceptance, error) {
-	buf := s.buffers.Get().(*scratch)
-	defer s.buffers.Put(buf)
-	buf.bytes = r.canonical(&buf.canonical, buf.bytes[:0])
-	key := c.IdempotencyKey
-	if key == "" {
-		key = r.OrderID
-	}
-	x := s.d.Secret.Trade(traffic.Real, m.ID, r.OrderID)
-	y := s.d.Secret.Intent(x, m.ID, r.OrderID, traffic.Deposit, key, ids.FingerprintOf(buf.bytes))
+	s.identify(a, w, m, idempotencyKey, trace)
 	expires := s.d.Config.ExpiresDefault
 	if r.ExpiresInSeconds != 0 {
 		expires = time.Duration(r.ExpiresInSeconds) * time.Second
 	}
-	a := &Acceptance{Y: y, atWork: now, ExpiresAtMillis: now.Add(expires).UnixMilli(),
-		key: recentKey{merchant: m.ID, order: r.OrderID, form: traffic.Deposit, key: key},
-		Context: ids.Context{BizCode: x, Merchant: m.ID, OrderType: or(r.OrderType, defaultOrderType),
-			OrderScene: or(r.OrderScene, defaultOrderScene), TraceID: c.TraceID, Form: traffic.Deposit, Traffic: traffic.Real}}
+	a.atWork, a.ExpiresAtMillis = now, now.Add(expires).UnixMilli()
 	known, err := s.repeated(a)
-	if err != nil {
-		return nil, err
+	if err != nil || known {
+		return err
 	}
-	if known {
-		return a, nil
+	return s.append(a, w, idempotencyKey)
+}
+
+// identify derives the codes and the context of an acceptance.
+func (s *Service) identify(a *Acceptance, w *scratch, m *merchant.Merchant, key string, trace []byte) {
+	r := &w.request
+	w.canonical = r.canonical(w.canonical[:0])
+	fp := ids.FingerprintOf(w.canonical)
+	s.d.Secret.PutTrade(&w.x, traffic.Real, m.ID, r.OrderID)
+	s.d.Secret.PutIntent(&w.y, &w.x, m.ID, r.OrderID, traffic.Deposit, key, &fp)
+	orderType, orderScene := or(r.OrderType, defaultOrderType), or(r.OrderScene, defaultOrderScene)
+	// The view keeps these, so that they are a string of their own, and one alone.
+	t := append(append(append(w.text[:0], ids.VoucherID...), w.y[:]...), w.x[:]...)
+	if len(trace) == 0 {
+		t = s.appendTraceID(t)
+	} else {
+		t = append(t, trace...)
 	}
-	intent := event.Intent{Y: y, OrderID: r.OrderID, IdempotencyKey: key, Canonical: buf.bytes,
-		Amount: money.Of(r.Amount, money.Currency(r.Currency)), Method: r.Method, Subject: r.Subject, ReturnURL: r.ReturnURL,
-		Metadata: r.Metadata, AcceptedAtMillis: now.UnixMilli(), ExpiresAtMillis: a.ExpiresAtMillis}
-	if intent.Method == "" {
-		intent.Method = defaultMethod
+	t = append(append(t, orderType...), orderScene...)
+	w.text = t
+	text := string(t)
+	cut := func(n int) (part string) {
+		part, text = text[:n], text[n:]
+		return part
 	}
-	buf.payload = appendIntent(buf.payload[:0], &intent)
-	buf.event = bus.Event{ID: ids.VoucherID.With(y), Type: event.TypeIntent, Version: bus.EnvelopeVersion, Context: a.Context,
-		AtMillis: now.UnixMilli(), Payload: buf.payload}
-	// The intake copies the event before Append returns: buf may be used again.
-	a.ticket, err = s.d.Intake.Append(bus.Intents, &buf.event)
-	if err != nil {
-		return nil, notAccepted(err)
+	a.voucher = cut(len(ids.VoucherID) + ids.CodeLen)
+	a.Y = ids.Code(a.voucher[len(ids.VoucherID):])
+	x := ids.Code(cut(ids.CodeLen))
+	orderScene = text[len(text)-len(orderScene):]
+	orderType = text[len(text)-len(orderScene)-len(orderType) : len(text)-len(orderScene)]
+	a.Context = ids.Context{BizCode: x, Merchant: m.ID, OrderType: orderType, OrderScene: orderScene,
+		TraceID: text[:len(text)-len(orderScene)-len(orderType)], Form: traffic.Deposit, Traffic: traffic.Real}
+	a.key = s.recent.keyOf(&w.x, traffic.Deposit, key)
+}
+
+func (s *Service) appendTraceID(dst []byte) []byte {
+	var id [ids.TraceIDLen / 2]byte
+	if _, err := io.ReadFull(s.d.Random, id[:]); err != nil {
+		panic("gateway: no randomness: " + err.Error()) // nothing can be identified without it
 	}
-	s.d.Views.Hold(a.Context, y)
-	return a, nil
+	return hex.AppendEncode(dst, id[:])
+}
+
+// append hands the intent over. The intake copies the event before Append
+// returns, so that w may be used again.
+func (s *Service) append(a *Acceptance, w *scratch, key string) (err error) {
+	at := a.atWork.UnixMilli()
+	w.intent = event.Intent{Y: a.Y, IdempotencyKey: key, Canonical: w.canonical, AcceptedAtMillis: at, ExpiresAtMillis: a.ExpiresAtMillis}
+	w.payload = appendIntent(w.payload[:0], &w.intent)
+	w.event = bus.Event{ID: a.voucher, Type: event.TypeIntent, Version: bus.EnvelopeVersion, Context: a.Context, AtMillis: at, Payload: w.payload}
+	if a.ticket, err = s.d.Intake.Append(bus.Intents, &w.event); err != nil {
+		return notAccepted(err)
+	}
+	a.hold = s.d.Views.Hold(a.Context, a.Y)
+	return nil
 }
 
 func or(s, otherwise string) string {
@@ -236,7 +262,7 @@ func or(s, otherwise string) string {
 // the first after all (another gateway's was): core decides again.
 func (s *Service) repeated(a *Acceptance) (known bool, err error) {
 	first := s.recent.get(a.key)
-	if first == "" || first == ambiguous {
+	if first == "" {
 		return false, nil
 	}
 	if first == a.Y {
@@ -282,7 +308,7 @@ func (s *Service) Finish(a *Acceptance) error {
 		s.metrics.accepted.Inc()
 		s.metrics.acceptSeconds.Update(s.d.Now().Sub(a.atWork).Seconds())
 	}
-	s.d.Views.Confirm(a.Y)
+	s.d.Views.Confirm(a.Y, a.hold)
 	return nil
 }
 
@@ -298,18 +324,17 @@ func (s *Service) Wait(a *Acceptance) error {
 		return s.Finish(a)
 	default:
 	}
-	t := time.NewTimer(s.d.Config.AcceptTimeout)
-	defer t.Stop()
 	select {
 	case <-a.Done():
 		return s.Finish(a)
-	case <-t.C:
+	case <-s.patience.channel():
 	}
 	if s.Abandon(a) {
 		s.metrics.withdrawn.Inc()
 		return &fault.Error{Kind: fault.Unavailable, Op: "accept", Code: "not_accepted", Err: errors.New("withdrawn: not committed in time")}
 	}
-	t.Reset(s.d.Config.AcceptDeadline - s.d.Config.AcceptTimeout)
+	t := time.NewTimer(s.d.Config.AcceptDeadline - s.d.Config.AcceptTimeout)
+	defer t.Stop()
 	select {
 	case <-a.Done():
 		return s.Finish(a)

@@ -33,7 +33,13 @@ var tokenText = base64.RawURLEncoding
 // concurrent use.
 type TokenRing struct {
 	current string
-	keys    map[string]*sync.Pool // of hash.Hash
+	keys    map[string]*sync.Pool // of *tokenMAC
+}
+
+// tokenMAC is an HMAC with room for its sum, so that signing allocates nothing.
+type tokenMAC struct {
+	h   hash.Hash
+	sum [sha256.Size]byte
 }
 
 // NewTokenRing takes the keys by id (1 to 16 of [a-z0-9]) and the id of the one
@@ -48,7 +54,7 @@ func NewTokenRing(current string, keys map[string][]byte) (*TokenRing, error) {
 			return nil, &fault.Error{Kind: fault.Invalid, Op: "token ring", Field: "token_keys." + kid, Code: "key_short", Fix: fmt.Sprintf("use at least %d random bytes", TokenKeyLen)}
 		}
 		key := append([]byte(nil), key...)
-		r.keys[kid] = &sync.Pool{New: func() any { return hmac.New(sha256.New, key) }}
+		r.keys[kid] = &sync.Pool{New: func() any { return &tokenMAC{h: hmac.New(sha256.New, key)} }}
 	}
 	if r.keys[current] == nil {
 		return nil, &fault.Error{Kind: fault.Invalid, Op: "token ring", Field: "token_keys", Code: "no_current", Fix: "name one of the keys as the current one"}
@@ -80,14 +86,14 @@ func (r *TokenRing) Append(dst []byte, c Claims) []byte {
 	return tokenText.AppendEncode(dst, sum[:])
 }
 
-func (r *TokenRing) sum(kid string, signed []byte) (out [sha256.Size]byte) {
+func (r *TokenRing) sum(kid string, signed []byte) [sha256.Size]byte {
 	pool := r.keys[kid]
-	h := pool.Get().(hash.Hash)
-	defer pool.Put(h)
-	h.Reset()
-	h.Write(signed)
-	h.Sum(out[:0])
-	return out
+	m := pool.Get().(*tokenMAC)
+	defer pool.Put(m)
+	m.h.Reset()
+	m.h.Write(signed)
+	m.h.Sum(m.sum[:0])
+	return m.sum
 }
 
 // Verify gives the claims of a token: fault.Unauthorized with code token_invalid

@@ -32,7 +32,6 @@ const (
 const (
 	defaultOrderType  = "general"
 	defaultOrderScene = "online"
-	defaultMethod     = channels.MethodQRCode
 )
 
 // validate holds the request against the rules of the API, then against what the
@@ -76,8 +75,8 @@ func (r *Request) validate(m *merchant.Merchant, cfg *Config) error {
 
 func (r *Request) validateMetadata() error {
 	// In order of the keys, so that the same body gives the same answer.
-	for _, k := range r.metadataKeys() {
-		v := r.Metadata[k]
+	for i := range r.Metadata {
+		k, v := r.Metadata[i].key, r.Metadata[i].value
 		switch {
 		case !validMetadataKey(k):
 			return invalid("field_invalid", "metadata", "name entries with 1 to 40 of A-Z a-z 0-9 . _ -", nil)
@@ -90,46 +89,35 @@ func (r *Request) validateMetadata() error {
 	return nil
 }
 
-func (r *Request) metadataKeys() []string {
-	if len(r.Metadata) == 0 {
-		return nil
+// canonical appends the request's canonical text: the form and every field that
+// the body names, no defaults.
+func (r *Request) canonical(dst []byte) []byte {
+	c := ids.NewCanonical(dst)
+	optional := func(name, value string) {
+		if value != "" {
+			c.String(name, value)
+		}
 	}
-	keys := make([]string, 0, len(r.Metadata))
-	for k := range r.Metadata {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	return keys
-}
-
-// canonical appends the request's canonical bytes: the form and every field that
-// the body names, no defaults. The names are in order, so that nothing is sorted.
-func (r *Request) canonical(c *ids.Canonical, dst []byte) []byte {
-	c.Reset()
 	c.Int("amount", r.Amount)
 	c.String("currency", r.Currency)
 	if r.ExpiresInSeconds != 0 {
 		c.Int("expires_in_seconds", r.ExpiresInSeconds)
 	}
 	c.String("form", string(traffic.Deposit))
-	for _, k := range r.metadataKeys() {
-		c.String("metadata."+k, r.Metadata[k])
+	if len(r.Metadata) > 0 {
+		c.Object("metadata")
+		for i := range r.Metadata {
+			c.String(r.Metadata[i].key, r.Metadata[i].value)
+		}
+		c.End()
 	}
-	if r.Method != "" {
-		c.String("method", string(r.Method))
-	}
+	optional("method", string(r.Method))
 	c.String("order_id", r.OrderID)
-	if r.OrderScene != "" {
-		c.String("order_scene", r.OrderScene)
-	}
-	if r.OrderType != "" {
-		c.String("order_type", r.OrderType)
-	}
-	if r.ReturnURL != "" {
-		c.String("return_url", r.ReturnURL)
-	}
+	optional("order_scene", r.OrderScene)
+	optional("order_type", r.OrderType)
+	optional("return_url", r.ReturnURL)
 	c.String("subject", r.Subject)
-	return c.AppendTo(dst)
+	return c.Bytes()
 }
 
 func validOrderID(s string) bool {
@@ -144,13 +132,13 @@ func validWord(s string, most int) bool {
 	return made(s, most, func(b byte) bool { return b >= 'a' && b <= 'z' || b >= '0' && b <= '9' || b == '_' })
 }
 
-func validIdempotencyKey(s string) bool {
+func validIdempotencyKey(s []byte) bool {
 	return made(s, idempotencyKeyMax, func(b byte) bool { return b >= 0x21 && b <= 0x7e })
 }
 
 // made reports whether s is 1 to most bytes that are all ok.
-func made(s string, most int, ok func(byte) bool) bool {
-	if s == "" || len(s) > most {
+func made[T string | []byte](s T, most int, ok func(byte) bool) bool {
+	if len(s) == 0 || len(s) > most {
 		return false
 	}
 	for i := range len(s) {
@@ -168,7 +156,13 @@ func alphanumeric(b byte) bool {
 // validText takes free text that is shown to people: no control characters, and
 // not more than both bounds.
 func validText(s string, runesMax, bytesMax int) bool {
-	if len(s) > bytesMax || utf8.RuneCountInString(s) > runesMax {
+	if len(s) > bytesMax {
+		return false
+	}
+	if len(s) <= runesMax && made(s, runesMax, func(b byte) bool { return b >= ' ' && b < 0x7f }) {
+		return true // as most is
+	}
+	if utf8.RuneCountInString(s) > runesMax {
 		return false
 	}
 	for _, c := range s {

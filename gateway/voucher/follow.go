@@ -73,7 +73,7 @@ func (v *Views) apply(m *bus.Message) {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.keys[x] == 0 && v.slots[x[:slotPrefix]] == 0 {
+	if v.keys[x] == 0 && v.slots[x[:slotPrefix]] == 0 && !v.held.follows(x) {
 		return
 	}
 	var p event.PaymentChanged

@@ -73,6 +73,8 @@ type Views struct {
 	ready   *metrics.PrometheusHistogram
 
 	mu        sync.Mutex
+	tick      uint64 // counts uses, to know what was not used for longest
+	held      holds  // accepted here, and nothing more; not in entries
 	entries   map[ids.Code]*entry
 	keys      map[ids.Code]int // entries per X: whose messages are decoded
 	slots     map[ids.Code]int // entries of unknown X per first characters of their code, likewise
@@ -100,6 +102,7 @@ type entry struct {
 	changed chan struct{} // closed at the next change; nil while nobody waits
 	waiters int
 	bytes   int64
+	used    uint64 // when, in Views.tick
 
 	prev, next *entry // in the ring; nil while there are waiters
 }
@@ -119,7 +122,7 @@ func New(cfg Config, source bus.Source, queries Queries, now func() time.Time, s
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	v := &Views{cfg: cfg, source: source, queries: queries, now: now, log: log, entries: map[ids.Code]*entry{},
+	v := &Views{cfg: cfg, source: source, queries: queries, now: now, log: log, held: newHolds(), entries: map[ids.Code]*entry{},
 		keys: map[ids.Code]int{}, slots: map[ids.Code]int{}, merchants: map[string]int{},
 		ready: set.GetOrCreatePrometheusHistogram("tallystick_voucher_ready_seconds")}
 	v.idle.prev, v.idle.next = &v.idle, &v.idle
@@ -130,17 +133,27 @@ func New(cfg Config, source bus.Source, queries Queries, now func() time.Time, s
 			return of()
 		})
 	}
-	gauge("tallystick_voucher_view_entries", func() float64 { return float64(len(v.entries)) })
-	gauge("tallystick_voucher_view_bytes", func() float64 { return float64(v.bytes) })
+	gauge("tallystick_voucher_view_entries", func() float64 { return float64(len(v.entries) + v.held.count()) })
+	gauge("tallystick_voucher_view_bytes", func() float64 { return float64(v.bytes + v.held.bytes()) })
 	gauge("tallystick_voucher_waiters", func() float64 { return float64(v.waiters) })
 	return v, nil
 }
 
 // Hold follows a voucher that is being accepted. Called before its commit is
-// awaited, so that no news of it is missed. c's BizCode is the trade's X.
-func (v *Views) Hold(c ids.Context, y ids.Code) {
+// awaited, so that no news of it is missed. c's BizCode is the trade's X. What it
+// gives makes Confirm cheaper.
+func (v *Views) Hold(c ids.Context, y ids.Code) (hold uint64) {
+	var h held
+	small := h.pack(&c, y)
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	if small && v.entries[y] == nil {
+		v.tick++
+		h.used = v.tick
+		hold = v.held.add(&h) + 1
+		v.evict()
+		return hold
+	}
 	e := v.followIn(y, c)
 	if e.x == "" {
 		v.unindex(e)
@@ -153,13 +166,19 @@ func (v *Views) Hold(c ids.Context, y ids.Code) {
 	}
 	v.touch(e)
 	v.evict()
+	return 0
 }
 
-// Confirm marks a held voucher as accepted: its intent is committed.
-func (v *Views) Confirm(y ids.Code) {
+// Confirm marks a held voucher as accepted: its intent is committed. hold is what
+// Hold gave; 0 will do.
+func (v *Views) Confirm(y ids.Code, hold uint64) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if e := v.entries[y]; e != nil {
+	if h := v.held.get(y, hold-1); h != nil {
+		h.accepted = true
+	} else if h := v.held.find(y); h != nil {
+		h.accepted = true
+	} else if e := v.entries[y]; e != nil {
 		e.accepted = true
 	}
 }
@@ -167,12 +186,16 @@ func (v *Views) Confirm(y ids.Code) {
 // follow finds or makes the entry of y. From here on its messages are decoded.
 func (v *Views) follow(y ids.Code) *entry { return v.followIn(y, ids.Context{}) }
 
-// followIn is follow for a voucher whose context is known: all of accepting goes
-// through here, and indexes its entry once.
+// followIn is follow for a voucher whose context is known.
 func (v *Views) followIn(y ids.Code, c ids.Context) *entry {
 	e := v.entries[y]
 	if e == nil {
-		e = &entry{view: View{Y: y, Context: c}, x: c.BizCode}
+		accepted := false
+		if h := v.held.find(y); h != nil {
+			c, accepted = h.context(), h.accepted
+			v.held.remove(h)
+		}
+		e = &entry{view: View{Y: y, Context: c}, x: c.BizCode, accepted: accepted}
 		v.entries[y] = e
 		v.index(e)
 		v.measure(e)
@@ -207,6 +230,8 @@ func (v *Views) measure(e *entry) {
 
 // touch makes e the most recently used of those without waiters.
 func (v *Views) touch(e *entry) {
+	v.tick++
+	e.used = v.tick
 	e.unlink()
 	if e.waiters == 0 {
 		e.prev, e.next = &v.idle, v.idle.next
@@ -221,10 +246,18 @@ func (e *entry) unlink() {
 	}
 }
 
-// evict drops the least recently used entries over the bound.
+// evict drops the least recently used over the bound.
 func (v *Views) evict() {
-	for v.bytes > v.cfg.ViewBytesMax && v.idle.prev != &v.idle {
-		v.drop(v.idle.prev)
+	for v.bytes+v.held.bytes() > v.cfg.ViewBytesMax {
+		e, h := v.idle.prev, v.held.last()
+		switch {
+		case h != nil && (e == &v.idle || h.used < e.used):
+			v.held.remove(h)
+		case e != &v.idle:
+			v.drop(e)
+		default:
+			return
+		}
 	}
 }
 
@@ -239,6 +272,9 @@ func (v *Views) drop(e *entry) {
 // fold takes a newer version of a payment order, from the topic or from core.
 func (v *Views) fold(p *event.Payment, c ids.Context) {
 	e := v.entries[p.Y]
+	if e == nil && v.held.find(p.Y) != nil {
+		e = v.follow(p.Y)
+	}
 	if e == nil {
 		return
 	}

@@ -51,7 +51,7 @@ func TestWithoutARow(t *testing.T) {
 	t.Run("accepted here, held and confirmed", func(*testing.T) {
 		h.views.Hold(c, y)
 		h.want(h.await(h.ask(y, 0)), voucher.Unconfirmed, 0)
-		h.views.Confirm(y)
+		h.views.Confirm(y, 0)
 		h.want(h.await(h.ask(y, 0)), voucher.Accepted, 0)
 	})
 }
@@ -60,7 +60,7 @@ func TestFollowsByVersion(t *testing.T) {
 	h := newHarness(t, nil)
 	c, y := h.order("o1", "k")
 	h.views.Hold(c, y)
-	h.views.Confirm(y)
+	h.views.Confirm(y, 0)
 	h.source.emit(c, payment(y, event.Dispatched, 2))
 	h.source.emit(c, payment(y, event.Created, 1)) // late
 	h.step()
@@ -160,7 +160,7 @@ func TestReadyLatencyIsMeasured(t *testing.T) {
 	h := newHarness(t, nil)
 	c, y := h.order("o1", "k")
 	h.views.Hold(c, y)
-	h.views.Confirm(y)
+	h.views.Confirm(y, 0)
 	p := payment(y, event.Pending, 1)
 	p.AcceptedAtMillis = h.now.UnixMilli() - 250
 	h.source.emit(c, p)
@@ -207,7 +207,7 @@ func TestCoreDown(t *testing.T) {
 		t.Errorf("not held: have %+v, %v", v, err)
 	}
 	h.views.Hold(c, y)
-	h.views.Confirm(y)
+	h.views.Confirm(y, 0)
 	h.want(h.await(a), voucher.Accepted, 0)
 	h.source.emit(c, payment(y, event.Pending, 2))
 	h.step()
@@ -270,7 +270,7 @@ func TestWaiting(t *testing.T) {
 			h := newHarness(t, nil)
 			c, y := h.order("o1", "k")
 			h.views.Hold(c, y)
-			h.views.Confirm(y)
+			h.views.Confirm(y, 0)
 			start := time.Now()
 			go func() {
 				time.Sleep(100 * time.Millisecond)
@@ -349,7 +349,7 @@ func TestWaiting(t *testing.T) {
 			h := newHarness(t, nil)
 			c, y := h.order("o1", "k")
 			h.views.Hold(c, y)
-			h.views.Confirm(y)
+			h.views.Confirm(y, 0)
 			start := time.Now()
 			h.want(h.await(wait(h, y, 0, 5*time.Second)), voucher.Accepted, 0)
 			if took := time.Since(start); took != 5*time.Second {

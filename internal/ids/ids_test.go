@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"runtime"
 	"slices"
@@ -84,6 +85,8 @@ func TestCodeVectors(t *testing.T) {
 	}
 }
 
+// The vectors were made by another implementation: Python's json.dumps with
+// sort_keys, ensure_ascii=False and no white space, and hashlib's SHA-256.
 func TestFingerprintVectors(t *testing.T) {
 	var vectors []struct {
 		Name        string                    `json:"name"`
@@ -92,73 +95,107 @@ func TestFingerprintVectors(t *testing.T) {
 		Fingerprint string                    `json:"fingerprint"`
 	}
 	readJSON(t, "testdata/fingerprint.json", &vectors)
-	var c ids.Canonical
 	for _, v := range vectors {
-		for _, order := range []bool{false, true} { // the order of fields says nothing
-			c.Reset()
-			var names []string
-			for name := range v.Fields {
-				names = append(names, name)
-			}
-			slices.Sort(names)
-			if order {
-				slices.Reverse(names)
-			}
-			for _, name := range names {
-				var text string
-				var number int64
-				if json.Unmarshal(v.Fields[name], &text) == nil {
-					c.String(name, text)
-				} else if err := json.Unmarshal(v.Fields[name], &number); err == nil {
-					c.Int(name, number)
-				} else {
-					t.Fatal(err)
-				}
-			}
-			b := c.AppendTo(nil)
-			fp := ids.FingerprintOf(b)
-			if hex.EncodeToString(b) != v.Canonical || hex.EncodeToString(fp[:]) != v.Fingerprint {
-				t.Errorf("%s: %x with fingerprint %x, want %s with %s", v.Name, b, fp, v.Canonical, v.Fingerprint)
-			}
+		b := canonicalOf(t, v.Fields)
+		fp := ids.FingerprintOf(b)
+		if string(b) != v.Canonical || hex.EncodeToString(fp[:]) != v.Fingerprint {
+			t.Errorf("%s: %s with fingerprint %x, want %s with %s", v.Name, b, fp, v.Canonical, v.Fingerprint)
+		}
+		if again := ids.NewCanonical([]byte("before")); !strings.HasPrefix(string(again.Bytes()), "before{") {
+			t.Error("not appended")
 		}
 	}
 }
 
-// TestCanonicalTellsApart: another field, value or type is another request.
+// canonicalOf writes fields in the order of their names.
+func canonicalOf(t *testing.T, fields map[string]jsontext.Value) []byte {
+	t.Helper()
+	c := ids.NewCanonical(nil)
+	var add func(map[string]jsontext.Value)
+	add = func(fields map[string]jsontext.Value) {
+		for _, name := range slices.Sorted(maps.Keys(fields)) {
+			var text string
+			var number int64
+			var object map[string]jsontext.Value
+			switch raw := fields[name]; raw.Kind() {
+			case '"':
+				if err := json.Unmarshal(raw, &text); err != nil {
+					t.Fatal(err)
+				}
+				c.String(name, text)
+			case '0':
+				if err := json.Unmarshal(raw, &number); err != nil {
+					t.Fatal(err)
+				}
+				c.Int(name, number)
+			default:
+				if err := json.Unmarshal(raw, &object); err != nil {
+					t.Fatal(err)
+				}
+				c.Object(name)
+				add(object)
+				c.End()
+			}
+		}
+	}
+	add(fields)
+	return c.Bytes()
+}
+
+// What is out of order would be other bytes for the same request.
+func TestCanonicalKeepsOrder(t *testing.T) {
+	for name, add := range map[string]func(c *ids.Canonical){
+		"out of order":      func(c *ids.Canonical) { c.Int("b", 1); c.Int("a", 1) },
+		"twice":             func(c *ids.Canonical) { c.Int("a", 1); c.String("a", "1") },
+		"behind an object":  func(c *ids.Canonical) { c.Object("b"); c.Int("z", 1); c.End(); c.Int("a", 1) },
+		"inside an object":  func(c *ids.Canonical) { c.Object("a"); c.Int("b", 1); c.Int("a", 1) },
+		"object in another": func(c *ids.Canonical) { c.Object("a"); c.Object("b") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			defer func() {
+				if recover() == nil {
+					t.Error("taken")
+				}
+			}()
+			c := ids.NewCanonical(nil)
+			add(&c)
+		})
+	}
+}
+
+// TestCanonicalTellsApart: another field, value or type is another request, and
+// the text says what was asked.
 func TestCanonicalTellsApart(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		type field struct {
-			name, text string
-			number     int64
-			isNumber   bool
-		}
-		draw := func() (map[string]field, []byte) {
-			var c ids.Canonical
-			fields := map[string]field{}
+		draw := func() (map[string]any, []byte) {
+			fields := map[string]any{}
 			for range rapid.IntRange(0, 4).Draw(t, "fields") {
-				f := field{name: rapid.StringMatching(`[ab\x00]{1,2}`).Draw(t, "name"), isNumber: rapid.Bool().Draw(t, "is number")}
-				if _, twice := fields[f.name]; twice {
-					continue // refused before
-				}
-				if f.isNumber {
-					f.number = rapid.Int64Range(-2, 2).Draw(t, "number")
-					c.Int(f.name, f.number)
+				name := rapid.StringMatching(`[ab\x00"]{1,2}`).Draw(t, "name")
+				if rapid.Bool().Draw(t, "is number") {
+					fields[name] = rapid.Int64Range(-2, 2).Draw(t, "number")
 				} else {
-					f.text = rapid.StringMatching(`[ab\x00\x01\x02is]{0,3}`).Draw(t, "text")
-					c.String(f.name, f.text)
+					fields[name] = rapid.StringMatching(`[ab\x00"\\,:{}1]{0,4}`).Draw(t, "text")
 				}
-				fields[f.name] = f
 			}
-			return fields, c.AppendTo(nil)
+			c := ids.NewCanonical(nil)
+			for _, name := range slices.Sorted(maps.Keys(fields)) {
+				switch v := fields[name].(type) {
+				case int64:
+					c.Int(name, v)
+				case string:
+					c.String(name, v)
+				}
+			}
+			return fields, c.Bytes()
 		}
 		f1, b1 := draw()
 		f2, b2 := draw()
-		same := len(f1) == len(f2)
-		for name := range f1 {
-			same = same && f1[name] == f2[name]
+		if maps.Equal(f1, f2) != bytes.Equal(b1, b2) {
+			t.Fatalf("%v and %v are %s and %s", f1, f2, b1, b2)
 		}
-		if same != bytes.Equal(b1, b2) {
-			t.Fatalf("%v and %v are %x and %x", f1, f2, b1, b2)
+		var read map[string]any
+		if err := json.Unmarshal(b1, &read); err != nil || len(read) != len(f1) {
+			t.Fatalf("%s reads as %v, %v", b1, read, err)
 		}
 	})
 }

@@ -74,21 +74,40 @@ func (m *mac) done() []byte {
 
 // Trade derives X for a merchant's order.
 func (s *Secret) Trade(k traffic.Kind, merchant, order string) Code {
+	var x [CodeLen]byte
+	s.PutTrade(&x, k, merchant, order)
+	return Code(x[:])
+}
+
+// PutTrade is Trade into memory of the caller's.
+func (s *Secret) PutTrade(x *[CodeLen]byte, k traffic.Kind, merchant, order string) {
 	m := s.get("trade")
+	defer s.macs.Put(m)
 	m.add(string(k))
 	m.add(merchant)
 	m.add(order)
 	sum := m.done()
 	// 10 bits of slot, then the next 100 bits: 22 characters in one go.
 	crockford.Encode(m.txt[:24], sum[:15])
-	return s.seal(m, k, merchant, m.txt[:slotLen], m.txt[slotLen:slotLen+hmacLen])
+	x[0] = k.Letter()
+	copy(x[1:taggedLen], m.txt[:])
+	s.tag(m, merchant, x[:taggedLen], x[taggedLen:])
 }
 
 // Intent derives Y in x's slot. An absent idempotency key is the order id's
 // business: the caller passes what stands for it.
 func (s *Secret) Intent(x Code, merchant, order string, form traffic.Form, key string, fp Fingerprint) Code {
+	var of, y [CodeLen]byte
+	copy(of[:], x)
+	s.PutIntent(&y, &of, merchant, order, form, key, &fp)
+	return Code(y[:])
+}
+
+// PutIntent is Intent into memory of the caller's.
+func (s *Secret) PutIntent(y, x *[CodeLen]byte, merchant, order string, form traffic.Form, key string, fp *Fingerprint) {
 	m := s.get("intent")
-	k := x.Traffic()
+	defer s.macs.Put(m)
+	k, _ := traffic.KindOf(x[0])
 	m.add(string(k))
 	m.add(merchant)
 	m.add(order)
@@ -96,20 +115,10 @@ func (s *Secret) Intent(x Code, merchant, order string, form traffic.Form, key s
 	m.add(key)
 	m.str = append(m.str, fp[:]...)
 	sum := m.done()
-	m.txt[0], m.txt[1] = x[1], x[2]
-	crockford.Encode(m.txt[slotLen:slotLen+24], sum[:15])
-	return s.seal(m, k, merchant, m.txt[:slotLen], m.txt[slotLen:slotLen+hmacLen])
-}
-
-// seal puts kind, slot and HMAC together and adds the tag; it gives m back.
-func (s *Secret) seal(m *mac, k traffic.Kind, merchant string, slot, body []byte) Code {
-	var out [CodeLen]byte
-	out[0] = k.Letter()
-	copy(out[1:], slot)
-	copy(out[1+slotLen:], body)
-	s.tag(m, merchant, out[:taggedLen], out[taggedLen:])
-	s.macs.Put(m)
-	return Code(out[:])
+	crockford.Encode(m.txt[:24], sum[:15])
+	copy(y[:1+slotLen], x[:])
+	copy(y[1+slotLen:taggedLen], m.txt[:])
+	s.tag(m, merchant, y[:taggedLen], y[taggedLen:])
 }
 
 // tag writes the 20-bit MAC over merchant and the first characters of a code.
