@@ -131,8 +131,10 @@ type DueOf struct {
 
 // Pick says which calls an Update is about. Exactly one of its ways is used.
 type Pick struct {
-	// Numbers: the calls with these numbers; they are distinct.
-	Numbers []string
+	// Numbers: the calls with these numbers; they are distinct. New are those of
+	// them that are likely not to exist yet: a store need not look for these, as long
+	// as fn is called again, with all that there are, when one that it inserts does exist.
+	Numbers, New []string
 	// Due: for each account, calls with NextAtMillis <= NowMillis, ordered by
 	// NextAtMillis and ID.
 	Due []DueOf
@@ -166,7 +168,7 @@ func (c *Change) empty() bool {
 
 // Store keeps the calls. Safe for concurrent use; Updates happen one at a time.
 type Store interface {
-	// Update reads calls, lets fn decide, and writes its change: calls, the batch's
+	// Update reads calls, lets fn decide, once or twice, and writes its last change: calls, the batch's
 	// places and, last, the events, in one transaction that is durable when Update
 	// returns nil. It fails with fault.Fenced when a call or a place is no longer
 	// what it was read as, with fault.Conflict when a number exists already, and

@@ -168,6 +168,7 @@ func TestPaymentsEndToEnd(t *testing.T) {
 var rowsOfTheirOwn = map[string]string{
 	"goose_db_version": "the schema's version", "stamp": "the installation's constants", "places": "a consumer's", "heads": "a topic's",
 	"intake_intents": "a batch of records, each with its own context", "intake_callbacks": "a batch of records, each with its own context",
+	"progress": "how far a call is, which has the context",
 	"accounts": "an account of the ledger", "balances": "an account's", "postings": "lines of an entry, which has the context",
 }
 

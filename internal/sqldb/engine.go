@@ -140,6 +140,17 @@ func (e *engine) exec(query string, args []any) (int64, error) {
 	return changed, err
 }
 
+// dataVersion changes when this connection has committed, or seen the commit of
+// another one.
+func (e *engine) dataVersion() uint32 {
+	if rc := sqlite3.Xsqlite3_file_control(e.tls, e.db, 0, sqlite3.SQLITE_FCNTL_DATA_VERSION, e.out); rc != sqlite3.SQLITE_OK {
+		panic(e.fail(rc)) // a bug: main is a file that every build can ask
+	}
+	return **(**uint32)(unsafe.Pointer(&e.out))
+}
+
+func (e *engine) lastRowID() int64 { return sqlite3.Xsqlite3_last_insert_rowid(e.tls, e.db) }
+
 // query runs a statement and calls row for each row of its result. An error of
 // row's own comes back as rowError.
 func (e *engine) query(query string, args []any, row func(Scan) error) error {

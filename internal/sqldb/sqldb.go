@@ -66,6 +66,11 @@ type DB struct {
 	stopped    atomic.Bool // a commit's outcome is unknown: nothing is written any more
 	closeOnce  sync.Once
 	closed     chan struct{}
+
+	// Of the writing connection, and used by who has it: its data version when it
+	// last wrote, and how often that was another one at the next transaction.
+	version uint32
+	foreign int64
 }
 
 // conn is one connection with the texts of sets, which are bounded by the code.
@@ -229,11 +234,15 @@ func (db *DB) Write(ctx context.Context, fn func(*Tx) error) error {
 	if _, err := tx.Exec(`BEGIN IMMEDIATE`); err != nil {
 		return err
 	}
+	if db.version != c.dataVersion() {
+		db.foreign++
+	}
 	committed := false
 	defer func() {
 		if !committed {
 			_, _ = tx.Exec(`ROLLBACK`) // SQLite may have rolled back by itself
 		}
+		db.version = c.dataVersion()
 	}()
 	if err := fn(tx); err != nil {
 		return err

@@ -52,6 +52,15 @@ func (tx *Tx) commit() error {
 	return err
 }
 
+// LastRowID is the integer key of the row that the transaction added last. Rows
+// that one Insert adds without keys of their own have consecutive ones.
+func (tx *Tx) LastRowID() int64 { return tx.conn.lastRowID() }
+
+// ForeignWrites changes when another connection than this database's writing one,
+// say of another process, has written since the last writing transaction: what
+// was kept in memory of the rows is to be read again. It is for transactions of Write.
+func (tx *Tx) ForeignWrites() int64 { return tx.db.foreign }
+
 // Query calls row for each row of the result.
 func (tx *Tx) Query(query string, args []any, row func(Scan) error) error {
 	tx.db.statements.Add(1)

@@ -50,6 +50,8 @@ func Cases() []Case {
 		{"a stale call is fenced", staleCall},
 		{"a place is a fence", placeFence},
 		{"of two that apply one batch, one does", race},
+		{"what another store wrote is seen", foreign},
+		{"a call taken for new is found", takenForNew},
 		{"due calls come in order", dueOrder},
 		{"due calls are limited per account", dueLimit},
 		{"the next due time is told", nextDue},

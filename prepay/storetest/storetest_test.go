@@ -103,6 +103,21 @@ func (b broken) updateSplit(ctx context.Context, p prepay.Pick, fn func(prepay.P
 	return err
 }
 
+// keeps gives calls as it first gave them, but for their versions.
+func keeps() broken {
+	kept := map[string]prepay.Call{}
+	return broken{picked: func(p *prepay.Picked) {
+		for i := range p.Calls {
+			c := &p.Calls[i]
+			if k, there := kept[c.OutTradeNo]; there {
+				k.Version = c.Version
+				*c = k
+			}
+			kept[c.OutTradeNo] = *c
+		}
+	}}
+}
+
 // The suite is worth what it finds: each of these stores must fail the case named.
 func TestSuiteFindsBrokenStores(t *testing.T) {
 	for _, c := range []struct {
@@ -118,6 +133,11 @@ func TestSuiteFindsBrokenStores(t *testing.T) {
 				c, _, _ := s.Find(context.Background(), ch.Update[i].OutTradeNo)
 				ch.Update[i].Version = c.Version
 			}
+		}}},
+		{"keeps calls for ever", "what another store wrote is seen", keeps()},
+		{"believes that what is called new is new", "a call taken for new is found", broken{pick: func(p *prepay.Pick) {
+			p.Numbers = slices.DeleteFunc(slices.Clone(p.Numbers), func(n string) bool { return slices.Contains(p.New, n) })
+			p.New = nil
 		}}},
 		{"skips a second row of a number", "a number is unique", broken{change: func(s prepay.Store, ch *prepay.Change) {
 			ch.Insert = slices.DeleteFunc(ch.Insert, func(c prepay.Call) bool {
