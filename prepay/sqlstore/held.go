@@ -17,7 +17,8 @@ type held struct {
 	max        int   // of one generation
 	foreign    int64 // of the writes that are known of
 	young, old generation
-	spare      []*prepay.Call // to be used again
+	taken      map[int64]*prepay.Call // what the transaction has picked, as it was
+	spare      []*prepay.Call         // to be used again
 }
 
 type generation struct {
@@ -30,15 +31,42 @@ func newGeneration() generation {
 }
 
 func newHeld(callsMax int) *held {
-	return &held{max: max(1, callsMax/2), young: newGeneration(), old: newGeneration()}
+	return &held{max: max(1, callsMax/2), young: newGeneration(), old: newGeneration(), taken: map[int64]*prepay.Call{}}
 }
 
-// check lets go of everything if another connection, say of another process, has
-// committed since the last check.
-func (h *held) check(tx *sqldb.Tx) {
+// begin starts a transaction. It lets go of everything if another connection, say
+// of another process, has committed since the last one.
+func (h *held) begin(tx *sqldb.Tx) {
+	for _, c := range h.taken { // which was not written, or not committed
+		if len(h.spare) < h.max {
+			h.spare = append(h.spare, c)
+		}
+	}
+	clear(h.taken)
 	if v := tx.ForeignWrites(); v != h.foreign {
 		h.young, h.old, h.foreign = newGeneration(), newGeneration(), v
 	}
+}
+
+// read takes a call that comes from the tables.
+func (h *held) read(c *prepay.Call) {
+	if p := h.find(c.ID); p != nil {
+		h.take(p)
+		return
+	}
+	p := h.fresh()
+	*p = *c
+	h.taken[c.ID] = p
+}
+
+func (h *held) fresh() *prepay.Call {
+	n := len(h.spare)
+	if n == 0 {
+		return new(prepay.Call)
+	}
+	p := h.spare[n-1]
+	h.spare = h.spare[:n-1]
+	return p
 }
 
 // byNumber takes the calls that are held onto dst, and gives the numbers of the others.
@@ -53,7 +81,7 @@ func (h *held) byNumber(dst []prepay.Call, numbers []string) (calls []prepay.Cal
 			continue
 		}
 		dst = append(dst, *c)
-		h.drop(c)
+		h.take(c)
 	}
 	return dst, rest
 }
@@ -65,7 +93,7 @@ func (h *held) byID(id int64) (c prepay.Call, ok bool) {
 		return c, false
 	}
 	c = *p
-	h.drop(p)
+	h.take(p)
 	return c, true
 }
 
@@ -76,33 +104,30 @@ func (h *held) find(id int64) *prepay.Call {
 	return h.old.ids[id]
 }
 
-func (h *held) drop(c *prepay.Call) {
+func (h *held) take(c *prepay.Call) {
 	for _, g := range []generation{h.young, h.old} {
 		delete(g.numbers, c.OutTradeNo)
 		delete(g.ids, c.ID)
 	}
-	if len(h.spare) < h.max {
-		h.spare = append(h.spare, c)
-	}
+	h.taken[c.ID] = c
 }
 
 // put holds a call as it was just committed. Nobody asks for stopped ones again.
 func (h *held) put(c *prepay.Call) {
-	if p := h.find(c.ID); p != nil { // it was changed without being taken
-		h.drop(p)
+	if p := h.find(c.ID); p != nil { // it was changed without being picked
+		h.take(p)
 	}
 	if c.Status == prepay.Stopped {
 		return
 	}
+	p := h.taken[c.ID]
+	delete(h.taken, c.ID)
+	if p == nil {
+		p = h.fresh()
+	}
+	*p = *c
 	if len(h.young.ids) >= h.max {
 		h.old, h.young = h.young, newGeneration()
 	}
-	var p *prepay.Call
-	if n := len(h.spare); n > 0 {
-		p, h.spare = h.spare[n-1], h.spare[:n-1]
-	} else {
-		p = new(prepay.Call)
-	}
-	*p = *c
 	h.young.numbers[p.OutTradeNo], h.young.ids[p.ID] = p, p
 }

@@ -24,7 +24,7 @@ func TestHeldIsBounded(t *testing.T) {
 				t.Fatal("taken twice")
 			}
 		}
-		if len(h.young.ids) != len(h.young.numbers) || len(h.old.ids) != len(h.old.numbers) || len(h.spare) > most {
+		if len(h.young.ids) != len(h.young.numbers) || len(h.old.ids) != len(h.old.numbers) || len(h.spare) > most || len(h.taken) > 1000 {
 			t.Fatal("ids and numbers differ, or too many are spare")
 		}
 	}

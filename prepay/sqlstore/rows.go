@@ -5,7 +5,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/tallystick/tallystick/internal/fault"
 	"github.com/tallystick/tallystick/internal/ids"
 	"github.com/tallystick/tallystick/internal/sqldb"
 	"github.com/tallystick/tallystick/prepay"
@@ -18,7 +17,9 @@ var (
 	begun   = []string{"traffic", "account", "expires_at_millis", "created_at_millis"}
 	mutable = []string{"notify_url", "status", "op", "standing", "next_at_millis", "asks", "tries", "close_wanted", "stop_wanted",
 		"ask_wanted", "has_credential", "last_result", "last_state", "last_code", "owner", "sent_at_millis", "desk_at_millis"}
-	progress   = slices.Concat([]string{"id"}, begun, []string{"open", "version"}, mutable)
+	first      = slices.Concat([]string{"id"}, begun, []string{"open", "version"})
+	plain      = append(slices.Clone(first), "status", "op", "standing", "next_at_millis") // of a call of which all else is zero
+	whole      = append(slices.Clone(first), mutable...)
 	selectText = `SELECT c.id, ` + "c." + strings.Join(fixed, ", c.") + `, p.expires_at_millis, p.created_at_millis, p.version, p.` +
 		strings.Join(mutable, ", p.") + ` FROM `
 	// From progress, by the order of an index of it; and from calls, by a key.
@@ -36,12 +37,6 @@ func appendFixed(dst []any, c *prepay.Call) []any {
 	return append(dst, c.Amount.Minor, string(c.Amount.Currency), string(c.Method), c.Subject, c.ReturnURL)
 }
 
-func appendMutable(dst []any, c *prepay.Call) []any {
-	return append(dst, c.NotifyURL, string(c.Status), string(c.Op), string(c.Standing), c.NextAtMillis, c.Asks, c.Tries,
-		c.CloseWanted, c.StopWanted, c.AskWanted, c.HasCredential, string(c.LastResult), string(c.LastState), c.LastCode,
-		c.Owner, c.SentAtMillis, c.DeskAtMillis)
-}
-
 func scanCall(scan sqldb.Scan, c *prepay.Call) error {
 	dst := append([]any{&c.ID, &c.OutTradeNo, &c.Y, &c.Account}, c.Context.Targets()...)
 	return scan(append(dst, &c.Amount.Minor, &c.Amount.Currency, &c.Method, &c.Subject, &c.ReturnURL,
@@ -50,18 +45,21 @@ func scanCall(scan sqldb.Scan, c *prepay.Call) error {
 		&c.Owner, &c.SentAtMillis, &c.DeskAtMillis)...)
 }
 
-// collect appends each row to calls.
-func collect(calls *[]prepay.Call) func(scan sqldb.Scan) error {
+// collect appends each row to calls, and takes it into held if there is one.
+func collect(calls *[]prepay.Call, h *held) func(scan sqldb.Scan) error {
 	return func(scan sqldb.Scan) error {
 		var c prepay.Call
 		err := scanCall(scan, &c)
 		*calls = append(*calls, c)
+		if h != nil && err == nil {
+			h.read(&c)
+		}
 		return err
 	}
 }
 
-func query(tx *sqldb.Tx, text string, args ...any) (calls []prepay.Call, err error) {
-	err = tx.Query(text, args, collect(&calls))
+func query(tx *sqldb.Tx, h *held, text string, args ...any) (calls []prepay.Call, err error) {
+	err = tx.Query(text, args, collect(&calls, h))
 	return calls, err
 }
 
@@ -70,12 +68,12 @@ func (s *Store) pick(tx *sqldb.Tx, p prepay.Pick) (picked prepay.Picked, err err
 	case p.Due != nil:
 		return s.pickDue(tx, p)
 	case p.Expired:
-		picked.Calls, err = query(tx, selectUnsent, p.NowMillis, p.Limit)
+		picked.Calls, err = query(tx, s.held, selectUnsent, p.NowMillis, p.Limit)
 	case p.Sending:
-		picked.Calls, err = query(tx, selectOpen+`p.status = 'sending' ORDER BY p.id LIMIT ?`, p.Limit)
+		picked.Calls, err = query(tx, s.held, selectOpen+`p.status = 'sending' ORDER BY p.id LIMIT ?`, p.Limit)
 	case p.OldOpen:
 		// The oldest open calls have the lowest ids: a call's id grows with its time.
-		picked.Calls, err = query(tx, selectOpen+`p.desk_at_millis = 0 AND p.created_at_millis <= ? ORDER BY p.id LIMIT ?`, p.BeforeMillis, p.Limit)
+		picked.Calls, err = query(tx, s.held, selectOpen+`p.desk_at_millis = 0 AND p.created_at_millis <= ? ORDER BY p.id LIMIT ?`, p.BeforeMillis, p.Limit)
 	default:
 		numbers := p.Numbers
 		picked.Calls, numbers = s.held.byNumber(make([]prepay.Call, 0, len(numbers)), numbers)
@@ -86,7 +84,7 @@ func (s *Store) pick(tx *sqldb.Tx, p prepay.Pick) (picked prepay.Picked, err err
 			}
 			numbers = slices.DeleteFunc(numbers, func(n string) bool { return fresh[n] })
 		}
-		err = sqldb.QueryIn(tx, fromCalls+`WHERE c.out_trade_no IN (?*)`, numbers, collect(&picked.Calls))
+		err = sqldb.QueryIn(tx, fromCalls+`WHERE c.out_trade_no IN (?*)`, numbers, collect(&picked.Calls, s.held))
 	}
 	return picked, err
 }
@@ -139,6 +137,7 @@ func (s *Store) byID(tx *sqldb.Tx, dst []prepay.Call, list []int64) ([]prepay.Ca
 		var c prepay.Call
 		err := scanCall(scan, &c)
 		dst[at[c.ID]] = c
+		s.held.read(&c)
 		return err
 	})
 	return dst, err
@@ -155,104 +154,17 @@ func insert(tx *sqldb.Tx, calls []prepay.Call) error {
 	}
 	// One connection writes, and rows that are added have the next ids, in order.
 	last := tx.LastRowID()
-	_, err = tx.Insert("progress", progress, len(calls), "", func(dst []any, i int) []any {
+	columns, written := plain, status|op|standing|nextAtMillis
+	for i := range calls {
+		if changed(&prepay.Call{}, &calls[i])&^written != 0 {
+			columns, written = whole, end-1
+		}
+	}
+	_, err = tx.Insert("progress", columns, len(calls), "", func(dst []any, i int) []any {
 		c := &calls[i]
 		c.ID, c.Version = last-int64(len(calls)-1-i), 1
-		return appendMutable(append(dst, c.ID, string(c.Context.Traffic), c.Account, c.ExpiresAtMillis, c.CreatedAtMillis, isOpen(c), c.Version), c)
+		dst = append(dst, c.ID, string(c.Context.Traffic), c.Account, c.ExpiresAtMillis, c.CreatedAtMillis, isOpen(c), c.Version)
+		return appendSet(dst, c, written)
 	})
 	return err
-}
-
-// updateRowsMax is how many calls one statement changes at most; sets are cut
-// into powers of four of it, so that few texts are prepared.
-const updateRowsMax = 64
-
-// updateText is the statement that changes n calls whose column open is was, and
-// becomes is.
-func updateText(n int, was, is bool) string {
-	var set, row strings.Builder
-	for _, c := range mutable {
-		set.WriteString(c + " = v." + c + ", ")
-		row.WriteString(",?")
-	}
-	if was != is {
-		fmt.Fprintf(&set, "open = %t, ", is)
-	}
-	values := "(?,?" + row.String() + ")"
-	return `WITH v (id, version, ` + strings.Join(mutable, ", ") + `) AS (VALUES ` + values + strings.Repeat(","+values, n-1) + `)
-		UPDATE progress AS p SET ` + set.String() + `version = p.version + 1 FROM v
-		WHERE p.id = v.id AND p.version = v.version AND p.open = ` + fmt.Sprint(was)
-}
-
-// updateTexts are the statements that change 1, 4, 16 and 64 calls: which stay
-// open, are closed, stay closed or are opened again.
-type updateTexts map[updateKind]string
-
-type updateKind struct {
-	n       int
-	was, is bool
-}
-
-func newUpdateTexts() updateTexts {
-	texts := updateTexts{}
-	for n := 1; n <= updateRowsMax; n *= 4 {
-		for _, was := range []bool{true, false} {
-			for _, is := range []bool{true, false} {
-				texts[updateKind{n, was, is}] = updateText(n, was, is)
-			}
-		}
-	}
-	return texts
-}
-
-// update writes what may change of calls, and only over the version that was read.
-func (s *Store) update(tx *sqldb.Tx, calls []prepay.Call) error {
-	var open, closed []*prepay.Call
-	for i := range calls {
-		if c := &calls[i]; isOpen(c) {
-			open = append(open, c)
-		} else {
-			closed = append(closed, c)
-		}
-	}
-	if err := s.updateTo(tx, open, true); err != nil {
-		return err
-	}
-	return s.updateTo(tx, closed, false)
-}
-
-// updateTo updates calls that are open, or closed, from now on. Nearly all were
-// open before: the others are looked for only if some are missing.
-func (s *Store) updateTo(tx *sqldb.Tx, calls []*prepay.Call, is bool) error {
-	var args []any
-	for len(calls) > 0 {
-		n := updateRowsMax
-		for n > len(calls) {
-			n /= 4
-		}
-		args = args[:0]
-		for _, c := range calls[:n] {
-			args = appendMutable(append(args, c.ID, c.Version), c)
-		}
-		var changed int64
-		for _, was := range []bool{true, false} {
-			if changed == int64(n) {
-				break
-			}
-			more, err := tx.Exec(s.texts[updateKind{n, was, is}], args...)
-			if err != nil {
-				return err
-			}
-			changed += more
-		}
-		if changed != int64(n) {
-			return &fault.Error{Kind: fault.Fenced, Op: "prepay/sqlstore: update", Code: "stale_row",
-				Err: fmt.Errorf("%d of %d calls are no longer what they were read as", int64(n)-changed, n)}
-		}
-		for _, c := range calls[:n] {
-			c.Version++
-		}
-		calls = calls[n:]
-	}
-	return nil
 }

@@ -27,7 +27,7 @@ type Store struct {
 	log   *embedded.Log
 	now   func() int64
 	held  *held
-	texts updateTexts
+	texts map[updateOf]string // of statements, by the writer
 }
 
 var _ prepay.Store = (*Store)(nil)
@@ -40,7 +40,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	if err != nil {
 		return nil, fault.Wrap("prepay/sqlstore", err)
 	}
-	return &Store{db: db, log: embedded.NewLog(db, c.Groups, bus.Outcomes), now: c.NowMillis, held: newHeld(CallsHeldMax), texts: newUpdateTexts()}, nil
+	return &Store{db: db, log: embedded.NewLog(db, c.Groups, bus.Outcomes), now: c.NowMillis, held: newHeld(CallsHeldMax), texts: map[updateOf]string{}}, nil
 }
 
 // Log is the area's own topic, outcomes; DB counts statements.
@@ -71,7 +71,7 @@ func (s *Store) Update(ctx context.Context, p prepay.Pick, fn func(prepay.Picked
 
 func (s *Store) change(ctx context.Context, p prepay.Pick, fn func(prepay.Picked) (prepay.Change, error)) error {
 	return s.db.Write(ctx, func(tx *sqldb.Tx) error {
-		s.held.check(tx)
+		s.held.begin(tx)
 		picked, err := s.pick(tx, p)
 		if err != nil {
 			return err
@@ -107,7 +107,7 @@ func (s *Store) change(ctx context.Context, p prepay.Pick, fn func(prepay.Picked
 // Find implements prepay.Store.
 func (s *Store) Find(ctx context.Context, outTradeNo string) (c prepay.Call, ok bool, err error) {
 	err = s.db.Read(ctx, func(tx *sqldb.Tx) error {
-		calls, err := query(tx, fromCalls+`WHERE c.out_trade_no = ?`, outTradeNo)
+		calls, err := query(tx, nil, fromCalls+`WHERE c.out_trade_no = ?`, outTradeNo)
 		if len(calls) == 1 {
 			c, ok = calls[0], true
 		}
@@ -119,7 +119,7 @@ func (s *Store) Find(ctx context.Context, outTradeNo string) (c prepay.Call, ok 
 // ListOpen implements prepay.Store.
 func (s *Store) ListOpen(ctx context.Context, f prepay.Filter, after int64, limit int) (calls []prepay.Call, err error) {
 	err = s.db.Read(ctx, func(tx *sqldb.Tx) error {
-		calls, err = query(tx, selectOpen+`p.id > ? AND (? = '' OR p.account = ?) AND (? = '' OR p.standing = ?)
+		calls, err = query(tx, nil, selectOpen+`p.id > ? AND (? = '' OR p.account = ?) AND (? = '' OR p.standing = ?)
 			AND (? = 0 OR p.desk_at_millis > 0) ORDER BY p.id LIMIT ?`,
 			after, f.Account, f.Account, string(f.Standing), string(f.Standing), f.Desk, limit)
 		return err

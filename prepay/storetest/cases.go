@@ -150,69 +150,6 @@ func race(t testing.TB, h Harness) {
 	}
 }
 
-// foreign: whatever a store keeps of its calls, what another one wrote counts.
-func foreign(t testing.TB, h Harness) {
-	other := h.Second()
-	c := makeCall("a")
-	must(t, change(h, prepay.Change{Insert: []prepay.Call{c}}))
-	byNumber := prepay.Pick{Numbers: []string{c.OutTradeNo}}
-	byTime := prepay.Pick{Due: []prepay.DueOf{{Account: "a", Limit: 5}}, NowMillis: 1000}
-	for round, p := range []prepay.Pick{byNumber, byTime, byNumber} {
-		for _, s := range []prepay.Store{h.Store, other, h.Store, h.Store, other, other} {
-			must(t, s.Update(context.Background(), p, func(picked prepay.Picked) (prepay.Change, error) {
-				if len(picked.Calls) != 1 || picked.Calls[0].Tries != c.Tries {
-					t.Fatalf("round %d: have %+v, want one call with %d tries", round, picked.Calls, c.Tries)
-				}
-				c.Tries++
-				picked.Calls[0].Tries = c.Tries
-				return prepay.Change{Update: picked.Calls}, nil
-			}))
-		}
-	}
-}
-
-// takenForNew: a call that was thought to be new, and is not, is decided on as it is.
-func takenForNew(t testing.TB, h Harness) {
-	must(t, change(h, prepay.Change{Insert: []prepay.Call{makeCall("old"), makeCall("old too")}}))
-	stores := []prepay.Store{h.Second(), h.Store} // the second keeps what it wrote, perhaps
-	for i, s := range stores {
-		calls := []prepay.Call{makeCall(fmt.Sprint("new", i)), makeCall("old"), makeCall("old too"), makeCall(fmt.Sprint("newer", i))}
-		numbers := []string{calls[0].OutTradeNo, calls[1].OutTradeNo, calls[2].OutTradeNo, calls[3].OutTradeNo}
-		p := prepay.Pick{Numbers: numbers, New: []string{numbers[0], numbers[1], numbers[3]}}
-		var updated, inserted int
-		must(t, s.Update(context.Background(), p, func(picked prepay.Picked) (ch prepay.Change, err error) {
-			known := map[string]bool{}
-			for _, c := range picked.Calls {
-				known[c.OutTradeNo] = true
-				c.Tries++
-				ch.Update = append(ch.Update, c)
-			}
-			for _, c := range calls {
-				if !known[c.OutTradeNo] {
-					ch.Insert = append(ch.Insert, c)
-				}
-			}
-			updated, inserted = len(ch.Update), len(ch.Insert)
-			return ch, nil
-		}))
-		if updated != 2 || inserted != 2 {
-			t.Errorf("%d updated and %d inserted, want 2 and 2", updated, inserted)
-		}
-		for _, n := range numbers[1:3] {
-			if c, _ := find(t, h.Store, n); c.Tries != i+1 {
-				t.Errorf("%s has %d tries, want %d", n, c.Tries, i+1)
-			}
-		}
-	}
-	// Without that, a second row is a conflict as ever.
-	c := makeCall("old")
-	err := h.Store.Update(context.Background(), prepay.Pick{Numbers: []string{c.OutTradeNo}, New: []string{c.OutTradeNo}},
-		func(prepay.Picked) (prepay.Change, error) { return prepay.Change{Insert: []prepay.Call{c}}, nil })
-	if !fault.Is(err, fault.Conflict) {
-		t.Errorf("have %v, want conflict", err)
-	}
-}
-
 func dueOrder(t testing.TB, h Harness) {
 	names := map[string]string{}
 	var in []prepay.Call

@@ -44,6 +44,7 @@ func Run(t *testing.T, open Open) {
 func Cases() []Case {
 	return []Case{
 		{"every field is kept", everyField},
+		{"any change is kept", anyChange},
 		{"a number is unique", unique},
 		{"a change is whole or nothing", whole},
 		{"an error of the decision changes nothing", decisionError},

@@ -160,6 +160,11 @@ func TestSuiteFindsBrokenStores(t *testing.T) {
 				ch.Update[i].StopWanted = false
 			}
 		}}},
+		{"forgets when it was put on the desk", "any change is kept", broken{change: func(_ prepay.Store, ch *prepay.Change) {
+			for i := range ch.Update {
+				ch.Update[i].DeskAtMillis = 0
+			}
+		}}},
 		{"mixes up events", "events are in order and without gaps", broken{change: func(_ prepay.Store, ch *prepay.Change) { slices.Reverse(ch.Events) }}},
 		{"reads row by row", "statements do not grow with rows", broken{change: func(s prepay.Store, ch *prepay.Change) {
 			for i := range ch.Update {
