@@ -128,20 +128,30 @@ type updateOf struct {
 	rows int
 }
 
+// text is the statement. Its parameters are id, version and the set's columns of
+// each row.
 func (u updateOf) text() string {
 	columns := []string{"id", "version"}
-	var to []string
 	for s := u.set; s != 0; s &= s - 1 {
-		c := mutable[bits.TrailingZeros32(uint32(s))]
-		columns = append(columns, c)
-		to = append(to, c+" = v."+c)
+		columns = append(columns, mutable[bits.TrailingZeros32(uint32(s))])
 	}
+	from := ", version = version + 1"
 	if u.was != u.is {
-		to = append(to, fmt.Sprintf("open = %t", u.is))
+		from += fmt.Sprintf(", open = %t", u.is)
+	}
+	var to []string
+	if u.rows == 1 {
+		for i, c := range columns[2:] {
+			to = append(to, fmt.Sprintf("%s = ?%d", c, i+3))
+		}
+		return `UPDATE progress SET ` + strings.Join(to, ", ") + from + ` WHERE id = ?1 AND version = ?2 AND open = ` + fmt.Sprint(u.was)
+	}
+	for _, c := range columns[2:] {
+		to = append(to, c+" = v."+c)
 	}
 	row := "(?" + strings.Repeat(",?", len(columns)-1) + ")"
 	return `WITH v (` + strings.Join(columns, ", ") + `) AS (VALUES ` + row + strings.Repeat(","+row, u.rows-1) + `)
-		UPDATE progress AS p SET ` + strings.Join(to, ", ") + `, version = p.version + 1 FROM v
+		UPDATE progress AS p SET ` + strings.Join(to, ", ") + strings.Replace(from, "= version", "= p.version", 1) + ` FROM v
 		WHERE p.id = v.id AND p.version = v.version AND p.open = ` + fmt.Sprint(u.was)
 }
 
@@ -197,16 +207,19 @@ func (s *Store) updateBlind(tx *sqldb.Tx, calls []*prepay.Call) error {
 	return nil
 }
 
-// updateRowsMax is how many calls one statement changes at most; sets are cut
-// into powers of four of it, so that few texts are prepared.
-const updateRowsMax = 64
+// updateRows are the numbers of calls that one statement changes. One for many has
+// a table of its own for what it is given, which is dear for a few; one that is
+// nearly full is padded.
+var updateRows = [...]int{64, 16, 1}
 
 func (s *Store) write(tx *sqldb.Tx, w work) error {
 	var args []any
 	for calls := w.calls; len(calls) > 0; {
-		u := updateOf{w.updateKind, updateRowsMax}
-		for u.rows > 2*len(calls)-1 { // one that is more than half full is padded: fewer statements
-			u.rows /= 4
+		u := updateOf{updateKind: w.updateKind}
+		for _, u.rows = range updateRows {
+			if len(calls) >= u.rows*3/4 {
+				break
+			}
 		}
 		n := min(u.rows, len(calls))
 		args = args[:0]
