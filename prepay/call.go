@@ -179,8 +179,27 @@ type Store interface {
 	Find(ctx context.Context, outTradeNo string) (c Call, ok bool, err error)
 	// ListOpen gives due and sending calls with an ID greater than after, by ID.
 	ListOpen(ctx context.Context, f Filter, after int64, limit int) ([]Call, error)
+	// Clean deletes calls that nobody asks for again: made at or before BeforeMillis,
+	// expired at or before NowMillis, and stopped or final. It looks at calls with an
+	// ID greater than After, by ID, at most Limit. What never expires stays: see the
+	// package comment.
+	Clean(ctx context.Context, o Old) (Cleaned, error)
 	// Stats counts open calls by account, ordered by account.
 	Stats(ctx context.Context, nowMillis int64) ([]AccountStats, error)
+}
+
+// Old says what Clean looks at.
+type Old struct {
+	BeforeMillis, NowMillis int64
+	After                   int64
+	Limit                   int
+}
+
+// Cleaned is what Clean did.
+type Cleaned struct {
+	Last int64 // the ID of the call that it looked at last; After if it looked at none
+	Rows int   // that it deleted
+	More bool  // whether calls made at or before BeforeMillis may follow
 }
 
 // Filter narrows a list of open calls; zero fields do not.

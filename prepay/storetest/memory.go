@@ -139,3 +139,67 @@ func takenForNew(t testing.TB, h Harness) {
 		t.Errorf("have %v, want conflict", err)
 	}
 }
+
+// clean: only what is old, final and expired goes, whoever remembers it.
+func clean(t testing.TB, h Harness) {
+	made := func(created, expires int64) func(*prepay.Call) {
+		return func(c *prepay.Call) { c.CreatedAtMillis, c.ExpiresAtMillis = created, expires }
+	}
+	as := func(s prepay.Status, standing prepay.Standing) func(*prepay.Call) {
+		return func(c *prepay.Call) {
+			if c.Status, c.Standing = s, standing; s != prepay.Due {
+				c.NextAtMillis = 0
+			}
+		}
+	}
+	stay := map[string][]func(*prepay.Call){
+		"due":        {made(10, 20), as(prepay.Due, prepay.Unknown)},
+		"sending":    {made(10, 20), isSending},
+		"not sent":   {made(10, 20), as(prepay.Answered, prepay.NeverSent)},
+		"no expiry":  {made(10, 0), isPaid},
+		"unexpired":  {made(10, 41), isPaid},
+		"young":      {made(31, 20), isPaid},
+		"young, too": {made(32, 20), as(prepay.Stopped, prepay.Pending)},
+	}
+	gone := map[string][]func(*prepay.Call){
+		"paid":     {made(10, 20), isPaid},
+		"stopped":  {made(10, 40), as(prepay.Stopped, prepay.Unknown)},
+		"declined": {made(30, 30), as(prepay.Answered, prepay.Declined)},
+	}
+	var in []prepay.Call
+	for _, name := range []string{"due", "paid", "sending", "not sent", "stopped", "no expiry", "unexpired", "declined", "young", "young, too"} {
+		in = append(in, makeCall(name, append(stay[name], gone[name]...)...))
+	}
+	must(t, change(h, prepay.Change{Insert: in}))
+	for round, want := range []int{len(gone), 0} {
+		after, cleaned := int64(0), 0
+		for steps := 0; ; steps++ {
+			did, err := h.Store.Clean(context.Background(), prepay.Old{BeforeMillis: 30, NowMillis: 40, After: after, Limit: 3})
+			must(t, err)
+			if cleaned += did.Rows; !did.More {
+				break
+			}
+			if did.Last <= after || steps > 10 {
+				t.Fatalf("round %d: it looked at %d after %d", round, did.Last, after)
+			}
+			after = did.Last
+		}
+		if cleaned != want {
+			t.Errorf("round %d: %d cleaned, want %d", round, cleaned, want)
+		}
+	}
+	for name := range stay {
+		if _, ok := find(t, h.Store, makeCall(name).OutTradeNo); !ok {
+			t.Errorf("%s is gone", name)
+		}
+	}
+	for name := range gone {
+		c := makeCall(name)
+		if _, ok := find(t, h.Store, c.OutTradeNo); ok {
+			t.Errorf("%s is still there", name)
+		}
+		if n := len(pick(t, h, prepay.Pick{Numbers: []string{c.OutTradeNo}}).Calls); n != 0 {
+			t.Errorf("%s is still remembered", name)
+		}
+	}
+}

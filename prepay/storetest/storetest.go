@@ -62,6 +62,7 @@ func Cases() []Case {
 		{"a change is seen by others once it is committed", committed},
 		{"events are in order and without gaps", events},
 		{"open calls are listed in pages", listOpen},
+		{"what is old and final is cleaned", clean},
 		{"figures", stats},
 		{"statements do not grow with rows", statements},
 	}

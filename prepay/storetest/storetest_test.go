@@ -57,8 +57,16 @@ type broken struct {
 	pick    func(*prepay.Pick)
 	picked  func(*prepay.Picked)
 	change  func(s prepay.Store, ch *prepay.Change)
-	swallow bool // the decision's error
-	split   bool // moves places in a transaction of their own
+	swallow bool  // the decision's error
+	split   bool  // moves places in a transaction of their own
+	before  int64 // is added to the age of what is cleaned
+	now     int64 // and this to the time of its expiry
+}
+
+func (b broken) Clean(ctx context.Context, o prepay.Old) (prepay.Cleaned, error) {
+	o.BeforeMillis += b.before
+	o.NowMillis += b.now
+	return b.Store.Clean(ctx, o)
 }
 
 func (b broken) Update(ctx context.Context, p prepay.Pick, fn func(prepay.Picked) (prepay.Change, error)) error {
@@ -165,6 +173,8 @@ func TestSuiteFindsBrokenStores(t *testing.T) {
 				ch.Update[i].DeskAtMillis = 0
 			}
 		}}},
+		{"cleans what is young", "what is old and final is cleaned", broken{before: 5}},
+		{"cleans what has not expired", "what is old and final is cleaned", broken{now: 5}},
 		{"mixes up events", "events are in order and without gaps", broken{change: func(_ prepay.Store, ch *prepay.Change) { slices.Reverse(ch.Events) }}},
 		{"reads row by row", "statements do not grow with rows", broken{change: func(s prepay.Store, ch *prepay.Change) {
 			for i := range ch.Update {
