@@ -35,9 +35,9 @@ CREATE TABLE progress (
   expires_at_millis INTEGER NOT NULL,
   created_at_millis INTEGER NOT NULL,
   notify_url TEXT NOT NULL DEFAULT '',
-  status TEXT NOT NULL CHECK (status IN ('due', 'sending', 'answered', 'stopped')),
-  op TEXT NOT NULL CHECK (op IN ('pay', 'query', 'close')),
-  standing TEXT NOT NULL CHECK (standing IN ('never_sent', 'unknown', 'pending', 'paid', 'declined', 'closed')),
+  status TEXT NOT NULL CHECK (status = 'due' OR status = 'sending' OR status = 'answered' OR status = 'stopped'),
+  op TEXT NOT NULL CHECK (op = 'pay' OR op = 'query' OR op = 'close'),
+  standing TEXT NOT NULL CHECK (standing = 'never_sent' OR standing = 'unknown' OR standing = 'pending' OR standing = 'paid' OR standing = 'declined' OR standing = 'closed'),
   next_at_millis INTEGER NOT NULL,
   asks INTEGER NOT NULL DEFAULT 0,
   tries INTEGER NOT NULL DEFAULT 0,
@@ -56,7 +56,7 @@ CREATE TABLE progress (
   CHECK (open = (status IN ('due', 'sending'))),
   CHECK ((status = 'due') = (next_at_millis > 0)),
   CHECK ((status = 'sending') = (owner <> '')),
-  CHECK (status <> 'answered' OR standing IN ('never_sent', 'paid', 'declined', 'closed'))
+  CHECK (status <> 'answered' OR standing = 'never_sent' OR standing = 'paid' OR standing = 'declined' OR standing = 'closed')
 );
 CREATE INDEX progress_due ON progress (account, next_at_millis) WHERE status = 'due';
 CREATE INDEX progress_unsent ON progress (expires_at_millis) WHERE status = 'due' AND standing = 'never_sent';
