@@ -18,6 +18,7 @@ type engine struct {
 	tls   *libc.TLS
 	db    uintptr
 	stmts map[string]*stmt // bounded by the code: texts never come from data
+	known map[textAt]*stmt // long texts by where they are, so that they need not be hashed
 	out   uintptr          // where the library puts the two pointers that it gives back
 	room  room
 	words [256]string // short texts as they were last read: most are one of a few
@@ -33,7 +34,7 @@ func (e *engineError) Error() string { return fmt.Sprintf("%s (%d)", e.text, e.c
 
 // openEngine opens the file, which exists or is made, and runs the pragmas.
 func openEngine(path string, pragmas []string) (*engine, error) {
-	e := &engine{tls: libc.NewTLS(), stmts: map[string]*stmt{}}
+	e := &engine{tls: libc.NewTLS(), stmts: map[string]*stmt{}, known: map[textAt]*stmt{}}
 	name, err := libc.CString(path)
 	if err != nil {
 		e.tls.Close()
@@ -66,6 +67,7 @@ func (e *engine) close() error {
 		sqlite3.Xsqlite3_finalize(e.tls, s.p)
 	}
 	clear(e.stmts)
+	clear(e.known)
 	var err error
 	if rc := sqlite3.Xsqlite3_close_v2(e.tls, e.db); rc != sqlite3.SQLITE_OK {
 		err = e.fail(rc)
@@ -96,8 +98,37 @@ type stmt struct {
 	scan            Scan
 }
 
+// textAt is a text's place in memory. As a key it keeps the text there.
+type textAt struct {
+	start *byte
+	size  int
+}
+
+const (
+	longText = 256  // bytes from which a text is looked for by its place
+	knownMax = 1024 // texts that are put together anew each time are let go with all others
+)
+
 // prepare gives the statement of a text, which is prepared once.
 func (e *engine) prepare(query string) (*stmt, error) {
+	if len(query) < longText {
+		return e.prepareText(query)
+	}
+	at := textAt{unsafe.StringData(query), len(query)}
+	if s := e.known[at]; s != nil {
+		return s, nil
+	}
+	s, err := e.prepareText(query)
+	if err == nil {
+		if len(e.known) >= knownMax {
+			clear(e.known)
+		}
+		e.known[at] = s
+	}
+	return s, err
+}
+
+func (e *engine) prepareText(query string) (*stmt, error) {
 	if s := e.stmts[query]; s != nil {
 		return s, nil
 	}

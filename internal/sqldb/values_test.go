@@ -130,3 +130,23 @@ func TestStatementsInsideRows(t *testing.T) {
 	}
 	want(t, db, list...)
 }
+
+// TestLongTexts: a statement is found by its text, wherever that is.
+func TestLongTexts(t *testing.T) {
+	db := open(t, options(t, nil))
+	write(t, db, func(tx *sqldb.Tx) error { return insert(tx, "a", "b") })
+	for i := range 3000 {
+		text := fmt.Sprintf("SELECT count(*) FROM item WHERE n >= 0 AND name <> '%s%d'", strings.Repeat("x", 300), i%2) // anew each time
+		err := db.Read(t.Context(), func(tx *sqldb.Tx) error {
+			var n int
+			err := tx.Query(text+" AND id > ?", []any{i % 2}, func(scan sqldb.Scan) error { return scan(&n) })
+			if n != 2-i%2 {
+				t.Fatalf("%d rows, want %d", n, 2-i%2)
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
