@@ -17,7 +17,7 @@ import (
 func (p *Prepay) Apply(ctx context.Context, b *bus.Batch) error {
 	dispatches := make([]*event.Dispatch, len(b.Messages))
 	seen := map[string]bool{}
-	var numbers []string
+	var numbers, fresh []string
 	err := b.Live(func(i int, m *bus.Message) error {
 		d, err := decode(m)
 		if err != nil {
@@ -27,13 +27,16 @@ func (p *Prepay) Apply(ctx context.Context, b *bus.Batch) error {
 		if !seen[d.OutTradeNo] {
 			seen[d.OutTradeNo] = true
 			numbers = append(numbers, d.OutTradeNo)
+			if d.Op == event.OpPay { // nearly always the first that is heard of it
+				fresh = append(fresh, d.OutTradeNo)
+			}
 		}
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	err = p.Store.Update(ctx, Pick{Numbers: numbers}, func(picked Picked) (Change, error) {
+	err = p.Store.Update(ctx, Pick{Numbers: numbers, New: fresh}, func(picked Picked) (Change, error) {
 		a := newApplication(p, picked.Calls)
 		err := b.Live(func(i int, m *bus.Message) error {
 			if err := a.apply(m, dispatches[i]); err != nil {

@@ -131,8 +131,10 @@ type DueOf struct {
 
 // Pick says which calls an Update is about. Exactly one of its ways is used.
 type Pick struct {
-	// Numbers: the calls with these numbers; they are distinct.
-	Numbers []string
+	// Numbers: the calls with these numbers; they are distinct. New are those of
+	// them that are likely not to exist yet: a store need not look for these, as long
+	// as fn is called again, with all that there are, when one that it inserts does exist.
+	Numbers, New []string
 	// Due: for each account, calls with NextAtMillis <= NowMillis, ordered by
 	// NextAtMillis and ID.
 	Due []DueOf
@@ -166,7 +168,7 @@ func (c *Change) empty() bool {
 
 // Store keeps the calls. Safe for concurrent use; Updates happen one at a time.
 type Store interface {
-	// Update reads calls, lets fn decide, and writes its change: calls, the batch's
+	// Update reads calls, lets fn decide, once or twice, and writes its last change: calls, the batch's
 	// places and, last, the events, in one transaction that is durable when Update
 	// returns nil. It fails with fault.Fenced when a call or a place is no longer
 	// what it was read as, with fault.Conflict when a number exists already, and
@@ -177,8 +179,27 @@ type Store interface {
 	Find(ctx context.Context, outTradeNo string) (c Call, ok bool, err error)
 	// ListOpen gives due and sending calls with an ID greater than after, by ID.
 	ListOpen(ctx context.Context, f Filter, after int64, limit int) ([]Call, error)
+	// Clean deletes calls that nobody asks for again: made at or before BeforeMillis,
+	// expired at or before NowMillis, and stopped or final. It looks at calls with an
+	// ID greater than After, by ID, at most Limit. What never expires stays: see the
+	// package comment.
+	Clean(ctx context.Context, o Old) (Cleaned, error)
 	// Stats counts open calls by account, ordered by account.
 	Stats(ctx context.Context, nowMillis int64) ([]AccountStats, error)
+}
+
+// Old says what Clean looks at.
+type Old struct {
+	BeforeMillis, NowMillis int64
+	After                   int64
+	Limit                   int
+}
+
+// Cleaned is what Clean did.
+type Cleaned struct {
+	Last int64 // the ID of the call that it looked at last; After if it looked at none
+	Rows int   // that it deleted
+	More bool  // whether calls made at or before BeforeMillis may follow
 }
 
 // Filter narrows a list of open calls; zero fields do not.

@@ -8,8 +8,8 @@ import (
 )
 
 // StepSweep looks, every SweepMillis, after what no lane sees to: calls that
-// expired while their lane had no slot for them, calls that grew old, and the
-// figures. Each is bounded by SweepMax; worked is true while there is more.
+// expired while their lane had no slot for them, calls that grew old, those that
+// nobody needs any more, and the figures. Each is bounded by SweepMax; worked is true while there is more.
 func (p *Prepay) StepSweep(ctx context.Context) (worked bool, err error) {
 	now := p.nowMillis()
 	p.mu.Lock()
@@ -26,7 +26,11 @@ func (p *Prepay) StepSweep(ctx context.Context) (worked bool, err error) {
 	if err != nil {
 		return false, fault.Wrap("prepay: sweep old", err)
 	}
-	if expired == p.Config.SweepMax || old == p.Config.SweepMax {
+	more, err := p.clean(ctx, now)
+	if err != nil {
+		return false, fault.Wrap("prepay: clean", err)
+	}
+	if expired == p.Config.SweepMax || old == p.Config.SweepMax || more {
 		return true, nil
 	}
 	p.mu.Lock()
@@ -69,6 +73,29 @@ func (p *Prepay) sweepOld(ctx context.Context, now int64) (n int, err error) {
 			"age_millis", now - c.CreatedAtMillis}, c.Context.LogAttrs()...)...)
 	}
 	return len(old), nil
+}
+
+// cleanAgainMillis is how often all old calls are looked at for cleaning, and not
+// only those that have grown old since.
+const cleanAgainMillis = 24 * 3_600_000
+
+// clean deletes calls that were final long ago; more is true if there may be others.
+func (p *Prepay) clean(ctx context.Context, now int64) (more bool, err error) {
+	p.mu.Lock()
+	if now >= p.cleanAt {
+		p.cleaned, p.cleanAt = 0, now+cleanAgainMillis
+	}
+	after := p.cleaned
+	p.mu.Unlock()
+	did, err := p.Store.Clean(ctx, Old{BeforeMillis: now - p.Config.KeepMillis, NowMillis: now, After: after, Limit: p.Config.SweepMax})
+	if err != nil {
+		return false, err
+	}
+	p.Metrics.GetOrCreateCounter("tallystick_prepay_calls_cleaned_total").Add(did.Rows)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.cleaned = did.Last
+	return did.More, nil
 }
 
 // AskNow makes the next question about a number due at once, for operators and

@@ -11,6 +11,9 @@
 //     after for ever, with a backoff that grows to six hours and stays there. No
 //     row is dropped: each one is final, waits for core's word after NotSent, or
 //     has a time at which it is asked again.
+//   - What is final or stopped is cleaned away when it is old (KeepMillis) and its
+//     number has expired. A number can't be sent anew for that: core gives a number one
+//     expiry for ever, and what has expired before its first call is never sent.
 //   - "Not found" is neither a close nor a proof that nothing was sent. The same
 //     number is paid again, with the same body at the same account, only where
 //     the channel declares that repeatable.
@@ -24,5 +27,6 @@
 //
 // Dispatches of one trade arrive in the order in which core made them. So a
 // query, close or stop for a number without a row can only be a defect
-// elsewhere: it is logged and counted as an orphan, and nothing is kept.
+// elsewhere, or as old as what is cleaned away: it is logged and counted as an
+// orphan, and nothing is kept.
 package prepay

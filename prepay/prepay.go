@@ -56,6 +56,9 @@ type Config struct {
 	SweepMax    int   `yaml:"sweep_max"`
 	// DeskMillis is the age from which an open call is on the operators' desk.
 	DeskMillis int64 `yaml:"desk_millis"`
+	// KeepMillis is the age to which a call that is final or stopped is kept, and
+	// longer if its number has not expired by then.
+	KeepMillis int64 `yaml:"keep_millis"`
 	// DrainMillis bounds how long Run waits at its end for running calls.
 	DrainMillis int64 `yaml:"drain_millis"`
 	// ListMax bounds a page of List.
@@ -67,7 +70,7 @@ func Defaults() Config {
 	return Config{
 		Backoff:  Backoff{PollFirstMillis: 10_000, AskFirstMillis: 1_000, MaxMillis: 6 * 3_600_000},
 		LanesMax: 256, SlotsMax: 1024, AnswersMax: 256, LookMillis: 2_000, SweepMillis: 5_000, SweepMax: 256,
-		DeskMillis: 24 * 3_600_000, DrainMillis: 25_000, ListMax: 200,
+		DeskMillis: 24 * 3_600_000, KeepMillis: 30 * 24 * 3_600_000, DrainMillis: 25_000, ListMax: 200,
 	}
 }
 
@@ -80,7 +83,7 @@ func (c Config) Validate() error {
 		{"backoff.poll_first_millis", c.Backoff.PollFirstMillis}, {"backoff.ask_first_millis", c.Backoff.AskFirstMillis},
 		{"backoff.max_millis", c.Backoff.MaxMillis}, {"lanes_max", int64(c.LanesMax)}, {"slots_max", int64(c.SlotsMax)},
 		{"answers_max", int64(c.AnswersMax)}, {"look_millis", c.LookMillis}, {"sweep_millis", c.SweepMillis},
-		{"sweep_max", int64(c.SweepMax)}, {"desk_millis", c.DeskMillis}, {"drain_millis", c.DrainMillis},
+		{"sweep_max", int64(c.SweepMax)}, {"desk_millis", c.DeskMillis}, {"keep_millis", c.KeepMillis}, {"drain_millis", c.DrainMillis},
 		{"list_max", int64(c.ListMax)},
 	} {
 		if f.v < 1 {
@@ -122,8 +125,11 @@ type Prepay struct {
 	mu        sync.Mutex // guards what follows; never held around a store or a PSP
 	recovered bool
 	sweepAt   int64 // when StepSweep has work again
-	lanes     map[string]*lane
-	answers   []answer // what calls came to, not recorded yet: at most one per slot
+	// cleaned is the last call that was looked at for cleaning; from cleanAt on all
+	// are looked at again, as some were not final then.
+	cleaned, cleanAt int64
+	lanes            map[string]*lane
+	answers          []answer // what calls came to, not recorded yet: at most one per slot
 }
 
 // lane is one channel account's part of this process.

@@ -184,6 +184,7 @@ var rowsOfTheirOwn = map[string]string{
 	"goose_db_version": "the schema's version", "stamp": "the installation's constants", "places": "a consumer's", "heads": "a topic's", "marks": "a topic's",
 	"intake_intents": "a batch of records, each with its own context", "intake_callbacks": "a batch of records, each with its own context",
 	"log_dispatch": "a batch of records", "log_payments": "a batch of records", "log_outcomes": "a batch of records", "log_postings": "a batch of records",
+	"progress": "how far a call is, which has the context",
 	"accounts": "an account of the ledger", "balances": "an account's", "postings": "lines of an entry, which has the context",
 }
 

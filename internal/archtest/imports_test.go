@@ -117,7 +117,7 @@ var allowed = []struct{ pkg, may string }{
 
 // drivers are libraries that one place alone may import.
 var drivers = []struct{ library, onlyIn string }{
-	{`modernc\.org/sqlite.*`, `internal/sqldb`},
+	{`modernc\.org/(sqlite|libc).*`, `internal/sqldb`},
 	{`github\.com/pressly/goose.*`, `internal/sqldb`},
 	{`database/sql.*`, `internal/sqldb`},
 	{`github\.com/sony/gobreaker.*`, `channels/breaker`},

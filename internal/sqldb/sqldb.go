@@ -57,7 +57,8 @@ type DB struct {
 	area       string
 	points     fault.Points
 	fault      func() error
-	pool       *sql.DB
+	path       string
+	pragmas    []string
 	writer     chan *conn // holds the one writing connection when it is free
 	readers    chan *conn // holds reading connections; nil entries are yet to be opened
 	statements atomic.Int64
@@ -65,19 +66,20 @@ type DB struct {
 	stopped    atomic.Bool // a commit's outcome is unknown: nothing is written any more
 	closeOnce  sync.Once
 	closed     chan struct{}
+
+	// Of the writing connection, and used by who has it: its data version when it
+	// last wrote, and how often that was another one at the next transaction.
+	version uint32
+	foreign int64
 }
 
-// conn is one connection with its prepared statements and the texts of sets.
-// Both are bounded by the code: texts never come from data.
+// conn is one connection with the texts of sets, which are bounded by the code.
 type conn struct {
-	c     *sql.Conn
-	stmts map[string]*sql.Stmt
+	*engine
 	texts map[textKey]madeText
 }
 
-func newConn(c *sql.Conn) *conn {
-	return &conn{c: c, stmts: map[string]*sql.Stmt{}, texts: map[textKey]madeText{}}
-}
+func newConn(e *engine) *conn { return &conn{engine: e, texts: map[textKey]madeText{}} }
 
 // Open opens or makes the database, migrates it and checks its stamp. It fails
 // with fault.Conflict when the stamp differs.
@@ -89,24 +91,22 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 	if o.ReadersMax == 0 {
 		o.ReadersMax = 2
 	}
-	pool, err := sql.Open("sqlite", dsn(o))
+	// A commit waits for its data, not for the times of its file.
+	if _, err := sqlite.Fdatasync(true); err != nil && !errors.Is(err, sqlite.ErrFdatasyncUnavailable) {
+		return nil, fault.Wrap(op, err)
+	}
+	if len(o.Migrations) > 0 {
+		if err := migrate(ctx, o); err != nil {
+			return nil, fault.Wrap(op+": migrate", err)
+		}
+	}
+	db := &DB{area: o.Area, points: o.Points, fault: o.CommitFault, path: o.Path, pragmas: pragmas(o), writer: make(chan *conn, 1),
+		readers: make(chan *conn, o.ReadersMax), closed: make(chan struct{})}
+	e, err := openEngine(db.path, db.pragmas)
 	if err != nil {
 		return nil, fault.Wrap(op, err)
 	}
-	pool.SetMaxOpenConns(o.ReadersMax + 1)
-	pool.SetMaxIdleConns(o.ReadersMax + 1)
-	db := &DB{area: o.Area, points: o.Points, fault: o.CommitFault, pool: pool, writer: make(chan *conn, 1),
-		readers: make(chan *conn, o.ReadersMax), closed: make(chan struct{})}
-	if len(o.Migrations) > 0 {
-		if err := migrate(ctx, pool, o.Migrations); err != nil {
-			return nil, errors.Join(fault.Wrap(op+": migrate", err), pool.Close())
-		}
-	}
-	c, err := pool.Conn(ctx)
-	if err != nil {
-		return nil, errors.Join(fault.Wrap(op, err), pool.Close())
-	}
-	db.writer <- newConn(c)
+	db.writer <- newConn(e)
 	for range o.ReadersMax {
 		db.readers <- nil
 	}
@@ -123,24 +123,29 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 	return db, nil
 }
 
-func dsn(o Options) string {
-	q := url.Values{}
+// pragmas are the settings of each connection.
+func pragmas(o Options) (list []string) {
 	sync := "FULL"
 	if o.NoSync {
 		sync = "OFF"
 	}
 	if o.PageBytes != 0 {
-		q.Add("_pragma", "page_size("+strconv.Itoa(o.PageBytes)+")") // before the first page is written
+		list = append(list, "page_size("+strconv.Itoa(o.PageBytes)+")") // before the first page is written
 	}
-	for _, p := range []string{"busy_timeout(5000)", "journal_mode(WAL)", "synchronous(" + sync + ")",
-		"foreign_keys(1)", "cache_size(-" + strconv.Itoa(o.CacheKiBMax) + ")", "wal_autocheckpoint(10000)",
-		"temp_store(MEMORY)"} {
-		q.Add("_pragma", p)
-	}
-	return "file:" + (&url.URL{Path: o.Path}).EscapedPath() + "?" + q.Encode()
+	return append(list, "busy_timeout(5000)", "journal_mode(WAL)", "synchronous("+sync+")",
+		"foreign_keys(1)", "cache_size(-"+strconv.Itoa(o.CacheKiBMax)+")", "wal_autocheckpoint(10000)", "temp_store(MEMORY)")
 }
 
-func migrate(ctx context.Context, pool *sql.DB, scripts []string) error {
+// migrate runs on connections of its own, as the library that does it wants
+// those of database/sql.
+func migrate(ctx context.Context, o Options) (err error) {
+	q := url.Values{"_pragma": pragmas(o)}
+	pool, err := sql.Open("sqlite", "file:"+(&url.URL{Path: o.Path}).EscapedPath()+"?"+q.Encode())
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, pool.Close()) }()
+	scripts := o.Migrations
 	all := make([]*goose.Migration, len(scripts))
 	for i, script := range scripts {
 		all[i] = goose.NewGoMigration(int64(i+1), &goose.GoFunc{RunTx: func(ctx context.Context, tx *sql.Tx) error {
@@ -224,16 +229,20 @@ func (db *DB) Write(ctx context.Context, fn func(*Tx) error) error {
 		return &fault.Error{Kind: fault.Unavailable, Op: "sqldb: " + db.area, Code: "store_stopped",
 			Fix: "stop the process and reopen the store"}
 	}
-	// A commit is not interrupted half-way by a caller who leaves.
-	tx := &Tx{ctx: context.WithoutCancel(ctx), db: db, conn: c}
+	// Nothing of it is interrupted half-way by a caller who leaves.
+	tx := &Tx{db: db, conn: c}
 	if _, err := tx.Exec(`BEGIN IMMEDIATE`); err != nil {
 		return err
+	}
+	if db.version != c.dataVersion() {
+		db.foreign++
 	}
 	committed := false
 	defer func() {
 		if !committed {
 			_, _ = tx.Exec(`ROLLBACK`) // SQLite may have rolled back by itself
 		}
+		db.version = c.dataVersion()
 	}()
 	if err := fn(tx); err != nil {
 		return err
@@ -278,17 +287,14 @@ func (db *DB) read(ctx context.Context, snapshot bool, fn func(*Tx) error) error
 	}
 	defer func() { db.readers <- c }()
 	if c == nil {
-		raw, err := db.pool.Conn(ctx)
+		// What is meant to read can't write, whatever the statement.
+		e, err := openEngine(db.path, append(slices.Clone(db.pragmas), "query_only(1)"))
 		if err != nil {
 			return fault.Wrap("sqldb: "+db.area, err)
 		}
-		// What is meant to read can't write, whatever the statement.
-		if _, err := raw.ExecContext(ctx, `PRAGMA query_only(1)`); err != nil {
-			return errors.Join(fault.Wrap("sqldb: "+db.area, err), raw.Close())
-		}
-		c = newConn(raw)
+		c = newConn(e)
 	}
-	tx := &Tx{ctx: context.WithoutCancel(ctx), db: db, conn: c}
+	tx := &Tx{db: db, conn: c}
 	if !snapshot {
 		return fn(tx)
 	}
@@ -310,17 +316,9 @@ func (db *DB) Close() error {
 				err = errors.Join(err, c.close())
 			}
 		}
-		err = errors.Join(err, (<-db.writer).close(), db.pool.Close())
+		err = errors.Join(err, (<-db.writer).close())
 	})
 	return err
-}
-
-func (c *conn) close() error {
-	var err error
-	for _, s := range c.stmts {
-		err = errors.Join(err, s.Close())
-	}
-	return errors.Join(err, c.c.Close())
 }
 
 // classify gives an engine's error its kind.
@@ -328,9 +326,16 @@ func classify(op string, err error) error {
 	if err == nil {
 		return nil
 	}
-	var se *sqlite.Error
-	if errors.As(err, &se) {
-		switch se.Code() & 0xff {
+	var ee *engineError
+	var se *sqlite.Error // of a connection of database/sql: migrations and backups have those
+	code, known := int32(0), false
+	if known = errors.As(err, &ee); known {
+		code = ee.code
+	} else if known = errors.As(err, &se); known {
+		code = int32(se.Code()) //nolint:gosec // SQLite's codes fit
+	}
+	if known {
+		switch code & 0xff {
 		case sqlite3.SQLITE_FULL:
 			return &fault.Error{Kind: fault.Unavailable, Op: op, Code: "disk_full", Fix: "free disk space", Err: err}
 		case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED:

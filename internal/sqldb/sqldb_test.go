@@ -538,3 +538,44 @@ func TestManyWritersAndReaders(t *testing.T) {
 		t.Errorf("%d rows, want 320", n)
 	}
 }
+
+// TestForeignWrites: what others write is noticed, once, and nothing else is taken
+// for it.
+func TestForeignWrites(t *testing.T) {
+	o := options(t, nil)
+	db, other := open(t, o), open(t, o)
+	add := func(db *sqldb.DB, name string, fail error) (foreign int64) {
+		err := db.Write(t.Context(), func(tx *sqldb.Tx) error {
+			foreign = tx.ForeignWrites()
+			return errors.Join(insert(tx, name), fail)
+		})
+		if (err == nil) != (fail == nil) {
+			t.Error(err)
+		}
+		return foreign
+	}
+	last := add(db, "first", nil)
+	expect := func(what string, more, have int64) {
+		t.Helper()
+		if have-last != more {
+			t.Errorf("%s: %d more, want %d", what, have-last, more)
+		}
+		last = have
+	}
+	expect("after its own", 0, add(db, "own", nil))
+	_ = add(db, "rolled back", errors.New("stop"))
+	expect("after a rollback", 0, add(db, "own 2", nil))
+	_ = names(t, db)
+	expect("after a read", 0, add(db, "own 3", nil))
+	_ = add(other, "foreign 1", nil)
+	_ = add(other, "foreign 2", nil)
+	expect("after another's", 1, add(db, "own 4", nil))
+	expect("after its own again", 0, add(db, "own 5", nil))
+	_ = add(other, "foreign 3", errors.New("stop"))
+	expect("after what another rolled back", 0, add(db, "own 6", nil))
+	_ = add(other, "foreign 4", nil)
+	if foreign := add(db, "rolled back", errors.New("stop")); foreign != last+1 {
+		t.Errorf("a transaction that is rolled back was told of %d more", foreign-last)
+	}
+	expect("after that", 1, add(db, "own 7", nil))
+}

@@ -1,8 +1,7 @@
 package sqldb
 
 import (
-	"context"
-	"database/sql"
+	"errors"
 	"fmt"
 	"reflect"
 	"slices"
@@ -15,7 +14,6 @@ import (
 // (Read). Statements use ? as placeholder and are prepared once per connection,
 // so their texts come from code, never from data. Not safe for concurrent use.
 type Tx struct {
-	ctx  context.Context //nolint:containedctx // lives exactly as long as the transaction
 	db   *DB
 	conn *conn
 	args []any
@@ -27,34 +25,18 @@ type Tx struct {
 // whoever reads what was written. It must not fail or block.
 func (tx *Tx) OnCommit(f func()) { tx.onCommit = append(tx.onCommit, f) }
 
-// Scan reads the current row, as sql.Rows.Scan does.
+// Scan reads the current row into pointers to texts, integers, bools and slices
+// of bytes, or types made of them. A NULL fits a slice of bytes alone.
 type Scan func(dst ...any) error
-
-func (tx *Tx) stmt(query string) (*sql.Stmt, error) {
-	tx.db.statements.Add(1)
-	if s := tx.conn.stmts[query]; s != nil {
-		return s, nil
-	}
-	s, err := tx.conn.c.PrepareContext(tx.ctx, query)
-	if err != nil {
-		return nil, classify("sqldb: prepare "+tx.db.area+": "+query, err)
-	}
-	tx.conn.stmts[query] = s
-	return s, nil
-}
 
 // Exec runs a statement and gives the number of rows that it changed.
 func (tx *Tx) Exec(query string, args ...any) (int64, error) {
-	s, err := tx.stmt(query)
-	if err != nil {
-		return 0, err
-	}
-	res, err := s.ExecContext(tx.ctx, args...)
+	tx.db.statements.Add(1)
+	n, err := tx.conn.exec(query, args)
 	if err != nil {
 		return 0, classify("sqldb: "+tx.db.area+": "+query, err)
 	}
-	n, err := res.RowsAffected()
-	return n, classify("sqldb: "+tx.db.area, err)
+	return n, nil
 }
 
 func (tx *Tx) commit() error {
@@ -70,23 +52,27 @@ func (tx *Tx) commit() error {
 	return err
 }
 
+// LastRowID is the integer key of the row that the transaction added last. Rows
+// that one Insert adds without keys of their own have consecutive ones.
+func (tx *Tx) LastRowID() int64 { return tx.conn.lastRowID() }
+
+// ForeignWrites changes when another connection than this database's writing one,
+// say of another process, has written since the last writing transaction: what
+// was kept in memory of the rows is to be read again. It is for transactions of Write.
+func (tx *Tx) ForeignWrites() int64 { return tx.db.foreign }
+
 // Query calls row for each row of the result.
 func (tx *Tx) Query(query string, args []any, row func(Scan) error) error {
-	s, err := tx.stmt(query)
-	if err != nil {
-		return err
+	tx.db.statements.Add(1)
+	err := tx.conn.query(query, args, row)
+	if err == nil {
+		return nil
 	}
-	rows, err := s.QueryContext(tx.ctx, args...)
-	if err != nil {
-		return classify("sqldb: "+tx.db.area+": "+query, err)
+	var re *rowError
+	if errors.As(err, &re) {
+		return fault.Wrap("sqldb: "+tx.db.area+": row of "+query, re.err)
 	}
-	defer rows.Close() //nolint:errcheck // rows.Err tells
-	for rows.Next() {
-		if err := row(rows.Scan); err != nil {
-			return fault.Wrap("sqldb: "+tx.db.area+": row of "+query, err)
-		}
-	}
-	return classify("sqldb: "+tx.db.area+": "+query, rows.Err())
+	return classify("sqldb: "+tx.db.area+": "+query, err)
 }
 
 // chunks are the sizes in which sets of rows and keys are cut, so that a set of

@@ -5,10 +5,13 @@ import (
 	"github.com/tallystick/tallystick/internal/bus/embedded"
 )
 
-// migrations bring the schema up, one script per version. A number is unique,
+// migrations bring the schema up, one script per version. A call is two rows of
+// one id: calls has what it is, which is written once, and progress how far it
+// is, which is written with each step and so is kept narrow. A number is unique,
 // and keys by which rows are changed increase, so that only one index is random.
 // The checks hold, below all code, that a due call has a time and a sending one
-// an owner.
+// an owner. Whether a call is open is a column of its own, so that the index of
+// open ones is left alone while a call goes from due to sending and back.
 func migrations() []string {
 	return []string{embedded.Schema(bus.Outcomes) + `
 CREATE TABLE calls (
@@ -23,34 +26,40 @@ CREATE TABLE calls (
   currency TEXT NOT NULL,
   method TEXT NOT NULL,
   subject TEXT NOT NULL,
-  return_url TEXT NOT NULL,
+  return_url TEXT NOT NULL
+);
+CREATE TABLE progress (
+  id INTEGER PRIMARY KEY,
+  traffic TEXT NOT NULL CHECK (traffic IN ('real', 'shadow')),
+  account TEXT NOT NULL,
   expires_at_millis INTEGER NOT NULL,
   created_at_millis INTEGER NOT NULL,
-  notify_url TEXT NOT NULL,
-  status TEXT NOT NULL CHECK (status IN ('due', 'sending', 'answered', 'stopped')),
-  op TEXT NOT NULL CHECK (op IN ('pay', 'query', 'close')),
-  standing TEXT NOT NULL CHECK (standing IN ('never_sent', 'unknown', 'pending', 'paid', 'declined', 'closed')),
+  notify_url TEXT NOT NULL DEFAULT '',
+  status TEXT NOT NULL CHECK (status = 'due' OR status = 'sending' OR status = 'answered' OR status = 'stopped'),
+  op TEXT NOT NULL CHECK (op = 'pay' OR op = 'query' OR op = 'close'),
+  standing TEXT NOT NULL CHECK (standing = 'never_sent' OR standing = 'unknown' OR standing = 'pending' OR standing = 'paid' OR standing = 'declined' OR standing = 'closed'),
   next_at_millis INTEGER NOT NULL,
-  asks INTEGER NOT NULL,
-  tries INTEGER NOT NULL,
-  close_wanted INTEGER NOT NULL,
-  stop_wanted INTEGER NOT NULL,
-  ask_wanted INTEGER NOT NULL,
-  has_credential INTEGER NOT NULL,
-  last_result TEXT NOT NULL,
-  last_state TEXT NOT NULL,
-  last_code TEXT NOT NULL,
-  owner TEXT NOT NULL,
-  sent_at_millis INTEGER NOT NULL,
-  desk_at_millis INTEGER NOT NULL,
+  asks INTEGER NOT NULL DEFAULT 0,
+  tries INTEGER NOT NULL DEFAULT 0,
+  close_wanted INTEGER NOT NULL DEFAULT 0,
+  stop_wanted INTEGER NOT NULL DEFAULT 0,
+  ask_wanted INTEGER NOT NULL DEFAULT 0,
+  has_credential INTEGER NOT NULL DEFAULT 0,
+  last_result TEXT NOT NULL DEFAULT '',
+  last_state TEXT NOT NULL DEFAULT '',
+  last_code TEXT NOT NULL DEFAULT '',
+  owner TEXT NOT NULL DEFAULT '',
+  sent_at_millis INTEGER NOT NULL DEFAULT 0,
+  desk_at_millis INTEGER NOT NULL DEFAULT 0,
+  open INTEGER NOT NULL,
   version INTEGER NOT NULL,
+  CHECK (open = (status IN ('due', 'sending'))),
   CHECK ((status = 'due') = (next_at_millis > 0)),
   CHECK ((status = 'sending') = (owner <> '')),
-  CHECK (status <> 'answered' OR standing IN ('never_sent', 'paid', 'declined', 'closed'))
+  CHECK (status <> 'answered' OR standing = 'never_sent' OR standing = 'paid' OR standing = 'declined' OR standing = 'closed')
 );
-CREATE INDEX calls_due ON calls (account, next_at_millis) WHERE status = 'due';
-CREATE INDEX calls_unsent ON calls (expires_at_millis) WHERE status = 'due' AND standing = 'never_sent';
-CREATE INDEX calls_sending ON calls (id) WHERE status = 'sending';
-CREATE INDEX calls_open ON calls (id) WHERE status IN ('due', 'sending');
+CREATE INDEX progress_due ON progress (account, next_at_millis) WHERE status = 'due';
+CREATE INDEX progress_unsent ON progress (expires_at_millis) WHERE status = 'due' AND standing = 'never_sent';
+CREATE INDEX progress_open ON progress (id) WHERE open = 1;
 `}
 }

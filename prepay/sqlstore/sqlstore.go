@@ -4,6 +4,7 @@ package sqlstore
 
 import (
 	"context"
+	"slices"
 
 	"github.com/tallystick/tallystick/internal/bus"
 	"github.com/tallystick/tallystick/internal/bus/embedded"
@@ -22,9 +23,11 @@ type Config struct {
 
 // Store implements prepay.Store.
 type Store struct {
-	db  *sqldb.DB
-	log *embedded.Log
-	now func() int64
+	db    *sqldb.DB
+	log   *embedded.Log
+	now   func() int64
+	held  *held
+	texts map[updateOf]string // of statements, by the writer
 }
 
 var _ prepay.Store = (*Store)(nil)
@@ -37,7 +40,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	if err != nil {
 		return nil, fault.Wrap("prepay/sqlstore", err)
 	}
-	return &Store{db: db, log: embedded.NewLog(db, c.Groups, bus.Outcomes), now: c.NowMillis}, nil
+	return &Store{db: db, log: embedded.NewLog(db, c.Groups, bus.Outcomes), now: c.NowMillis, held: newHeld(CallsHeldMax), texts: map[updateOf]string{}}, nil
 }
 
 // Log is the area's own topic, outcomes; DB counts statements.
@@ -55,10 +58,21 @@ func (s *Store) Places() embedded.Places { return embedded.Places{DB: s.db} }
 // Close waits for running transactions.
 func (s *Store) Close() error { return s.db.Close() }
 
-// Update implements prepay.Store.
+// Update implements prepay.Store. Calls that are expected to be new are not
+// looked for: should one exist, its insert fails, and all is done again.
 func (s *Store) Update(ctx context.Context, p prepay.Pick, fn func(prepay.Picked) (prepay.Change, error)) error {
+	err := s.change(ctx, p, fn)
+	if len(p.New) > 0 && fault.Is(err, fault.Conflict) {
+		p.New = nil
+		err = s.change(ctx, p, fn)
+	}
+	return err
+}
+
+func (s *Store) change(ctx context.Context, p prepay.Pick, fn func(prepay.Picked) (prepay.Change, error)) error {
 	return s.db.Write(ctx, func(tx *sqldb.Tx) error {
-		picked, err := pick(tx, p)
+		s.held.begin(tx)
+		picked, err := s.pick(tx, p)
 		if err != nil {
 			return err
 		}
@@ -66,10 +80,12 @@ func (s *Store) Update(ctx context.Context, p prepay.Pick, fn func(prepay.Picked
 		if err != nil {
 			return err
 		}
+		// What is written is changed here, and is not the caller's.
+		ch.Insert, ch.Update = slices.Clone(ch.Insert), slices.Clone(ch.Update)
 		if err := insert(tx, ch.Insert); err != nil {
 			return err
 		}
-		if err := update(tx, ch.Update); err != nil {
+		if err := s.update(tx, ch.Update); err != nil {
 			return err
 		}
 		if ch.Batch != nil {
@@ -77,6 +93,13 @@ func (s *Store) Update(ctx context.Context, p prepay.Pick, fn func(prepay.Picked
 				return err
 			}
 		}
+		tx.OnCommit(func() {
+			for _, calls := range [][]prepay.Call{ch.Insert, ch.Update} {
+				for i := range calls {
+					s.held.put(&calls[i])
+				}
+			}
+		})
 		return s.log.Emit(tx, bus.Outcomes, ch.Events)
 	})
 }
@@ -84,7 +107,7 @@ func (s *Store) Update(ctx context.Context, p prepay.Pick, fn func(prepay.Picked
 // Find implements prepay.Store.
 func (s *Store) Find(ctx context.Context, outTradeNo string) (c prepay.Call, ok bool, err error) {
 	err = s.db.Read(ctx, func(tx *sqldb.Tx) error {
-		calls, err := query(tx, `WHERE out_trade_no = ?`, outTradeNo)
+		calls, err := query(tx, nil, fromCalls+`WHERE c.out_trade_no = ?`, outTradeNo)
 		if len(calls) == 1 {
 			c, ok = calls[0], true
 		}
@@ -96,8 +119,8 @@ func (s *Store) Find(ctx context.Context, outTradeNo string) (c prepay.Call, ok 
 // ListOpen implements prepay.Store.
 func (s *Store) ListOpen(ctx context.Context, f prepay.Filter, after int64, limit int) (calls []prepay.Call, err error) {
 	err = s.db.Read(ctx, func(tx *sqldb.Tx) error {
-		calls, err = query(tx, `WHERE status IN ('due', 'sending') AND id > ? AND (? = '' OR account = ?) AND (? = '' OR standing = ?)
-			AND (? = 0 OR desk_at_millis > 0) ORDER BY id LIMIT ?`,
+		calls, err = query(tx, nil, selectOpen+`p.id > ? AND (? = '' OR p.account = ?) AND (? = '' OR p.standing = ?)
+			AND (? = 0 OR p.desk_at_millis > 0) ORDER BY p.id LIMIT ?`,
 			after, f.Account, f.Account, string(f.Standing), string(f.Standing), f.Desk, limit)
 		return err
 	})
@@ -111,7 +134,7 @@ func (s *Store) Stats(ctx context.Context, nowMillis int64) (stats []prepay.Acco
 				COALESCE(MIN(CASE WHEN status = 'due' AND next_at_millis <= ? THEN next_at_millis END), 0),
 				COUNT(CASE WHEN status = 'due' AND next_at_millis > ? THEN 1 END),
 				COUNT(CASE WHEN standing = 'unknown' THEN 1 END), COUNT(CASE WHEN desk_at_millis > 0 THEN 1 END)
-			FROM calls WHERE status IN ('due', 'sending') GROUP BY account ORDER BY account`,
+			FROM progress INDEXED BY progress_open WHERE open = 1 GROUP BY account ORDER BY account`,
 			[]any{nowMillis, nowMillis, nowMillis}, func(scan sqldb.Scan) error {
 				var a prepay.AccountStats
 				err := scan(&a.Account, &a.Due, &a.OldestDueMillis, &a.Waiting, &a.Unknown, &a.Desk)

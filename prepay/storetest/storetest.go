@@ -44,12 +44,15 @@ func Run(t *testing.T, open Open) {
 func Cases() []Case {
 	return []Case{
 		{"every field is kept", everyField},
+		{"any change is kept", anyChange},
 		{"a number is unique", unique},
 		{"a change is whole or nothing", whole},
 		{"an error of the decision changes nothing", decisionError},
 		{"a stale call is fenced", staleCall},
 		{"a place is a fence", placeFence},
 		{"of two that apply one batch, one does", race},
+		{"what another store wrote is seen", foreign},
+		{"a call taken for new is found", takenForNew},
 		{"due calls come in order", dueOrder},
 		{"due calls are limited per account", dueLimit},
 		{"the next due time is told", nextDue},
@@ -59,6 +62,7 @@ func Cases() []Case {
 		{"a change is seen by others once it is committed", committed},
 		{"events are in order and without gaps", events},
 		{"open calls are listed in pages", listOpen},
+		{"what is old and final is cleaned", clean},
 		{"figures", stats},
 		{"statements do not grow with rows", statements},
 	}

@@ -57,8 +57,16 @@ type broken struct {
 	pick    func(*prepay.Pick)
 	picked  func(*prepay.Picked)
 	change  func(s prepay.Store, ch *prepay.Change)
-	swallow bool // the decision's error
-	split   bool // moves places in a transaction of their own
+	swallow bool  // the decision's error
+	split   bool  // moves places in a transaction of their own
+	before  int64 // is added to the age of what is cleaned
+	now     int64 // and this to the time of its expiry
+}
+
+func (b broken) Clean(ctx context.Context, o prepay.Old) (prepay.Cleaned, error) {
+	o.BeforeMillis += b.before
+	o.NowMillis += b.now
+	return b.Store.Clean(ctx, o)
 }
 
 func (b broken) Update(ctx context.Context, p prepay.Pick, fn func(prepay.Picked) (prepay.Change, error)) error {
@@ -103,6 +111,21 @@ func (b broken) updateSplit(ctx context.Context, p prepay.Pick, fn func(prepay.P
 	return err
 }
 
+// keeps gives calls as it first gave them, but for their versions.
+func keeps() broken {
+	kept := map[string]prepay.Call{}
+	return broken{picked: func(p *prepay.Picked) {
+		for i := range p.Calls {
+			c := &p.Calls[i]
+			if k, there := kept[c.OutTradeNo]; there {
+				k.Version = c.Version
+				*c = k
+			}
+			kept[c.OutTradeNo] = *c
+		}
+	}}
+}
+
 // The suite is worth what it finds: each of these stores must fail the case named.
 func TestSuiteFindsBrokenStores(t *testing.T) {
 	for _, c := range []struct {
@@ -118,6 +141,11 @@ func TestSuiteFindsBrokenStores(t *testing.T) {
 				c, _, _ := s.Find(context.Background(), ch.Update[i].OutTradeNo)
 				ch.Update[i].Version = c.Version
 			}
+		}}},
+		{"keeps calls for ever", "what another store wrote is seen", keeps()},
+		{"believes that what is called new is new", "a call taken for new is found", broken{pick: func(p *prepay.Pick) {
+			p.Numbers = slices.DeleteFunc(slices.Clone(p.Numbers), func(n string) bool { return slices.Contains(p.New, n) })
+			p.New = nil
 		}}},
 		{"skips a second row of a number", "a number is unique", broken{change: func(s prepay.Store, ch *prepay.Change) {
 			ch.Insert = slices.DeleteFunc(ch.Insert, func(c prepay.Call) bool {
@@ -140,6 +168,13 @@ func TestSuiteFindsBrokenStores(t *testing.T) {
 				ch.Update[i].StopWanted = false
 			}
 		}}},
+		{"forgets when it was put on the desk", "any change is kept", broken{change: func(_ prepay.Store, ch *prepay.Change) {
+			for i := range ch.Update {
+				ch.Update[i].DeskAtMillis = 0
+			}
+		}}},
+		{"cleans what is young", "what is old and final is cleaned", broken{before: 5}},
+		{"cleans what has not expired", "what is old and final is cleaned", broken{now: 5}},
 		{"mixes up events", "events are in order and without gaps", broken{change: func(_ prepay.Store, ch *prepay.Change) { slices.Reverse(ch.Events) }}},
 		{"reads row by row", "statements do not grow with rows", broken{change: func(s prepay.Store, ch *prepay.Change) {
 			for i := range ch.Update {

@@ -1,0 +1,251 @@
+package sqlstore
+
+import (
+	"fmt"
+	"math/bits"
+	"slices"
+	"strings"
+
+	"github.com/tallystick/tallystick/internal/fault"
+	"github.com/tallystick/tallystick/internal/sqldb"
+	"github.com/tallystick/tallystick/prepay"
+)
+
+// set is a set of mutable columns: bit i is mutable[i].
+type set uint32
+
+const (
+	notifyURL set = 1 << iota
+	status
+	op
+	standing
+	nextAtMillis
+	asks
+	tries
+	closeWanted
+	stopWanted
+	askWanted
+	hasCredential
+	lastResult
+	lastState
+	lastCode
+	owner
+	sentAtMillis
+	deskAtMillis
+	end
+)
+
+// sets are those that steps write: of a call that is stopped or expires, is drawn,
+// is answered, and all. A statement costs by its columns, so that each call is
+// written with the smallest set that has all that changed of it.
+var sets = [...]set{
+	status | nextAtMillis,
+	notifyURL | status | nextAtMillis | tries | askWanted | owner | sentAtMillis,
+	status | op | standing | nextAtMillis | asks | hasCredential | lastResult | lastState | owner,
+	end - 1,
+}
+
+// changed is what differs between two states of a call.
+func changed(a, b *prepay.Call) (s set) {
+	mark := func(differs bool, column set) {
+		if differs {
+			s |= column
+		}
+	}
+	mark(a.NotifyURL != b.NotifyURL, notifyURL)
+	mark(a.Status != b.Status, status)
+	mark(a.Op != b.Op, op)
+	mark(a.Standing != b.Standing, standing)
+	mark(a.NextAtMillis != b.NextAtMillis, nextAtMillis)
+	mark(a.Asks != b.Asks, asks)
+	mark(a.Tries != b.Tries, tries)
+	mark(a.CloseWanted != b.CloseWanted, closeWanted)
+	mark(a.StopWanted != b.StopWanted, stopWanted)
+	mark(a.AskWanted != b.AskWanted, askWanted)
+	mark(a.HasCredential != b.HasCredential, hasCredential)
+	mark(a.LastResult != b.LastResult, lastResult)
+	mark(a.LastState != b.LastState, lastState)
+	mark(a.LastCode != b.LastCode, lastCode)
+	mark(a.Owner != b.Owner, owner)
+	mark(a.SentAtMillis != b.SentAtMillis, sentAtMillis)
+	mark(a.DeskAtMillis != b.DeskAtMillis, deskAtMillis)
+	return s
+}
+
+// appendSet appends the values of a set's columns, in their order.
+func appendSet(dst []any, c *prepay.Call, s set) []any {
+	for ; s != 0; s &= s - 1 {
+		switch s & -s {
+		case notifyURL:
+			dst = append(dst, c.NotifyURL)
+		case status:
+			dst = append(dst, string(c.Status))
+		case op:
+			dst = append(dst, string(c.Op))
+		case standing:
+			dst = append(dst, string(c.Standing))
+		case nextAtMillis:
+			dst = append(dst, c.NextAtMillis)
+		case asks:
+			dst = append(dst, c.Asks)
+		case tries:
+			dst = append(dst, c.Tries)
+		case closeWanted:
+			dst = append(dst, c.CloseWanted)
+		case stopWanted:
+			dst = append(dst, c.StopWanted)
+		case askWanted:
+			dst = append(dst, c.AskWanted)
+		case hasCredential:
+			dst = append(dst, c.HasCredential)
+		case lastResult:
+			dst = append(dst, string(c.LastResult))
+		case lastState:
+			dst = append(dst, string(c.LastState))
+		case lastCode:
+			dst = append(dst, c.LastCode)
+		case owner:
+			dst = append(dst, c.Owner)
+		case sentAtMillis:
+			dst = append(dst, c.SentAtMillis)
+		case deskAtMillis:
+			dst = append(dst, c.DeskAtMillis)
+		}
+	}
+	return dst
+}
+
+// updateKind says which columns a statement writes, and what column open was and
+// becomes.
+type updateKind struct {
+	set     set
+	was, is bool
+}
+
+// updateOf is a kind of statement for a number of rows.
+type updateOf struct {
+	updateKind
+	rows int
+}
+
+// text is the statement. Its parameters are id, version and the set's columns of
+// each row.
+func (u updateOf) text() string {
+	columns := []string{"id", "version"}
+	for s := u.set; s != 0; s &= s - 1 {
+		columns = append(columns, mutable[bits.TrailingZeros32(uint32(s))])
+	}
+	from := ", version = version + 1"
+	if u.was != u.is {
+		from += fmt.Sprintf(", open = %t", u.is)
+	}
+	var to []string
+	if u.rows == 1 {
+		for i, c := range columns[2:] {
+			to = append(to, fmt.Sprintf("%s = ?%d", c, i+3))
+		}
+		return `UPDATE progress SET ` + strings.Join(to, ", ") + from + ` WHERE id = ?1 AND version = ?2 AND open = ` + fmt.Sprint(u.was)
+	}
+	for _, c := range columns[2:] {
+		to = append(to, c+" = v."+c)
+	}
+	row := "(?" + strings.Repeat(",?", len(columns)-1) + ")"
+	return `WITH v (` + strings.Join(columns, ", ") + `) AS (VALUES ` + row + strings.Repeat(","+row, u.rows-1) + `)
+		UPDATE progress AS p SET ` + strings.Join(to, ", ") + strings.Replace(from, "= version", "= p.version", 1) + ` FROM v
+		WHERE p.id = v.id AND p.version = v.version AND p.open = ` + fmt.Sprint(u.was)
+}
+
+// work is the calls that one kind of statement is for.
+type work struct {
+	updateKind
+	calls []*prepay.Call
+}
+
+// update writes what changed of calls, and only over the version that was read.
+func (s *Store) update(tx *sqldb.Tx, calls []prepay.Call) error {
+	var all []work
+	var blind []*prepay.Call // what they were is not known here
+	for i := range calls {
+		c := &calls[i]
+		was := s.held.taken[c.ID]
+		if was == nil || was.Version != c.Version {
+			blind = append(blind, c)
+			continue
+		}
+		diff := changed(was, c)
+		k := updateKind{was: isOpen(was), is: isOpen(c)}
+		k.set = sets[slices.IndexFunc(sets[:], func(s set) bool { return diff&^s == 0 })]
+		j := slices.IndexFunc(all, func(w work) bool { return w.updateKind == k })
+		if j < 0 {
+			j = len(all)
+			all = append(all, work{updateKind: k})
+		}
+		all[j].calls = append(all[j].calls, c)
+	}
+	for _, w := range all {
+		if err := s.write(tx, w); err != nil {
+			return err
+		}
+	}
+	return s.updateBlind(tx, blind)
+}
+
+// updateBlind updates calls one by one, whether they were open or not.
+func (s *Store) updateBlind(tx *sqldb.Tx, calls []*prepay.Call) error {
+	for _, c := range calls {
+		var err error
+		for _, was := range []bool{isOpen(c), !isOpen(c)} {
+			err = s.write(tx, work{updateKind{end - 1, was, isOpen(c)}, []*prepay.Call{c}})
+			if !fault.Is(err, fault.Fenced) {
+				break
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// updateRows are the numbers of calls that one statement changes. One for many has
+// a table of its own for what it is given, which is dear for a few; one that is
+// nearly full is padded.
+var updateRows = [...]int{64, 16, 1}
+
+func (s *Store) write(tx *sqldb.Tx, w work) error {
+	var args []any
+	for calls := w.calls; len(calls) > 0; {
+		u := updateOf{updateKind: w.updateKind}
+		for _, u.rows = range updateRows {
+			if len(calls) >= u.rows*3/4 {
+				break
+			}
+		}
+		n := min(u.rows, len(calls))
+		args = args[:0]
+		for _, c := range calls[:n] {
+			args = appendSet(append(args, c.ID, c.Version), c, u.set)
+		}
+		for range (u.rows - n) * (2 + bits.OnesCount32(uint32(u.set))) {
+			args = append(args, nil) // no row has this id
+		}
+		text, made := s.texts[u]
+		if !made {
+			text = u.text()
+			s.texts[u] = text
+		}
+		changed, err := tx.Exec(text, args...)
+		if err != nil {
+			return err
+		}
+		if changed != int64(n) {
+			return &fault.Error{Kind: fault.Fenced, Op: "prepay/sqlstore: update", Code: "stale_row",
+				Err: fmt.Errorf("%d of %d calls are no longer what they were read as", int64(n)-changed, n)}
+		}
+		for _, c := range calls[:n] {
+			c.Version++
+		}
+		calls = calls[n:]
+	}
+	return nil
+}
