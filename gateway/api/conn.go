@@ -48,7 +48,7 @@ func (d *lazyDeadline) ask(t time.Time) bool {
 
 // early tells, after a deadline went off, whether a later one had been asked for.
 func (d *lazyDeadline) early(err error) (next time.Time, yes bool) {
-	var timeout net.Error
+	var timeout interface{ Timeout() bool }
 	if !errors.As(err, &timeout) || !timeout.Timeout() {
 		return next, false
 	}

@@ -146,3 +146,16 @@ func TestASlowRequestIsTimedOut(t *testing.T) {
 		t.Errorf("answered %s", statuses)
 	}
 }
+
+// The same on connections in memory, whose errors are of another type.
+func TestDeadlinesInMemory(t *testing.T) {
+	h := newHarness(t, func(_ *harness, d *api.Deps) {
+		d.Config.HTTP.ReadTimeout, d.Config.HTTP.IdleTimeout = 50*time.Millisecond, time.Minute
+	}).listen()
+	for range 4 {
+		if a := h.get("/healthz", ""); a.status != 200 {
+			t.Fatalf("%d %s", a.status, a.body)
+		}
+		time.Sleep(120 * time.Millisecond)
+	}
+}
