@@ -114,6 +114,13 @@ func (a *application) touch(c *Call) {
 
 func (a *application) change() Change {
 	ch := Change{Events: a.events}
+	inserted := 0
+	for _, n := range a.touched {
+		if a.calls[n].ID == 0 {
+			inserted++
+		}
+	}
+	ch.Insert, ch.Update = make([]Call, 0, inserted), make([]Call, 0, len(a.touched)-inserted)
 	for _, n := range a.touched {
 		if c := a.calls[n]; c.ID == 0 {
 			ch.Insert = append(ch.Insert, *c)

@@ -154,9 +154,10 @@ type Picked struct {
 	NextAtMillis []int64
 }
 
-// Change is what an Update writes.
+// Change is what an Update writes. Its calls are the store's from then on, which
+// gives those that are inserted their ID, and all their Version.
 type Change struct {
-	Insert []Call // ID and Version are given by the store
+	Insert []Call
 	Update []Call // as they were picked (ID, Version), changed
 	Batch  *bus.Batch
 	Events []bus.Event // for topic outcomes

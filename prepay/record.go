@@ -68,6 +68,7 @@ func (p *Prepay) record(batch []answer, calls []Call) (ch Change) {
 	for i := range calls {
 		byNumber[calls[i].OutTradeNo] = &calls[i]
 	}
+	ch.Update, ch.Events = make([]Call, 0, len(batch)), make([]bus.Event, 0, len(batch))
 	for i := range batch {
 		a := &batch[i]
 		c := byNumber[a.call.OutTradeNo]

@@ -13,9 +13,11 @@ func textLen(a any) int {
 	switch v := a.(type) {
 	case string:
 		return len(v)
+	case *string:
+		return len(*v)
 	case []byte:
 		return len(v)
-	case int64, int, bool, nil:
+	case int64, int, bool, nil, *int64, *int, *bool:
 		return 0
 	}
 	if v := reflect.ValueOf(a); v.Kind() == reflect.String {
@@ -25,12 +27,21 @@ func textLen(a any) int {
 }
 
 // bind gives parameter i the value a; texts are put at the address at, which is
-// moved behind them. Go's nil and nil slices are NULL.
+// moved behind them. Go's nil and nil slices are NULL, and a pointer is what it
+// points to: it costs no allocation.
 func (s *stmt) bind(i int32, a any, at uintptr) (uintptr, error) {
 	var rc int32
 	switch v := a.(type) {
 	case string:
 		return s.bindText(i, v, at)
+	case *string:
+		return s.bindText(i, *v, at)
+	case *int64:
+		rc = sqlite3.Xsqlite3_bind_int64(s.e.tls, s.p, i, *v)
+	case *int:
+		rc = sqlite3.Xsqlite3_bind_int64(s.e.tls, s.p, i, int64(*v))
+	case *bool:
+		return s.bind(i, *v, at)
 	case int64:
 		rc = sqlite3.Xsqlite3_bind_int64(s.e.tls, s.p, i, v)
 	case int:

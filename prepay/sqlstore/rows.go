@@ -33,8 +33,8 @@ var (
 func isOpen(c *prepay.Call) bool { return c.Status == prepay.Due || c.Status == prepay.Sending }
 
 func appendFixed(dst []any, c *prepay.Call) []any {
-	dst = c.Context.AppendValues(append(dst, c.OutTradeNo, string(c.Y), c.Account))
-	return append(dst, c.Amount.Minor, string(c.Amount.Currency), string(c.Method), c.Subject, c.ReturnURL)
+	dst = c.Context.AppendValues(append(dst, &c.OutTradeNo, (*string)(&c.Y), &c.Account))
+	return append(dst, &c.Amount.Minor, (*string)(&c.Amount.Currency), (*string)(&c.Method), &c.Subject, &c.ReturnURL)
 }
 
 func scanCall(scan sqldb.Scan, c *prepay.Call) error {
@@ -163,7 +163,7 @@ func insert(tx *sqldb.Tx, calls []prepay.Call) error {
 	_, err = tx.Insert("progress", columns, len(calls), "", func(dst []any, i int) []any {
 		c := &calls[i]
 		c.ID, c.Version = last-int64(len(calls)-1-i), 1
-		dst = append(dst, c.ID, string(c.Context.Traffic), c.Account, c.ExpiresAtMillis, c.CreatedAtMillis, isOpen(c), c.Version)
+		dst = append(dst, &c.ID, (*string)(&c.Context.Traffic), &c.Account, &c.ExpiresAtMillis, &c.CreatedAtMillis, isOpen(c), &c.Version)
 		return appendSet(dst, c, written)
 	})
 	return err

@@ -4,7 +4,6 @@ package sqlstore
 
 import (
 	"context"
-	"slices"
 
 	"github.com/tallystick/tallystick/internal/bus"
 	"github.com/tallystick/tallystick/internal/bus/embedded"
@@ -80,8 +79,6 @@ func (s *Store) change(ctx context.Context, p prepay.Pick, fn func(prepay.Picked
 		if err != nil {
 			return err
 		}
-		// What is written is changed here, and is not the caller's.
-		ch.Insert, ch.Update = slices.Clone(ch.Insert), slices.Clone(ch.Update)
 		if err := insert(tx, ch.Insert); err != nil {
 			return err
 		}

@@ -72,44 +72,44 @@ func changed(a, b *prepay.Call) (s set) {
 	return s
 }
 
-// appendSet appends the values of a set's columns, in their order.
+// appendSet appends pointers to the values of a set's columns, in their order.
 func appendSet(dst []any, c *prepay.Call, s set) []any {
 	for ; s != 0; s &= s - 1 {
 		switch s & -s {
 		case notifyURL:
-			dst = append(dst, c.NotifyURL)
+			dst = append(dst, &c.NotifyURL)
 		case status:
-			dst = append(dst, string(c.Status))
+			dst = append(dst, (*string)(&c.Status))
 		case op:
-			dst = append(dst, string(c.Op))
+			dst = append(dst, (*string)(&c.Op))
 		case standing:
-			dst = append(dst, string(c.Standing))
+			dst = append(dst, (*string)(&c.Standing))
 		case nextAtMillis:
-			dst = append(dst, c.NextAtMillis)
+			dst = append(dst, &c.NextAtMillis)
 		case asks:
-			dst = append(dst, c.Asks)
+			dst = append(dst, &c.Asks)
 		case tries:
-			dst = append(dst, c.Tries)
+			dst = append(dst, &c.Tries)
 		case closeWanted:
-			dst = append(dst, c.CloseWanted)
+			dst = append(dst, &c.CloseWanted)
 		case stopWanted:
-			dst = append(dst, c.StopWanted)
+			dst = append(dst, &c.StopWanted)
 		case askWanted:
-			dst = append(dst, c.AskWanted)
+			dst = append(dst, &c.AskWanted)
 		case hasCredential:
-			dst = append(dst, c.HasCredential)
+			dst = append(dst, &c.HasCredential)
 		case lastResult:
-			dst = append(dst, string(c.LastResult))
+			dst = append(dst, (*string)(&c.LastResult))
 		case lastState:
-			dst = append(dst, string(c.LastState))
+			dst = append(dst, (*string)(&c.LastState))
 		case lastCode:
-			dst = append(dst, c.LastCode)
+			dst = append(dst, &c.LastCode)
 		case owner:
-			dst = append(dst, c.Owner)
+			dst = append(dst, &c.Owner)
 		case sentAtMillis:
-			dst = append(dst, c.SentAtMillis)
+			dst = append(dst, &c.SentAtMillis)
 		case deskAtMillis:
-			dst = append(dst, c.DeskAtMillis)
+			dst = append(dst, &c.DeskAtMillis)
 		}
 	}
 	return dst
@@ -224,7 +224,7 @@ func (s *Store) write(tx *sqldb.Tx, w work) error {
 		n := min(u.rows, len(calls))
 		args = args[:0]
 		for _, c := range calls[:n] {
-			args = appendSet(append(args, c.ID, c.Version), c, u.set)
+			args = appendSet(append(args, &c.ID, &c.Version), c, u.set)
 		}
 		for range (u.rows - n) * (2 + bits.OnesCount32(uint32(u.set))) {
 			args = append(args, nil) // no row has this id
