@@ -64,8 +64,8 @@ func decode(m *bus.Message) (*event.Dispatch, error) {
 	if m.Type != event.TypeDispatch {
 		return nil, fmt.Errorf("type %q on topic %s is not known to this build", m.Type, m.Topic)
 	}
-	var d event.Dispatch
-	if err := event.Decode(m.Payload, &d); err != nil {
+	d, err := event.ReadDispatch(m.Payload, m.Value)
+	if err != nil {
 		return nil, err
 	}
 	y, _, err := ids.ParseOutTradeNo(d.OutTradeNo)
@@ -77,12 +77,12 @@ func decode(m *bus.Message) (*event.Dispatch, error) {
 	}
 	switch d.Op {
 	case event.OpQuery, event.OpClose, event.OpStop:
-		return &d, nil
+		return d, nil
 	case event.OpPay:
 		if d.Account == "" || d.Amount.Minor <= 0 {
 			return nil, fmt.Errorf("pay of %s at account %q", d.Amount, d.Account)
 		}
-		return &d, d.Amount.Currency.Validate()
+		return d, d.Amount.Currency.Validate()
 	}
 	return nil, fmt.Errorf("operation %q is not known to this build", d.Op)
 }

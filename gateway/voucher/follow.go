@@ -76,8 +76,8 @@ func (v *Views) apply(m *bus.Message) {
 	if v.keys[x] == 0 && v.slots[x[:slotPrefix]] == 0 && !v.held.follows(x) {
 		return
 	}
-	var p event.PaymentChanged
-	if err := event.Decode(m.Payload, &p); err != nil {
+	p, err := event.ReadPaymentChanged(m.Payload, m.Value)
+	if err != nil {
 		v.log.Error("voucher view: event not read", append([]any{"event", m.ID, "error", err}, m.Context.LogAttrs()...)...)
 		return
 	}
