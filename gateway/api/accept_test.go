@@ -282,6 +282,38 @@ func TestRateLimitIsPerMerchant(t *testing.T) {
 	}
 }
 
+// Reads have a limit of their own: what a merchant asks for may cost core a look
+// into its store.
+func TestReadsAreLimitedPerMerchant(t *testing.T) {
+	h := newHarness(t, nil).listen()
+	trade := func(key string) int {
+		return h.do(request{method: "GET", path: "/v1/trades/o1", key: key}).status
+	}
+	voucher := func() int {
+		return h.do(request{method: "GET", path: "/v1/vouchers/" + ids.VoucherID.With(h.secret.Trade(traffic.Real, "slow", "o1")), key: slowKey}).status
+	}
+	for i := range 16 { // eight for each payment request of the burst of 2
+		have := 0
+		if i%2 == 0 {
+			have = trade(slowKey)
+		} else {
+			have = voucher()
+		}
+		if have != 200 {
+			t.Fatalf("read %d: %d", i, have)
+		}
+	}
+	if a, b := trade(slowKey), voucher(); a != 429 || b != 429 {
+		t.Errorf("reads beyond the limit: %d and %d", a, b)
+	}
+	if have := trade(apiKey); have != 200 {
+		t.Errorf("another merchant: %d", have)
+	}
+	if a := h.do(request{method: "POST", path: "/v1/payments", key: slowKey, body: []byte(`{"order_id":"o1","amount":1,"currency":"CNY","subject":"x"}`)}); a.status != 202 {
+		t.Errorf("a payment after too many reads: %d", a.status)
+	}
+}
+
 // Measured: 4, two of them for the test alone. Each allocation of an acceptance is CPU that load pays for.
 func TestAllocationsPerAccept(t *testing.T) {
 	const bound = 5

@@ -129,6 +129,9 @@ func corpus() (out []bad) {
 		}
 		add(422, "card_number", "subject", "card in subject "+card, with("subject", quoted(card)))
 		add(422, "card_number", "metadata.note", "card in metadata "+card, with("metadata", `{"note":`+quoted(card)+`}`))
+		if !strings.Contains(card, " ") {
+			add(422, "card_number", "metadata", "card as a name of metadata "+card, with("metadata", `{`+quoted(card)+`:"note"}`))
+		}
 	}
 	// Unknown fields.
 	for _, f := range []string{"Amount", "amount ", "AMOUNT", "orderId", "id", "customer", "", "order_id\\u0000", "metadata.k", "__proto__", strings.Repeat("f", 64), "card_number", "idempotency_key"} {

@@ -47,7 +47,7 @@ var catalogue = []Problem{
 	{"card_number", 422, "Card number in free text", "The field contains what looks like a card number. Card numbers must never enter. Nothing was accepted.", "Remove it; never send card data."},
 	{"currency_not_allowed", 422, "Currency not allowed", "The merchant may not take payments in this currency. Nothing was accepted.", "Use an allowed currency, or ask the operators."},
 	{"amount_over_limit", 422, "Amount over the merchant's limit", "One payment may not be as large. Nothing was accepted.", "Lower the amount, or ask the operators."},
-	{"rate_limited", 429, "Too many requests", "The merchant's rate of payment requests is used up. Nothing was accepted.", "Send again after `Retry-After`, with the same key."},
+	{"rate_limited", 429, "Too many requests", "The merchant's rate of requests is used up. Nothing was accepted.", "Send again after `Retry-After`, with the same key."},
 	{"waiters_limited", 429, "Too many waiting requests", "Too many requests are waiting for this voucher, this merchant or in all.", "Wait for an answer before asking again."},
 	{"headers_too_large", 431, "Headers too large", "The headers are over the configured bound. Nothing was accepted.", "Send less."},
 	{"internal", 500, "Internal error", "A bug on our side. For a payment request this counts as no answer: it may or may not have been accepted.", "Ask again with the same key."},

@@ -32,6 +32,11 @@ func (c *Caller) merchantID() string {
 // Voucher gives what became of a voucher, waiting for news as Views.Await does.
 // id is a vch_ or pay_ id. An id whose tag verifies is never NotFound to its owner.
 func (s *Service) Voucher(ctx context.Context, c Caller, id string, since int64, wait time.Duration) (VoucherAnswer, error) {
+	if c.Merchant != nil {
+		if err := s.mayRead(c.Merchant); err != nil {
+			return VoucherAnswer{}, err
+		}
+	}
 	y, err := voucherCode(id)
 	if err != nil {
 		return VoucherAnswer{}, err
@@ -49,6 +54,16 @@ func (s *Service) Voucher(ctx context.Context, c Caller, id string, since int64,
 	return voucherAnswer(&v, c.Merchant != nil), nil
 }
 
+// mayRead takes one of the merchant's reads: what is not in memory costs core one
+// of a few connections to its store.
+func (s *Service) mayRead(m *merchant.Merchant) error {
+	if s.reads.allow(m, s.d.Now()) {
+		return nil
+	}
+	s.metrics.limited.Inc()
+	return &fault.Error{Kind: fault.Limited, Op: "read", Code: "rate_limited"}
+}
+
 func voucherCode(id string) (ids.Code, error) {
 	p, y, err := ids.ParseID(id)
 	if err == nil && p != ids.VoucherID && p != ids.PaymentID {
@@ -64,6 +79,9 @@ func voucherCode(id string) (ids.Code, error) {
 // merchant's own order id, to its owner alone. What core has not seen reads as
 // unconfirmed, as for a voucher.
 func (s *Service) Trade(ctx context.Context, m *merchant.Merchant, id string) (TradeAnswer, error) {
+	if err := s.mayRead(m); err != nil {
+		return TradeAnswer{}, err
+	}
 	code := ids.Code("")
 	prefix := ids.TradeID
 	if p, c, err := ids.ParseID(id); err == nil {
@@ -164,6 +182,7 @@ type TradeAnswer struct {
 	AcceptedAtMillis int64          `json:"accepted_at_millis,omitzero"`
 	ExpiresAtMillis  int64          `json:"expires_at_millis,omitzero"`
 	Payments         []TradePayment `json:"payments"`
+	RejectedMore     bool           `json:"rejected_more,omitzero"` // the last ones are here
 
 	context ids.Context
 }
@@ -202,7 +221,7 @@ func tradeAnswer(t *event.Trade) TradeAnswer {
 	c := &t.Context
 	a := TradeAnswer{Trade: ids.TradeID.With(c.BizCode), OrderID: t.OrderID, Status: t.Status, Version: t.Version, Amount: t.Amount.Minor,
 		Paid: t.Paid.Minor, Currency: string(t.Amount.Currency), OrderType: c.OrderType, OrderScene: c.OrderScene, TraceID: c.TraceID,
-		AcceptedAtMillis: t.AcceptedAtMillis, ExpiresAtMillis: t.ExpiresAtMillis, Payments: make([]TradePayment, 0, len(t.Payments)), context: *c}
+		AcceptedAtMillis: t.AcceptedAtMillis, ExpiresAtMillis: t.ExpiresAtMillis, Payments: make([]TradePayment, 0, len(t.Payments)), RejectedMore: t.RejectedMore, context: *c}
 	for i := range t.Payments {
 		p := &t.Payments[i]
 		tp := TradePayment{Payment: ids.OrderPrefix(c.Form).With(p.Y), Voucher: ids.VoucherID.With(p.Y), Status: voucher.StatusOf(p),

@@ -78,7 +78,8 @@ type Service struct {
 	d         Deps
 	scratches *sync.Pool // *scratch
 	recent    *recent
-	limits    *limits
+	limits    *limits // of payment requests
+	reads     *limits
 	patience  *deadline // AcceptTimeout
 	metrics   *serviceMetrics
 }
@@ -101,7 +102,7 @@ func NewService(d Deps) (*Service, error) {
 		return nil, err
 	}
 	return &Service{d: d, scratches: &sync.Pool{New: func() any { return &scratch{parser: newParser()} }}, recent: newRecent(d.Config.RecentMax),
-		limits: newLimits(), patience: &deadline{after: d.Config.AcceptTimeout}, metrics: newServiceMetrics(d.Metrics)}, nil
+		limits: newLimits(1), reads: newLimits(readsPerPayment), patience: &deadline{after: d.Config.AcceptTimeout}, metrics: newServiceMetrics(d.Metrics)}, nil
 }
 
 // Call is a payment request as it arrived. Nothing of Body is kept.

@@ -82,6 +82,8 @@ func (r *Request) validateMetadata() error {
 			return invalid("field_invalid", "metadata", "name entries with 1 to 40 of A-Z a-z 0-9 . _ -", nil)
 		case !validText(v, metadataValueMax, metadataValueMax):
 			return invalid("field_invalid", "metadata."+k, "send at most 256 bytes without control characters", nil)
+		case cardguard.Contains(k):
+			return invalid("card_number", "metadata", "remove the card number from a name", nil)
 		case cardguard.Contains(v):
 			return invalid("card_number", "metadata."+k, "remove the card number", nil)
 		}
