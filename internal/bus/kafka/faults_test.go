@@ -84,6 +84,7 @@ func all(t *testing.T, cluster *kafka.Cluster, topic bus.Topic) map[string]int {
 // The answer to a client has three values, whatever the broker does: yes only for
 // what is there; no only for what is certainly not; else nobody knows.
 func TestIntakeThreeValues(t *testing.T) {
+	t.Parallel()
 	k, c := own(t)
 	cluster := connect(t, c, bus.Intents)
 	in, err := kafka.NewIntake(cluster, kafka.DefaultIntakeConfig(), nil, bus.Intents)
@@ -219,6 +220,7 @@ func TestIntakeBounds(t *testing.T) {
 // A broker that dies and stands still in the middle of relaying makes repetitions
 // at most: each event has its effect once, in order.
 func TestRelayThroughFaults(t *testing.T) {
+	t.Parallel()
 	k, c := own(t)
 	cluster := connect(t, c, bus.Payments)
 	dir := t.TempDir()
