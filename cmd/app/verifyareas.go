@@ -138,11 +138,11 @@ func (f *findings) unread(ctx context.Context, s *Stores) error {
 	}
 	if s.Intake != nil && s.Core != nil {
 		for _, t := range entering() {
-			head, err := embedded.IntakeHead(ctx, s.Intake, t)
+			read, err := s.Core.Places(ctx, t) // the reader first: it cannot be ahead then
 			if err != nil {
 				return err
 			}
-			read, err := s.Core.Places(ctx, t)
+			head, err := embedded.IntakeHead(ctx, s.Intake, t)
 			if err != nil {
 				return err
 			}

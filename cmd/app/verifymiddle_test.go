@@ -11,6 +11,7 @@ import (
 	"github.com/tallystick/tallystick/channels"
 	"github.com/tallystick/tallystick/channels/sandbox/sim"
 	"github.com/tallystick/tallystick/cmd/app"
+	"github.com/tallystick/tallystick/core"
 	"github.com/tallystick/tallystick/core/event"
 	"github.com/tallystick/tallystick/internal/bus"
 	"github.com/tallystick/tallystick/internal/ids"
@@ -74,6 +75,69 @@ func TestAFolderThatWasStoppedIsNotAccused(t *testing.T) {
 		t.Errorf("violations %q, not read %+v", v.Violations, v.Unread)
 	}
 	t.Logf("orders %+v, not read %+v", v.Orders, v.Unread)
+}
+
+// Verify beside a process that works says nothing that is not so.
+func TestVerifyBesideARunningSystem(t *testing.T) {
+	s := startSystem(t, sim.Faults{AutoPayShare: 1, LostReplyShare: .1, LatencyBaseMillis: 1, LatencyTailMillis: 5, LatencyMaxMillis: 50, EarlyCallbackShare: .2})
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		order := load.Orders(9)
+		for i := range 300 {
+			if _, status, err := s.client.Pay(order(i)); status != 202 {
+				t.Errorf("pay: %d %v", status, err)
+				return
+			}
+		}
+	}()
+	moved, rounds := 0, 0
+	for working := true; working; rounds++ {
+		select {
+		case <-ended:
+			working = false
+		default:
+		}
+		v, err := s.app.Stores.Verify(t.Context())
+		must(t, err)
+		if len(v.Violations) > 0 {
+			t.Fatalf("moved %t, not read %+v, violations %q", v.Moved, v.Unread, v.Violations)
+		}
+		if v.Moved {
+			moved++
+		}
+	}
+	if moved == 0 {
+		t.Errorf("nothing moved in %d verifications", rounds)
+	}
+}
+
+// What was parked accuses, unless it is known to be taken up again.
+func TestWhatIsParkedAccuses(t *testing.T) {
+	f := makeLiesFolder(t)
+	park := func(reason, replay string) string {
+		return `INSERT INTO parked SELECT 1, 'callbacks', 0, 1, 1, 0, '` + reason + `', 1, ` + replay + `, 'evt_1', 'x', 1, 1, biz_code, merchant, order_type,
+			order_scene, institution, trace_id, form, traffic, x'00' FROM trade_orders LIMIT 1`
+	}
+	const unread = `UPDATE places SET seq = seq - 1 WHERE topic = 'intents'`
+	for _, tc := range []struct {
+		name    string
+		do      []string
+		accused bool
+	}{
+		{"an order that is not there, and all intents are read", []string{park(core.ErrNoPayment.Error(), "0")}, true},
+		{"an order that may still come", []string{park(core.ErrNoPayment.Error(), "0"), unread}, false},
+		{"another reason", []string{park("poison", "0"), unread}, true},
+		{"its replay was asked for", []string{park("poison", "1")}, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			v, err := f.copied(t, "core", tc.do...).Verify(t.Context())
+			must(t, err)
+			if accused := len(v.Violations) > 0; accused != tc.accused || v.Parked["core"] != 1 {
+				t.Errorf("parked %v, violations %q", v.Parked, v.Violations)
+			}
+		})
+	}
 }
 
 // handApp is an app that is worked by hand, a step at a time.
