@@ -140,6 +140,28 @@ func TestWhatIsParkedAccuses(t *testing.T) {
 	}
 }
 
+// Where roles are apart, a folder is verified for what it has, and says what it
+// has not.
+func TestVerifySaysWhatIsNotThere(t *testing.T) {
+	f := makeLiesFolder(t)
+	for _, tc := range []struct {
+		missing app.Role
+		close   func(*app.Stores) error
+	}{
+		{app.RoleCore, func(s *app.Stores) error { c := s.Core; s.Core = nil; return c.Close() }},
+		{app.RolePrepay, func(s *app.Stores) error { p := s.Prepay; s.Prepay = nil; return p.Close() }},
+		{app.RoleAccounting, func(s *app.Stores) error { a := s.Accounting; s.Accounting = nil; return a.Close() }},
+	} {
+		s := f.copied(t, "core")
+		must(t, tc.close(s))
+		v, err := s.Verify(t.Context())
+		must(t, err)
+		if len(v.Violations) > 0 || len(v.Missing) != 1 || v.Missing[0] != tc.missing {
+			t.Errorf("without %s: violations %q, missing %v", tc.missing, v.Violations, v.Missing)
+		}
+	}
+}
+
 // handApp is an app that is worked by hand, a step at a time.
 type handApp struct {
 	t   *testing.T
