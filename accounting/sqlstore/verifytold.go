@@ -57,9 +57,10 @@ func (v *toldVerifier) read(tx *sqldb.Tx, groups int) error {
 	}
 	v.Payments, v.Postings, v.Parked = cut.Read[bus.Payments], cut.Told[bus.Postings], cut.Parked
 	where, args := ids.InGroup("e.biz_code", v.group, groups)
+	// The plus keeps SQLite from reading all entries in their order, once per group.
 	return tx.Query(`SELECT e.entry_id, e.event_id, e.rule, e.reason, e.grp, COALESCE(a.name, ''), COALESCE(p.minor, 0), COALESCE(a.currency, '')
 		FROM entries e LEFT JOIN postings p ON p.id >= e.id << 8 AND p.id < (e.id + 1) << 8 LEFT JOIN accounts a ON a.id = p.account_id
-		WHERE `+where+` ORDER BY e.id, p.id`, args, func(scan sqldb.Scan) error {
+		WHERE `+where+` ORDER BY +e.id, p.id`, args, func(scan sqldb.Scan) error {
 		var id, account, currency string
 		var e entryRow
 		var group int
