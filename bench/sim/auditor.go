@@ -90,6 +90,9 @@ func (a *Auditor) judge(w *World) error {
 	for _, violation := range v.Violations {
 		a.found.add("%s", violation)
 	}
+	if v.Moved {
+		a.found.add("something was still at work: whole sums were not compared")
+	}
 	if err := a.vouchers(ctx, w); err != nil {
 		return err
 	}

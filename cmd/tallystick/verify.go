@@ -36,7 +36,7 @@ func (c *verifyCmd) Run(ctx context.Context) error {
 		return err
 	}
 	printVerification(os.Stdout, v)
-	if len(v.Violations) > 0 {
+	if len(v.Violations) > 0 || v.Moved {
 		return errUnexplained
 	}
 	return nil
