@@ -219,7 +219,7 @@ func liesOfCore() []lie {
 		core("nothing is next", "an open one has both", `UPDATE payment_orders SET next_action = '', next_at_millis = 0 WHERE status = 'pending'`),
 		core("next without a time", "an open one has both", `UPDATE payment_orders SET next_at_millis = 0 WHERE status = 'pending'`),
 		core("next of what is final", "a final one neither", `UPDATE payment_orders SET next_at_millis = 1`+one),
-		core("a payment order gone", ", which is gone", `DELETE FROM attempts`, `DELETE FROM payment_orders`+one),
+		core("a payment order gone", "the log tells of payment order ", `DELETE FROM attempts`, `DELETE FROM payment_orders`+one),
 		core("fewer payment orders", "core's log tells of 60, its tables hold 59", `DELETE FROM attempts`, `DELETE FROM payment_orders`+one),
 		core("a payment order of nothing", ", and no event tells of it", `UPDATE payment_orders SET y = substr(y, 1, 26) || '!'`+one),
 		core("another version", "the log at ", `UPDATE payment_orders SET version = version + 1`+one),
