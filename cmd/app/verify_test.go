@@ -204,7 +204,8 @@ func (o told) again(change func(*event.PaymentChanged)) bus.Event {
 }
 
 func liesOfCore() []lie {
-	const one = ` WHERE id = (SELECT min(id) FROM payment_orders WHERE status = 'succeeded')`
+	const first = ` (SELECT min(id) FROM payment_orders WHERE status = 'succeeded')`
+	const one, ofOne = ` WHERE id =` + first, ` WHERE payment_id =` + first
 	core := func(name, want string, do ...string) lie { return lie{name: name, area: "core", want: want, do: do} }
 	return []lie{
 		core("open trades", "its payment orders come to", `UPDATE trade_orders SET status = 'open', paid_minor = 0`),
@@ -217,10 +218,11 @@ func liesOfCore() []lie {
 		core("an attempt gone", "the log tells of attempt ", `DELETE FROM attempts`),
 		core("an attempt of nothing", ", and no event tells of it", `UPDATE attempts SET out_trade_no = substr(out_trade_no, 1, 27) || '!'`),
 		core("nothing is next", "an open one has both", `UPDATE payment_orders SET next_action = '', next_at_millis = 0 WHERE status = 'pending'`),
+		core("a time for nothing", "an open one has both", `UPDATE payment_orders SET next_action = '' WHERE status = 'pending'`),
 		core("next without a time", "an open one has both", `UPDATE payment_orders SET next_at_millis = 0 WHERE status = 'pending'`),
 		core("next of what is final", "a final one neither", `UPDATE payment_orders SET next_at_millis = 1`+one),
-		core("a payment order gone", "the log tells of payment order ", `DELETE FROM attempts`, `DELETE FROM payment_orders`+one),
-		core("fewer payment orders", "core's log tells of 60, its tables hold 59", `DELETE FROM attempts`, `DELETE FROM payment_orders`+one),
+		core("a payment order gone", "the log tells of payment order ", `DELETE FROM attempts`+ofOne, `DELETE FROM payment_orders`+one),
+		core("fewer payment orders", "core's log tells of 60, its tables hold 59", `DELETE FROM attempts`+ofOne, `DELETE FROM payment_orders`+one),
 		core("a payment order of nothing", ", and no event tells of it", `UPDATE payment_orders SET y = substr(y, 1, 26) || '!'`+one),
 		core("another version", "the log at ", `UPDATE payment_orders SET version = version + 1`+one),
 		core("another state", "status:declined", `UPDATE payment_orders SET status = 'declined'`+one),
