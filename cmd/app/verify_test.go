@@ -51,22 +51,11 @@ func makeLiesFolder(t *testing.T) *liesFolder {
 	}
 	s.rest(t)
 	f.find(t, s.app.Stores)
-	for i, late := range []told{f.succeeded, f.declined} {
-		a := late.change.Attempts[0]
-		for _, tried := range late.change.Attempts {
-			if tried.Status == late.change.Status {
-				a = tried
-			}
-		}
-		e := late.message.Event
-		e.ID, e.Type = "evt_late"+string(rune('0'+i)), event.TypeCallback
-		e.Payload = event.Encode(event.CallbackReceived{Channel: a.Channel, Account: a.Account, Event: channels.CallbackEvent{EventID: e.ID, OutTradeNo: a.OutTradeNo,
-			State: channels.StatePaid, TransactionID: "late" + string(rune('0'+i)), Paid: late.change.Amount}})
-		ticket, err := s.app.Intake.Append(bus.Callbacks, &e)
-		must(t, err)
-		<-ticket.Done()
-		must(t, ticket.Err())
-	}
+	f.paid(t, s, f.succeeded, "late1")
+	f.paid(t, s, f.declined, "late2")
+	f.paid(t, s, f.open, "") // the PSP's number of it comes afterwards, and no event tells of that alone
+	s.rest(t)
+	f.paid(t, s, f.open, "named")
 	s.rest(t)
 	f.find(t, s.app.Stores)
 	if f.surplus.ID == "" {
@@ -74,6 +63,25 @@ func makeLiesFolder(t *testing.T) *liesFolder {
 	}
 	s.stop()
 	return f
+}
+
+// paid is a callback that a payment order was paid, by a transaction.
+func (f *liesFolder) paid(t *testing.T, s *system, o told, transaction string) {
+	t.Helper()
+	a := o.change.Attempts[0]
+	for _, tried := range o.change.Attempts {
+		if tried.Status == o.change.Status {
+			a = tried
+		}
+	}
+	e := o.message.Event
+	e.ID, e.Type = "evt_paid_"+transaction, event.TypeCallback
+	e.Payload = event.Encode(event.CallbackReceived{Channel: a.Channel, Account: a.Account, Event: channels.CallbackEvent{EventID: e.ID, OutTradeNo: a.OutTradeNo,
+		State: channels.StatePaid, TransactionID: transaction, Paid: o.change.Amount}})
+	ticket, err := s.app.Intake.Append(bus.Callbacks, &e)
+	must(t, err)
+	<-ticket.Done()
+	must(t, ticket.Err())
 }
 
 // rest waits until whoever is not paid or declined waits for the payer alone.
