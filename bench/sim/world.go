@@ -251,9 +251,14 @@ func (w *World) Run() (err error) {
 			err = closeErr
 		}
 	}()
-	for range w.cfg.Steps {
+	for i := range w.cfg.Steps {
 		if err := w.step(); err != nil {
 			return err
+		}
+		if i%500 == 250 {
+			if err := w.auditor.midway(w); err != nil {
+				return fmt.Errorf("after step %d: %w", i, err)
+			}
 		}
 	}
 	if err := w.heal(); err != nil {

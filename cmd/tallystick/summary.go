@@ -76,7 +76,7 @@ func (d *demo) summary(ctx context.Context) error {
 	fmt.Println()
 	printVerification(os.Stdout, v)
 	d.faults()
-	if len(v.Violations) > 0 {
+	if len(v.Violations) > 0 || v.Moved {
 		return errUnexplained
 	}
 	fmt.Println("Everything is explained: every voucher accounted for, every cent booked, the ledger balanced.")

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/bojanz/currency"
 
@@ -35,7 +36,7 @@ func (c *verifyCmd) Run(ctx context.Context) error {
 		return err
 	}
 	printVerification(os.Stdout, v)
-	if len(v.Violations) > 0 {
+	if len(v.Violations) > 0 || v.Moved {
 		return errUnexplained
 	}
 	return nil
@@ -45,16 +46,28 @@ func (c *verifyCmd) Run(ctx context.Context) error {
 func printVerification(w io.Writer, v app.Verification) {
 	p := func(format string, args ...any) { _, _ = fmt.Fprintf(w, format+"\n", args...) }
 	for _, o := range v.Orders {
-		p("orders of %s: accepted %d = rejected %d + declined %d + expired %d + closed %d + succeeded %d + in flight %d + aliases %d", o.Merchant,
-			o.Accepted, o.Rejected, o.Declined, o.Expired, o.Closed, o.Succeeded, o.InFlight, o.Aliases)
+		p("orders of %s: accepted %d (core's log) = rejected %d + declined %d + expired %d + closed %d + succeeded %d + in flight %d + aliases %d (its tables)",
+			o.Merchant, o.Accepted, o.Rejected, o.Declined, o.Expired, o.Closed, o.Succeeded, o.InFlight, o.Aliases)
 	}
 	for _, m := range v.Money {
-		p("money of %s over %s: core %s settled + %s surplus = ledger %s (merchant %s + our fee %s + suspense %s; of it the PSP keeps %s)", m.Merchant, m.Account,
-			amount(m.Settled, m.Currency), amount(m.Surplus, m.Currency), amount(m.Ledger.Received, m.Currency), amount(m.Ledger.Payable, m.Currency),
-			amount(m.Ledger.FeeIncome, m.Currency), amount(m.Ledger.Suspense, m.Currency), amount(m.Ledger.PSPFees, m.Currency))
+		p("money of %s over %s: core %s settled + %s surplus = ledger %s (merchant %s + our fee %s + suspense %s; of it the PSP keeps %s) + not read yet %s", m.Merchant,
+			m.Account, amount(m.Settled, m.Currency), amount(m.Surplus, m.Currency), amount(m.Ledger.Received, m.Currency), amount(m.Ledger.Payable, m.Currency),
+			amount(m.Ledger.FeeIncome, m.Currency), amount(m.Ledger.Suspense, m.Currency), amount(m.Ledger.PSPFees, m.Currency), amount(m.Told.Unread, m.Currency))
 	}
-	p("core: %d payment orders agree with %d events; ledger: %d entries, %d postings, %d rejected", v.Core.Payments, v.Core.Events,
-		v.Ledger.Entries, v.Ledger.Postings, v.Ledger.Rejected)
+	p("core: %d payment orders held against %d events and %d dispatches", v.Core.Payments, v.Core.Events, v.Dispatches)
+	p("prepay: %d calls held against %d dispatches and %d outcomes", v.Prepay.Calls, v.Prepay.Dispatches, v.Prepay.Outcomes)
+	p("ledger: %d entries, %d postings, %d rejected, held against %d notices", v.Ledger.Entries, v.Ledger.Postings, v.Ledger.Rejected, v.Notices)
+	unread := make([]string, len(v.Unread))
+	for i, u := range v.Unread {
+		unread[i] = fmt.Sprintf("%s %d (%s)", u.Topic, u.Count, u.Reader)
+	}
+	p("not read yet: %s", strings.Join(unread, ", "))
+	for _, r := range v.Missing {
+		p("%s is not in this folder: nothing is said of it", r)
+	}
+	if v.Moved {
+		p("the areas were at work meanwhile: whole sums were not compared")
+	}
 	for _, s := range v.Violations {
 		p("NOT EXPLAINED: %s", s)
 	}

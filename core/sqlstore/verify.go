@@ -2,14 +2,10 @@ package sqlstore
 
 import (
 	"context"
-	"fmt"
-	"slices"
 
 	"github.com/tallystick/tallystick/core"
-	"github.com/tallystick/tallystick/core/event"
 	"github.com/tallystick/tallystick/internal/bus"
 	"github.com/tallystick/tallystick/internal/fault"
-	"github.com/tallystick/tallystick/internal/ids"
 	"github.com/tallystick/tallystick/internal/sqldb"
 )
 
@@ -60,150 +56,54 @@ func (s *Store) Open(ctx context.Context) ([]core.Age, error) {
 	return out, fault.Wrap("core: open", err)
 }
 
-// verifyPage is how many log rows are read at a time.
-const verifyPage = 2000
-
-// folded is what the log, or the table, says of one payment order.
-type folded struct {
-	version int64
-	status  event.Status
-	amount  int64
-	fee     int64
-	paid    int64 // by the attempt that succeeded
-	settled int   // events that settle it: the log's alone
-}
-
-// same reports whether both say the same, whoever settled it.
-func (f folded) same(o folded) bool {
-	f.settled, o.settled = 0, 0
-	return f == o
-}
-
-// Verify implements core.Store. It holds one group's payment orders at a time.
+// Verify implements core.Store. It holds one group at a time.
 func (s *Store) Verify(ctx context.Context) (core.Report, error) {
 	var r core.Report
 	for g := range s.log.Source(bus.Payments).Groups() {
-		if err := s.verifyGroup(ctx, g, &r); err != nil {
-			return r, fault.Wrap("core: verify", err)
+		if _, err := s.verifyPayments(ctx, g, &r); err != nil {
+			return r, err
 		}
 	}
 	return r, nil
 }
 
-func (s *Store) verifyGroup(ctx context.Context, group int, r *core.Report) error {
-	rows := map[ids.Code]folded{}
-	from, to := slotRange(group, s.log.Source(bus.Payments).Groups())
-	err := s.db.Read(ctx, func(tx *sqldb.Tx) error {
-		return tx.Query(selectFolded+`substr(p.y, 2, 2) BETWEEN ? AND ?`, []any{from, to}, func(scan sqldb.Scan) error { return scanFolded(scan, rows) })
-	})
+// VerifyGroup folds one group of both of core's topics and compares them with the
+// tables as they were at one moment. It may run beside everything else.
+func (s *Store) VerifyGroup(ctx context.Context, group int, r *core.Report) (core.Verified, error) {
+	v, err := s.verifyPayments(ctx, group, r)
 	if err != nil {
-		return err
+		return core.Verified{}, err
 	}
-	// The log is read after the tables: whatever they say was told in it by then.
-	// What it tells beyond them is looked up once more.
-	log, err := s.fold(ctx, group, r)
+	return v.found, s.verifyDispatches(ctx, v, r)
+}
+
+// verification is one group being verified.
+type verification struct {
+	group int
+	rows  book // what the tables say
+	log   book // what topic payments says
+	found core.Verified
+	// trades are the rows of trade_orders.
+	trades map[code]tradeRow
+}
+
+func (s *Store) verifyPayments(ctx context.Context, group int, r *core.Report) (*verification, error) {
+	v := &verification{group: group, rows: newBook(), log: newBook(), trades: map[code]tradeRow{}}
+	v.found.Accepted = map[string]int64{}
+	// The snapshot has the tables and the place up to which the log told of them:
+	// nothing is compared that is not of the same moment.
+	err := s.db.Snapshot(ctx, func(tx *sqldb.Tx) error { return v.read(tx, s.groups(), r) })
+	if err == nil {
+		err = v.fold(ctx, s.log.Stored(bus.Payments), r)
+	}
 	if err != nil {
-		return err
+		return nil, fault.Wrap("core: verify", err)
 	}
-	var ahead []ids.Code
-	for y, f := range log {
-		if row, there := rows[y]; !there || row.version < f.version {
-			ahead = append(ahead, y)
-		}
-	}
-	slices.Sort(ahead)
-	err = s.db.Read(ctx, func(tx *sqldb.Tx) error {
-		return sqldb.QueryIn(tx, selectFolded+`p.y IN (?*)`, ahead, func(scan sqldb.Scan) error { return scanFolded(scan, rows) })
-	})
-	if err != nil {
-		return err
-	}
-	compare(rows, log, ahead, r)
-	return nil
+	v.compareOrders(r)
+	v.compareAttempts(r)
+	v.compareExceptions(r)
+	v.compareTrades(r)
+	return v, nil
 }
 
-const selectFolded = `SELECT p.y, p.version, p.status, p.amount_minor, p.fee_minor,
-	(SELECT coalesce(sum(a.paid_minor), 0) FROM attempts a WHERE a.payment_id = p.id AND a.status = 'succeeded') FROM payment_orders p WHERE `
-
-func scanFolded(scan sqldb.Scan, into map[ids.Code]folded) error {
-	var y ids.Code
-	var f folded
-	err := scan(&y, &f.version, &f.status, &f.amount, &f.fee, &f.paid)
-	into[y] = f
-	return err
-}
-
-// compare takes an order that the log was ahead of, and whose row has moved on
-// since, for one that is being worked on.
-func compare(rows, log map[ids.Code]folded, ahead []ids.Code, r *core.Report) {
-	for y, row := range rows {
-		r.Payments++
-		f, told := log[y]
-		switch {
-		case !told:
-			r.Add(fmt.Sprintf("payment order %s is %s at version %d, and no event tells of it", y, row.status, row.version))
-		case f.version < row.version && slices.Contains(ahead, y):
-		case f.version != row.version:
-			r.Add(fmt.Sprintf("payment order %s is at version %d, the log at %d", y, row.version, f.version))
-		case !f.same(row):
-			r.Add(fmt.Sprintf("payment order %s is %+v, the log says %+v", y, row, f))
-		case row.status == event.Succeeded && f.settled != 1:
-			r.Add(fmt.Sprintf("payment order %s succeeded, and %d events settle it", y, f.settled))
-		}
-	}
-	for y := range log {
-		if _, there := rows[y]; !there {
-			r.Add(fmt.Sprintf("the log tells of payment order %s, which is gone", y))
-		}
-	}
-}
-
-// fold reads one group of topic payments and checks that versions have no holes
-// and that nothing follows a final state.
-func (s *Store) fold(ctx context.Context, group int, r *core.Report) (map[ids.Code]folded, error) {
-	log := map[ids.Code]folded{}
-	src := s.log.Stored(bus.Payments)
-	for at := (bus.Place{}); ; {
-		msgs, err := src.Read(ctx, group, at, verifyPage)
-		if err != nil || len(msgs) == 0 {
-			return log, err
-		}
-		for i := range msgs {
-			at = msgs[i].Place
-			r.Events++
-			if msgs[i].Type != event.TypePaymentChanged {
-				continue
-			}
-			var c event.PaymentChanged
-			if err := event.Decode(msgs[i].Payload, &c); err != nil {
-				r.Add(fmt.Sprintf("event %s: %v", msgs[i].ID, err))
-				continue
-			}
-			f := log[c.Y]
-			if c.Version != f.version+1 {
-				r.Add(fmt.Sprintf("payment order %s: version %d follows %d", c.Y, c.Version, f.version))
-			}
-			if f.status.Final() {
-				r.Add(fmt.Sprintf("payment order %s: %s follows %s, which is final", c.Y, c.Status, f.status))
-			}
-			f.version, f.status, f.amount, f.fee, f.paid = c.Version, c.Status, c.Amount.Minor, c.Fee.Minor, 0
-			for _, a := range c.Attempts {
-				if a.Status == event.Succeeded {
-					f.paid += a.Paid.Minor
-				}
-			}
-			if c.Settled >= 0 {
-				f.settled++
-			}
-			log[c.Y] = f
-		}
-	}
-}
-
-// slotRange gives the first and the last two slot characters of a group's codes.
-func slotRange(group, groups int) (from, to string) {
-	first := (group*ids.Slots + groups - 1) / groups
-	last := ((group+1)*ids.Slots+groups-1)/groups - 1
-	text := func(slot int) string { return string([]byte{ids.Alphabet[slot>>5], ids.Alphabet[slot&31]}) }
-	return text(first), text(last)
-}
+func (s *Store) groups() int { return s.log.Source(bus.Payments).Groups() }
