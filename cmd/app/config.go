@@ -1,7 +1,6 @@
 package app
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -9,10 +8,8 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"strings"
+	"reflect"
 	"time"
-
-	"github.com/goccy/go-yaml"
 
 	"github.com/tallystick/tallystick/accounting"
 	"github.com/tallystick/tallystick/core"
@@ -23,6 +20,7 @@ import (
 	"github.com/tallystick/tallystick/internal/bus/embedded"
 	"github.com/tallystick/tallystick/internal/fault"
 	"github.com/tallystick/tallystick/internal/ids"
+	"github.com/tallystick/tallystick/internal/strictyaml"
 	"github.com/tallystick/tallystick/prepay"
 )
 
@@ -109,10 +107,8 @@ func LoadConfig(dir string, environ []string) (Config, error) {
 	if err != nil {
 		return c, &fault.Error{Kind: fault.Invalid, Op: "configuration", Code: "missing", Fix: "run `tallystick init --data " + dir + "`", Err: err}
 	}
-	err = yaml.NewDecoder(bytes.NewReader(text), yaml.Strict()).Decode(&c)
-	if err != nil && !errors.Is(err, io.EOF) {
-		return c, &fault.Error{Kind: fault.Invalid, Op: path, Code: "bad_key_or_value",
-			Fix: "correct the line above, or remove it to use the default", Err: fmt.Errorf("\n%s", strings.TrimSpace(yaml.FormatError(err, false, true)))}
+	if err := strictyaml.Decode(path, text, &c); err != nil && !errors.Is(err, io.EOF) {
+		return c, err
 	}
 	if c == (Config{}) { // a file without any key: the decoder empties what it decodes into
 		c = DefaultConfig()
@@ -124,7 +120,22 @@ func LoadConfig(dir string, environ []string) (Config, error) {
 }
 
 // Validate names the first key that cannot be.
-func (c Config) Validate() error {
+func (c Config) Validate() error { return inDurations(c.validate()) }
+
+// inDurations puts a fix that counts in whole numbers into the words of a key that
+// is a duration: areas check their bounds alike, whatever they are bounds of.
+func inDurations(err error) error {
+	var e *fault.Error
+	if !errors.As(err, &e) || e.Code != "not_positive" || e.Fix != "set it to at least 1" {
+		return err
+	}
+	if f, ok := keys(&Config{})[variable(e.Field)]; ok && f.Type() == reflect.TypeFor[time.Duration]() {
+		e.Fix = "give a duration above 0, such as 5s"
+	}
+	return err
+}
+
+func (c Config) validate() error {
 	bad := func(field, code, fix string) error {
 		return &fault.Error{Kind: fault.Invalid, Op: "configuration", Field: field, Code: code, Fix: fix}
 	}
