@@ -46,6 +46,7 @@ type Config struct {
 	DirectoryPoll    time.Duration `yaml:"directory_poll"`
 	ShutdownTimeout  time.Duration `yaml:"shutdown_timeout"`
 	StoreCacheKiBMax int           `yaml:"store_cache_kib_max"` // of each connection to a store
+	DiskFreeBytesMin int64         `yaml:"disk_free_bytes_min"` // with less this process is not ready
 
 	// Roles are those that this process plays, with commas between them; Bus is how
 	// they hear of each other, and CoreURL where a gateway asks core that is elsewhere.
@@ -88,7 +89,8 @@ func DefaultConfig() Config {
 	return Config{
 		Listen: "127.0.0.1:8080", ListenOperator: "127.0.0.1:8081", PublicURL: "http://127.0.0.1:8080", LogLevel: "info",
 		Groups: 16, DirectoryPoll: time.Second, ShutdownTimeout: 30 * time.Second, StoreCacheKiBMax: 16_384,
-		Roles: "gateway,core,prepay,accounting", Bus: BusEmbedded, Kafka: defaultKafka(),
+		DiskFreeBytesMin: 64 << 20,
+		Roles:            "gateway,core,prepay,accounting", Bus: BusEmbedded, Kafka: defaultKafka(),
 		Intake: IntakeConfig{BatchRecordsMax: 1024, BatchBytesMax: 1 << 20, QueueBatchesMax: 8, UnreadBytesMax: 64 << 20,
 			UnreadAgeMax: 30 * time.Second, TrimEveryBatches: 256, MeasureEvery: 100 * time.Millisecond},
 		Consumers: ConsumersConfig{MessagesMax: 256, Idle: time.Second, BackoffMax: 5 * time.Second, TimersEvery: time.Second},
@@ -158,6 +160,8 @@ func (c Config) validate() error {
 		return bad("prepay.drain_millis", "too_large", "keep it below shutdown_timeout, or calls that are out are left behind")
 	case c.StoreCacheKiBMax < 64:
 		return bad("store_cache_kib_max", "too_small", "use at least 64")
+	case c.DiskFreeBytesMin < 0:
+		return bad("disk_free_bytes_min", "negative", "give a number of bytes; 0 does not look")
 	case c.Consumers.MessagesMax < 1:
 		return bad("consumers.messages_max", "not_positive", "set it to at least 1")
 	case c.Consumers.Idle <= 0 || c.Consumers.BackoffMax <= 0 || c.Consumers.TimersEvery <= 0:

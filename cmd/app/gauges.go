@@ -7,9 +7,6 @@ import (
 
 	"github.com/tallystick/tallystick/core"
 	"github.com/tallystick/tallystick/core/event"
-	"github.com/tallystick/tallystick/gateway/api"
-	"github.com/tallystick/tallystick/internal/bus"
-	"github.com/tallystick/tallystick/internal/fault"
 )
 
 // openStates are the states that a payment order can wait in.
@@ -22,6 +19,14 @@ type gauges struct {
 	mu     sync.Mutex
 	open   map[event.Status]core.Age
 	parked map[string]int64 // by area
+	stores map[string]error // by area, and "disk": why it cannot be written to
+}
+
+// store is what was last found out about a store.
+func (g *gauges) store(area string) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.stores[area]
 }
 
 // gaugesEvery is how old the figures of open payment orders may be.
@@ -48,13 +53,13 @@ func (a *App) registerGauges() {
 			return 0
 		})
 	}
-	for _, t := range []bus.Topic{bus.Intents, bus.Callbacks} {
+	for _, t := range entering() {
 		label := `{topic="` + string(t) + `"}`
 		a.Metrics.GetOrCreateGauge(`tallystick_intake_unread_bytes`+label, func() float64 { n, _ := a.bus.backlog(t); return float64(n) })
 		a.Metrics.GetOrCreateGauge(`tallystick_intake_oldest_unread_seconds`+label, func() float64 { _, age := a.bus.backlog(t); return age.Seconds() })
 	}
-	for area, commits := range a.Stores.commits() {
-		a.Metrics.GetOrCreateGauge(`tallystick_store_commits_total{area="`+area+`"}`, func() float64 { return float64(commits()) })
+	for area, db := range a.Stores.databases() {
+		a.Metrics.GetOrCreateGauge(`tallystick_store_commits_total{area="`+area+`"}`, func() float64 { return float64(db.Commits()) })
 	}
 	for _, c := range a.consumers {
 		label := `{area="` + c.Area + `",topic="` + string(c.Source.Topic()) + `"}`
@@ -75,7 +80,7 @@ func (a *App) runGauges(ctx context.Context) error {
 	tick := time.NewTicker(gaugesEvery)
 	defer tick.Stop()
 	for {
-		if err := a.readGauges(ctx); err != nil && ctx.Err() == nil {
+		if err := a.ReadGauges(ctx); err != nil && ctx.Err() == nil {
 			a.Log.Error("gauges not read", "error", err)
 		}
 		select {
@@ -86,7 +91,13 @@ func (a *App) runGauges(ctx context.Context) error {
 	}
 }
 
-func (a *App) readGauges(ctx context.Context) error {
+// ReadGauges reads what /metrics and /readyz show and is not at hand. Run does it
+// every few seconds.
+func (a *App) ReadGauges(ctx context.Context) error {
+	stores := a.checkStores(ctx)
+	a.gauges.mu.Lock()
+	a.gauges.stores = stores // also when what follows cannot be read
+	a.gauges.mu.Unlock()
 	var ages []core.Age
 	var err error
 	if a.Stores.Core != nil {
@@ -108,16 +119,6 @@ func (a *App) readGauges(ctx context.Context) error {
 	}
 	a.gauges.parked = parked
 	return nil
-}
-
-// probes are what /readyz asks for.
-func (a *App) probes() []api.Probe {
-	return []api.Probe{{Name: "intake", Check: func() error {
-		if bytes, age := a.bus.backlog(bus.Intents); bytes > a.Config.Intake.UnreadBytesMax || age > a.Config.Intake.UnreadAgeMax {
-			return fault.New(fault.Unavailable, "intake", "%d bytes are unread, the oldest for %s", bytes, age)
-		}
-		return nil
-	}}}
 }
 
 // Drained reports whether every consumer has read everything, and no call is out.
