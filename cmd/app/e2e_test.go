@@ -23,6 +23,7 @@ import (
 	"github.com/tallystick/tallystick/core/merchant"
 	"github.com/tallystick/tallystick/internal/bus"
 	"github.com/tallystick/tallystick/internal/ids"
+	"github.com/tallystick/tallystick/internal/sqldb"
 )
 
 // lockedBuffer is a log that goroutines write to.
@@ -336,5 +337,34 @@ func TestARevokedKeyIsDead(t *testing.T) {
 	}
 	if a.Directory.Current().Version != 2 {
 		t.Error("a bad file replaced the last good one")
+	}
+}
+
+// What core has read is no backlog, and goes: the intake keeps little more than
+// what nobody has read, however long it runs.
+func TestWhatIsReadLeavesTheIntake(t *testing.T) {
+	dir, _ := initialised(t)
+	a, err := app.Open(t.Context(), dir, []string{"TALLYSTICK_INTAKE_TRIM_EVERY_BATCHES=4"}, io.Discard)
+	must(t, err)
+	defer a.Close() //nolint:errcheck // a test
+	const n = 20
+	for range n {
+		unread(t, a, bus.Intents)
+	}
+	if bytes, age := a.Intake.Backlog(bus.Intents); bytes == 0 || age == 0 {
+		t.Fatalf("before it is read: %d bytes, %s", bytes, age)
+	}
+	stepAll(t, a, "core.intents")
+	if bytes, age := a.Intake.Backlog(bus.Intents); bytes != 0 || age != 0 {
+		t.Errorf("everything is read, and the backlog is %d bytes, the oldest %s", bytes, age)
+	}
+	unread(t, a, bus.Intents)
+	stepAll(t, a, "intake.trim")
+	rows := 0
+	must(t, a.Stores.Intake.Read(t.Context(), func(tx *sqldb.Tx) error {
+		return tx.Query(`SELECT COUNT(*) FROM intake_intents`, nil, func(scan sqldb.Scan) error { return scan(&rows) })
+	}))
+	if rows == 0 || rows > n/2 {
+		t.Errorf("%d of %d batches are still there: those that were read do not go", rows, n+1)
 	}
 }
