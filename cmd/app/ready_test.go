@@ -1,6 +1,7 @@
 package app_test
 
 import (
+	"context"
 	"errors"
 	"io"
 	"strings"
@@ -99,4 +100,22 @@ func unread(t *testing.T, a *app.App, topic bus.Topic) {
 	}
 	must(t, a.API.Finish(begun))
 	time.Sleep(5 * time.Millisecond)
+}
+
+// The operator port has no login: whoever opens it to other machines is told.
+func TestAnOpenOperatorPortIsLogged(t *testing.T) {
+	for address, open := range map[string]bool{"127.0.0.1:0": false, "localhost:0": false, "0.0.0.0:0": true, ":0": true} {
+		dir, _ := initialised(t)
+		log := &lockedBuffer{}
+		a, err := app.Open(t.Context(), dir, []string{"TALLYSTICK_LISTEN=127.0.0.1:0", "TALLYSTICK_LISTEN_OPERATOR=" + address}, log)
+		must(t, err)
+		must(t, a.Listen())
+		if warned := strings.Contains(log.String(), `"level":"WARN"`) && strings.Contains(log.String(), "listen_operator"); warned != open {
+			t.Errorf("%s: warned %t, want %t: %s", address, warned, open, log)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		must(t, a.Run(ctx)) // closes what is listened on
+		must(t, a.Close())
+	}
 }
