@@ -7,6 +7,7 @@ import (
 
 	"github.com/tallystick/tallystick/core"
 	"github.com/tallystick/tallystick/core/event"
+	"github.com/tallystick/tallystick/internal/fault"
 )
 
 // openStates are the states that a payment order can wait in.
@@ -129,4 +130,22 @@ func (a *App) Drained() bool {
 		}
 	}
 	return a.Prepay == nil || a.Prepay.InFlight() == 0
+}
+
+// CatchUp lets every consumer apply what is in the logs already, until none has
+// anything left to do. Nothing may run any more, and no PSP is called: afterwards
+// the areas have come equally far, and can be held against each other.
+func (a *App) CatchUp(ctx context.Context) error {
+	for worked := true; worked; {
+		worked = false
+		for _, c := range a.consumers {
+			c.CheckReplays()
+			did, err := c.Step(ctx)
+			if err != nil {
+				return fault.Wrap("catch up", err)
+			}
+			worked = worked || did
+		}
+	}
+	return nil
 }

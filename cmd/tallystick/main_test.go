@@ -42,14 +42,3 @@ func TestExitCodes(t *testing.T) {
 	}
 }
 
-// The demo explains everything that it accepted, and its folder can be verified
-// afterwards by another process.
-func TestDemo(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "demo")
-	if code := run(t.Context(), []string{"demo", "--for", "2s", "--rate", "40", "--data", dir}); code != 0 {
-		t.Fatalf("exit code %d", code)
-	}
-	if code := run(t.Context(), []string{"verify", "--data", dir}); code != 0 {
-		t.Fatalf("verify: exit code %d", code)
-	}
-}
