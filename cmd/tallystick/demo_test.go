@@ -6,10 +6,13 @@ import (
 	"database/sql"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/tallystick/tallystick/bench/load"
 )
 
 // told runs a command and gives what it printed; each line is shown to watch,
@@ -113,6 +116,41 @@ func TestADemoThatIsInterrupted(t *testing.T) {
 	}, "demo", "--for", "60s", "--rate", "150", "--data", dir)
 	if code != 1 || strings.Contains(out, explained) || strings.Contains(out, "NOT EXPLAINED") || !strings.Contains(out, "payments in flight") {
 		t.Errorf("exit code %d", code)
+	}
+}
+
+// Whoever goes on paying by hand does not keep the demo from its end, and is told
+// apart from what cannot be explained.
+func TestADemoThatIsPaidByHand(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "demo")
+	stop := make(chan struct{})
+	var hand sync.WaitGroup
+	command := regexp.MustCompile(`curl -s http://(\S+)/v1/payments -H 'Authorization: Bearer (\S+)'`)
+	start := time.Now()
+	code, out := told(t, t.Context(), func(line string) {
+		if m := command.FindStringSubmatch(line); m != nil {
+			client, order := load.NewClient(m[1], m[2], 4), load.Orders(99)
+			hand.Go(func() {
+				for n := 0; ; n++ {
+					select {
+					case <-stop:
+						return
+					case <-time.After(10 * time.Millisecond):
+						_, _, _ = client.Pay(order(n)) // refused once it has ended
+					}
+				}
+			})
+		}
+	}, "demo", "--for", "500ms", "--rate", "10", "--drain", "2s", "--data", dir)
+	close(stop)
+	hand.Wait()
+	// Between two payments nothing may have been in flight for a moment.
+	claimed, inFlight := strings.Contains(out, explained), strings.Contains(out, "still in flight")
+	if strings.Contains(out, "NOT EXPLAINED") || claimed == inFlight || (code == 0) != claimed {
+		t.Errorf("exit code %d", code)
+	}
+	if took := time.Since(start); took > 40*time.Second {
+		t.Errorf("it took %s to end", took)
 	}
 }
 
