@@ -41,4 +41,3 @@ func TestExitCodes(t *testing.T) {
 		})
 	}
 }
-
