@@ -66,7 +66,9 @@ func startSystemIn(t *testing.T, dir string, faults sim.Faults) *system {
 	ln, err := app.FreeAddress()
 	must(t, err)
 	deps, err := app.Production(dir, []string{"TALLYSTICK_LISTEN=" + ln, "TALLYSTICK_PUBLIC_URL=http://" + ln, "TALLYSTICK_LISTEN_OPERATOR=127.0.0.1:0",
-		"TALLYSTICK_LOG_LEVEL=debug", "TALLYSTICK_PREPAY_BACKOFF_ASK_FIRST_MILLIS=20"}, s.log)
+		"TALLYSTICK_LOG_LEVEL=debug", "TALLYSTICK_PREPAY_BACKOFF_ASK_FIRST_MILLIS=20",
+		// No test is to fail because the machine is slow, under the race detector say.
+		"TALLYSTICK_API_ACCEPT_TIMEOUT=15s", "TALLYSTICK_API_ACCEPT_DEADLINE=20s"}, s.log)
 	must(t, err)
 	var accounts []sim.Account
 	for _, name := range app.ExampleAccounts() {
