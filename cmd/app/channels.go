@@ -15,6 +15,7 @@ import (
 	"github.com/tallystick/tallystick/channels/limit"
 	"github.com/tallystick/tallystick/core/merchant"
 	"github.com/tallystick/tallystick/internal/fault"
+	"github.com/tallystick/tallystick/internal/obs"
 )
 
 // ChannelSet builds the channels of the directory's accounts and keeps them in
@@ -34,7 +35,8 @@ type ChannelSet struct {
 	names    []string
 }
 
-// builtAccount is a channel and what it was built from.
+// builtAccount is a channel and what it was built from. One that is in the map is
+// never changed: whoever holds it reads it without a lock.
 type builtAccount struct {
 	from    merchant.ChannelAccount
 	channel *channels.Channel
@@ -88,13 +90,25 @@ func (s *ChannelSet) build(a merchant.ChannelAccount) (*builtAccount, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.metrics.GetOrCreateGauge(`tallystick_channel_breaker_open{account="`+a.ID+`"}`, func() float64 {
-		if s.BreakerState(a.ID) == breaker.Open {
-			return 1
-		}
-		return 0
-	})
+	s.registerBreaker(a.ID)
 	return &builtAccount{from: a, channel: c, breaker: br}, nil
+}
+
+// registerBreaker makes a gauge for each state of an account's two breakers: 1 for
+// the state that it is in. A second call for the same account changes nothing, as
+// a gauge asks for the breaker that is in force.
+func (s *ChannelSet) registerBreaker(account string) {
+	for _, which := range []string{breaker.Pay, breaker.Ask} {
+		for _, state := range []string{breaker.Closed, breaker.HalfOpen, breaker.Open} {
+			name := obs.Name("tallystick_channel_breaker_state", "account", account, "which", which, "state", state)
+			s.metrics.GetOrCreateGauge(name, func() float64 {
+				if s.breakerState(account, which) == state {
+					return 1
+				}
+				return 0
+			})
+		}
+	}
 }
 
 // follow rebuilds what a newer directory says otherwise.
@@ -115,7 +129,7 @@ func (s *ChannelSet) follow() {
 	for i := range snapshot.Accounts {
 		a := snapshot.Accounts[i]
 		if have := s.accounts[a.ID]; have != nil && sameChannel(have.from, a) {
-			have.from = a
+			s.accounts[a.ID] = &builtAccount{from: a, channel: have.channel, breaker: have.breaker}
 			continue
 		}
 		b, err := s.build(a)
@@ -179,9 +193,17 @@ func (s *ChannelSet) Parser(channel, account string) (channels.CallbackParser, b
 // BreakerState is the state of an account's breaker of payments; empty for an
 // account that is not there.
 func (s *ChannelSet) BreakerState(account string) string {
+	return s.breakerState(account, breaker.Pay)
+}
+
+func (s *ChannelSet) breakerState(account, which string) string {
 	b := s.get(account)
-	if b == nil {
+	switch {
+	case b == nil:
 		return ""
+	case which == breaker.Ask:
+		return b.breaker.AskState()
+	default:
+		return b.breaker.State()
 	}
-	return b.breaker.State()
 }

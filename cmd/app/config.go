@@ -1,7 +1,6 @@
 package app
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -9,10 +8,8 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"strings"
+	"reflect"
 	"time"
-
-	"github.com/goccy/go-yaml"
 
 	"github.com/tallystick/tallystick/accounting"
 	"github.com/tallystick/tallystick/core"
@@ -23,6 +20,7 @@ import (
 	"github.com/tallystick/tallystick/internal/bus/embedded"
 	"github.com/tallystick/tallystick/internal/fault"
 	"github.com/tallystick/tallystick/internal/ids"
+	"github.com/tallystick/tallystick/internal/strictyaml"
 	"github.com/tallystick/tallystick/prepay"
 )
 
@@ -48,6 +46,7 @@ type Config struct {
 	DirectoryPoll    time.Duration `yaml:"directory_poll"`
 	ShutdownTimeout  time.Duration `yaml:"shutdown_timeout"`
 	StoreCacheKiBMax int           `yaml:"store_cache_kib_max"` // of each connection to a store
+	DiskFreeBytesMin int64         `yaml:"disk_free_bytes_min"` // with less this process is not ready
 
 	// Roles are those that this process plays, with commas between them; Bus is how
 	// they hear of each other, and CoreURL where a gateway asks core that is elsewhere.
@@ -93,7 +92,8 @@ func DefaultConfig() Config {
 	return Config{
 		Listen: "127.0.0.1:8080", ListenOperator: "127.0.0.1:8081", PublicURL: "http://127.0.0.1:8080", LogLevel: "info",
 		Groups: 16, DirectoryPoll: time.Second, ShutdownTimeout: 30 * time.Second, StoreCacheKiBMax: 16_384,
-		Roles: "gateway,core,prepay,accounting", Bus: BusEmbedded, Kafka: defaultKafka(),
+		DiskFreeBytesMin: 64 << 20,
+		Roles:            "gateway,core,prepay,accounting", Bus: BusEmbedded, Kafka: defaultKafka(),
 		Intake: IntakeConfig{BatchRecordsMax: 1024, BatchBytesMax: 1 << 20, QueueBatchesMax: 8, UnreadBytesMax: 64 << 20,
 			UnreadAgeMax: 30 * time.Second, TrimEveryBatches: 256, MeasureEvery: 100 * time.Millisecond},
 		Consumers: ConsumersConfig{MessagesMax: 512, PauseMax: 20 * time.Millisecond, LedgerPause: 50 * time.Millisecond, ParkedMax: 100_000,
@@ -113,10 +113,8 @@ func LoadConfig(dir string, environ []string) (Config, error) {
 	if err != nil {
 		return c, &fault.Error{Kind: fault.Invalid, Op: "configuration", Code: "missing", Fix: "run `tallystick init --data " + dir + "`", Err: err}
 	}
-	err = yaml.NewDecoder(bytes.NewReader(text), yaml.Strict()).Decode(&c)
-	if err != nil && !errors.Is(err, io.EOF) {
-		return c, &fault.Error{Kind: fault.Invalid, Op: path, Code: "bad_key_or_value",
-			Fix: "correct the line above, or remove it to use the default", Err: fmt.Errorf("\n%s", strings.TrimSpace(yaml.FormatError(err, false, true)))}
+	if err := strictyaml.Decode(path, text, &c); err != nil && !errors.Is(err, io.EOF) {
+		return c, err
 	}
 	if c == (Config{}) { // a file without any key: the decoder empties what it decodes into
 		c = DefaultConfig()
@@ -128,7 +126,22 @@ func LoadConfig(dir string, environ []string) (Config, error) {
 }
 
 // Validate names the first key that cannot be.
-func (c Config) Validate() error {
+func (c Config) Validate() error { return inDurations(c.validate()) }
+
+// inDurations puts a fix that counts in whole numbers into the words of a key that
+// is a duration: areas check their bounds alike, whatever they are bounds of.
+func inDurations(err error) error {
+	var e *fault.Error
+	if !errors.As(err, &e) || e.Code != "not_positive" || e.Fix != "set it to at least 1" {
+		return err
+	}
+	if f, ok := keys(&Config{})[variable(e.Field)]; ok && f.Type() == reflect.TypeFor[time.Duration]() {
+		e.Fix = "give a duration above 0, such as 5s"
+	}
+	return err
+}
+
+func (c Config) validate() error {
 	bad := func(field, code, fix string) error {
 		return &fault.Error{Kind: fault.Invalid, Op: "configuration", Field: field, Code: code, Fix: fix}
 	}
@@ -151,6 +164,8 @@ func (c Config) Validate() error {
 		return bad("prepay.drain_millis", "too_large", "keep it below shutdown_timeout, or calls that are out are left behind")
 	case c.StoreCacheKiBMax < 64:
 		return bad("store_cache_kib_max", "too_small", "use at least 64")
+	case c.DiskFreeBytesMin < 0:
+		return bad("disk_free_bytes_min", "negative", "give a number of bytes; 0 does not look")
 	case c.Consumers.MessagesMax < 1:
 		return bad("consumers.messages_max", "not_positive", "set it to at least 1")
 	case c.Consumers.ParkedMax < 1:

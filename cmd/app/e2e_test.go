@@ -23,6 +23,7 @@ import (
 	"github.com/tallystick/tallystick/core/merchant"
 	"github.com/tallystick/tallystick/internal/bus"
 	"github.com/tallystick/tallystick/internal/ids"
+	"github.com/tallystick/tallystick/internal/sqldb"
 )
 
 // lockedBuffer is a log that goroutines write to.
@@ -65,7 +66,9 @@ func startSystemIn(t *testing.T, dir string, faults sim.Faults) *system {
 	ln, err := app.FreeAddress()
 	must(t, err)
 	deps, err := app.Production(dir, []string{"TALLYSTICK_LISTEN=" + ln, "TALLYSTICK_PUBLIC_URL=http://" + ln, "TALLYSTICK_LISTEN_OPERATOR=127.0.0.1:0",
-		"TALLYSTICK_LOG_LEVEL=debug", "TALLYSTICK_PREPAY_BACKOFF_ASK_FIRST_MILLIS=20"}, s.log)
+		"TALLYSTICK_LOG_LEVEL=debug", "TALLYSTICK_PREPAY_BACKOFF_ASK_FIRST_MILLIS=20",
+		// No test is to fail because the machine is slow, under the race detector say.
+		"TALLYSTICK_API_ACCEPT_TIMEOUT=15s", "TALLYSTICK_API_ACCEPT_DEADLINE=20s"}, s.log)
 	must(t, err)
 	var accounts []sim.Account
 	for _, name := range app.ExampleAccounts() {
@@ -184,7 +187,7 @@ var rowsOfTheirOwn = map[string]string{
 	"goose_db_version": "the schema's version", "stamp": "the installation's constants", "places": "a consumer's", "heads": "a topic's", "marks": "a topic's",
 	"intake_intents": "a batch of records, each with its own context", "intake_callbacks": "a batch of records, each with its own context",
 	"log_dispatch": "a batch of records", "log_payments": "a batch of records", "log_outcomes": "a batch of records", "log_postings": "a batch of records",
-	"progress": "how far a call is, which has the context",
+	"progress": "how far a call is, which has the context", "cleaned": "a moment",
 	"accounts": "an account of the ledger", "balances": "an account's", "postings": "lines of an entry, which has the context",
 }
 
@@ -338,5 +341,34 @@ func TestARevokedKeyIsDead(t *testing.T) {
 	}
 	if a.Directory.Current().Version != 2 {
 		t.Error("a bad file replaced the last good one")
+	}
+}
+
+// What core has read is no backlog, and goes: the intake keeps little more than
+// what nobody has read, however long it runs.
+func TestWhatIsReadLeavesTheIntake(t *testing.T) {
+	dir, _ := initialised(t)
+	a, err := app.Open(t.Context(), dir, []string{"TALLYSTICK_INTAKE_TRIM_EVERY_BATCHES=4"}, io.Discard)
+	must(t, err)
+	defer a.Close() //nolint:errcheck // a test
+	const n = 20
+	for range n {
+		unread(t, a, bus.Intents)
+	}
+	if bytes, age := a.Intake.Backlog(bus.Intents); bytes == 0 || age == 0 {
+		t.Fatalf("before it is read: %d bytes, %s", bytes, age)
+	}
+	stepAll(t, a, "core.intents")
+	if bytes, age := a.Intake.Backlog(bus.Intents); bytes != 0 || age != 0 {
+		t.Errorf("everything is read, and the backlog is %d bytes, the oldest %s", bytes, age)
+	}
+	unread(t, a, bus.Intents)
+	stepAll(t, a, "intake.trim")
+	rows := 0
+	must(t, a.Stores.Intake.Read(t.Context(), func(tx *sqldb.Tx) error {
+		return tx.Query(`SELECT COUNT(*) FROM intake_intents`, nil, func(scan sqldb.Scan) error { return scan(&rows) })
+	}))
+	if rows == 0 || rows > n/2 {
+		t.Errorf("%d of %d batches are still there: those that were read do not go", rows, n+1)
 	}
 }

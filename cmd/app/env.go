@@ -5,7 +5,9 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/goccy/go-yaml"
 
@@ -18,8 +20,7 @@ const envPrefix = "TALLYSTICK_"
 // gateway.listen is TALLYSTICK_GATEWAY_LISTEN, intake.unread_bytes_max is
 // TALLYSTICK_INTAKE_UNREAD_BYTES_MAX. A variable that names no key is refused.
 func override(cfg any, environ []string) error {
-	fields := map[string]reflect.Value{}
-	collect(reflect.ValueOf(cfg).Elem(), envPrefix, fields)
+	fields := keys(cfg)
 	for _, kv := range environ {
 		name, value, _ := strings.Cut(kv, "=")
 		if !strings.HasPrefix(name, envPrefix) || strings.HasPrefix(name, envSecret) || name == EnvCrashAt {
@@ -34,12 +35,51 @@ func override(cfg any, environ []string) error {
 			f.SetString(value)
 			continue
 		}
-		if err := yaml.Unmarshal([]byte(value), f.Addr().Interface()); err != nil {
-			return &fault.Error{Kind: fault.Invalid, Field: name, Code: "bad_value",
-				Fix: fmt.Sprintf("give it a value of type %s", f.Type()), Err: fmt.Errorf("%q", value)}
+		if err := set(f, value); err != nil {
+			return &fault.Error{Kind: fault.Invalid, Field: name, Code: "bad_value", Fix: fixOf(f.Type()), Err: fmt.Errorf("%q", value)}
 		}
 	}
 	return nil
+}
+
+// set reads a value as the file would be read.
+func set(f reflect.Value, text string) (err error) {
+	switch {
+	case f.Type() == reflect.TypeFor[time.Duration]():
+		var d time.Duration
+		d, err = time.ParseDuration(text)
+		f.SetInt(int64(d))
+	case f.CanInt():
+		var n int64
+		n, err = strconv.ParseInt(text, 0, f.Type().Bits())
+		f.SetInt(n)
+	default:
+		err = yaml.Unmarshal([]byte(text), f.Addr().Interface())
+	}
+	return err
+}
+
+func fixOf(t reflect.Type) string {
+	switch {
+	case t == reflect.TypeFor[time.Duration]():
+		return "give a duration with its unit, such as 1.5s"
+	case t.Kind() >= reflect.Int && t.Kind() <= reflect.Int64:
+		return "use a whole number"
+	}
+	return fmt.Sprintf("give it a value of type %s", t)
+}
+
+// variable is the environment variable of a key: api.wait_max is
+// TALLYSTICK_API_WAIT_MAX.
+func variable(key string) string {
+	return envPrefix + strings.ToUpper(strings.ReplaceAll(key, ".", "_"))
+}
+
+// keys are the keys of a configuration by their variables.
+func keys(cfg any) map[string]reflect.Value {
+	fields := map[string]reflect.Value{}
+	collect(reflect.ValueOf(cfg).Elem(), envPrefix, fields)
+	return fields
 }
 
 // collect finds the variable of each key, by the keys' names in the file.
@@ -75,8 +115,5 @@ func nearest(name string, fields map[string]reflect.Value) string {
 
 // Variables are the environment variables that stand for keys, sorted.
 func Variables() []string {
-	c := Config{}
-	fields := map[string]reflect.Value{}
-	collect(reflect.ValueOf(&c).Elem(), envPrefix, fields)
-	return slices.Sorted(maps.Keys(fields))
+	return slices.Sorted(maps.Keys(keys(&Config{})))
 }

@@ -7,8 +7,6 @@ import (
 
 	"github.com/tallystick/tallystick/core"
 	"github.com/tallystick/tallystick/core/event"
-	"github.com/tallystick/tallystick/gateway/api"
-	"github.com/tallystick/tallystick/internal/bus"
 	"github.com/tallystick/tallystick/internal/fault"
 )
 
@@ -22,6 +20,14 @@ type gauges struct {
 	mu     sync.Mutex
 	open   map[event.Status]core.Age
 	parked map[string]int64 // by area
+	stores map[string]error // by area, and "disk": why it cannot be written to
+}
+
+// store is what was last found out about a store.
+func (g *gauges) store(area string) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.stores[area]
 }
 
 // gaugesEvery is how old the figures of open payment orders may be.
@@ -48,13 +54,13 @@ func (a *App) registerGauges() {
 			return 0
 		})
 	}
-	for _, t := range []bus.Topic{bus.Intents, bus.Callbacks} {
+	for _, t := range entering() {
 		label := `{topic="` + string(t) + `"}`
 		a.Metrics.GetOrCreateGauge(`tallystick_intake_unread_bytes`+label, func() float64 { n, _ := a.bus.backlog(t); return float64(n) })
 		a.Metrics.GetOrCreateGauge(`tallystick_intake_oldest_unread_seconds`+label, func() float64 { _, age := a.bus.backlog(t); return age.Seconds() })
 	}
-	for area, commits := range a.Stores.commits() {
-		a.Metrics.GetOrCreateGauge(`tallystick_store_commits_total{area="`+area+`"}`, func() float64 { return float64(commits()) })
+	for area, db := range a.Stores.databases() {
+		a.Metrics.GetOrCreateGauge(`tallystick_store_commits_total{area="`+area+`"}`, func() float64 { return float64(db.Commits()) })
 	}
 	for _, c := range a.consumers {
 		label := `{area="` + c.Area + `",topic="` + string(c.Source.Topic()) + `"}`
@@ -75,7 +81,7 @@ func (a *App) runGauges(ctx context.Context) error {
 	tick := time.NewTicker(gaugesEvery)
 	defer tick.Stop()
 	for {
-		if err := a.readGauges(ctx); err != nil && ctx.Err() == nil {
+		if err := a.ReadGauges(ctx); err != nil && ctx.Err() == nil {
 			a.Log.Error("gauges not read", "error", err)
 		}
 		select {
@@ -86,7 +92,13 @@ func (a *App) runGauges(ctx context.Context) error {
 	}
 }
 
-func (a *App) readGauges(ctx context.Context) error {
+// ReadGauges reads what /metrics and /readyz show and is not at hand. Run does it
+// every few seconds.
+func (a *App) ReadGauges(ctx context.Context) error {
+	stores := a.checkStores(ctx)
+	a.gauges.mu.Lock()
+	a.gauges.stores = stores // also when what follows cannot be read
+	a.gauges.mu.Unlock()
 	var ages []core.Age
 	var err error
 	if a.Stores.Core != nil {
@@ -110,16 +122,6 @@ func (a *App) readGauges(ctx context.Context) error {
 	return nil
 }
 
-// probes are what /readyz asks for.
-func (a *App) probes() []api.Probe {
-	return []api.Probe{{Name: "intake", Check: func() error {
-		if bytes, age := a.bus.backlog(bus.Intents); bytes > a.Config.Intake.UnreadBytesMax || age > a.Config.Intake.UnreadAgeMax {
-			return fault.New(fault.Unavailable, "intake", "%d bytes are unread, the oldest for %s", bytes, age)
-		}
-		return nil
-	}}}
-}
-
 // Drained reports whether every consumer has read everything, and no call is out.
 func (a *App) Drained() bool {
 	for _, c := range a.consumers {
@@ -128,4 +130,22 @@ func (a *App) Drained() bool {
 		}
 	}
 	return a.Prepay == nil || a.Prepay.InFlight() == 0
+}
+
+// CatchUp lets every consumer apply what is in the logs already, until none has
+// anything left to do. Nothing may run any more, and no PSP is called: afterwards
+// the areas have come equally far, and can be held against each other.
+func (a *App) CatchUp(ctx context.Context) error {
+	for worked := true; worked; {
+		worked = false
+		for _, c := range a.consumers {
+			c.CheckReplays()
+			did, err := c.Step(ctx)
+			if err != nil {
+				return fault.Wrap("catch up", err)
+			}
+			worked = worked || did
+		}
+	}
+	return nil
 }

@@ -72,7 +72,11 @@ func Init(dir string) (Initialised, error) {
 	if err := writeNew(filepath.Join(dir, DirectoryFile), directory, 0o600); err != nil {
 		return Initialised{}, err
 	}
-	return Initialised{Dir: dir, APIKey: key}, writeNew(filepath.Join(dir, ConfigFile), exampleConfig, 0o600)
+	if err := writeNew(filepath.Join(dir, ConfigFile), exampleConfig, 0o600); err != nil {
+		return Initialised{}, err
+	}
+	// The folder itself is new as well.
+	return Initialised{Dir: dir, APIKey: key}, fault.Wrap("init", syncFolders(filepath.Dir(filepath.Clean(dir))))
 }
 
 // newAPIKey makes 160 bits of randomness that say what they are.

@@ -106,7 +106,8 @@ func (s Secrets) Tokens() (map[string][]byte, error) {
 	return out, nil
 }
 
-// newestKey is the key id that signs: 10 comes after 9, and 2026-11 after 2026-10.
+// newestKey is the key id that signs: the longest, and of those the last as text.
+// So 10 comes after 9, and 20261125 after 20261124 and after 1.
 func newestKey(keys map[string][]byte) string {
 	var kids []string
 	for kid := range keys {
@@ -124,7 +125,8 @@ func writeSecret(dir, name string) error {
 	return writeNew(filepath.Join(dir, name+keyFileExt), hex.EncodeToString(key)+"\n", 0o600)
 }
 
-// writeNew writes a file that must not exist, and syncs it.
+// writeNew writes a file that must not exist, and syncs it and its folder: a name
+// that is only in memory is gone with the power, however well the file was synced.
 func writeNew(path, content string, mode os.FileMode) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode) //nolint:gosec // the operator's own folder
 	if err != nil {
@@ -138,5 +140,8 @@ func writeNew(path, content string, mode os.FileMode) error {
 		_ = f.Close()
 		return fault.Wrap("sync "+path, err)
 	}
-	return fault.Wrap("close "+path, f.Close())
+	if err := f.Close(); err != nil {
+		return fault.Wrap("close "+path, err)
+	}
+	return fault.Wrap("sync the folder of "+path, syncFolders(filepath.Dir(path)))
 }

@@ -27,6 +27,10 @@ func (a *App) Listen() (err error) {
 		}
 		return &fault.Error{Kind: fault.Invalid, Op: "listen", Field: "listen_operator", Code: "cannot_listen", Fix: "choose a free address", Err: err}
 	}
+	if at, ok := a.operator.Addr().(*net.TCPAddr); ok && !at.IP.IsLoopback() {
+		a.Log.Warn("the operator port can be reached from other machines and has no login: metrics, profiles and core's answers are open to whoever reaches it",
+			"listen_operator", at.String())
+	}
 	return nil
 }
 
@@ -99,7 +103,9 @@ func (a *App) servePublic(ctx context.Context) error {
 	}
 	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.Config.ShutdownTimeout)
 	defer cancel()
-	return errors.Join(a.API.Shutdown(grace), <-failed)
+	err := a.API.Shutdown(grace)
+	_ = a.public.Close() // Shutdown does not know of it when Serve has only just been called
+	return errors.Join(err, <-failed)
 }
 
 func (a *App) serveOperator(ctx context.Context) error {
@@ -115,6 +121,8 @@ func (a *App) serveOperator(ctx context.Context) error {
 	case err := <-failed:
 		return err
 	case <-ctx.Done():
-		return errors.Join(s.ShutdownWithContext(context.WithoutCancel(ctx)), <-failed)
+		err := s.ShutdownWithContext(context.WithoutCancel(ctx))
+		_ = a.operator.Close() // as above
+		return errors.Join(err, <-failed)
 	}
 }

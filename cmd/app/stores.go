@@ -142,25 +142,6 @@ func (s *Stores) Sources() (out []bus.Source) {
 	return out
 }
 
-// commits count, by area, the writing transactions that this process committed:
-// each is one flush to the disk at least, unless it changed nothing.
-func (s *Stores) commits() map[string]func() int64 {
-	out := map[string]func() int64{}
-	if s.Intake != nil {
-		out["intake"] = s.Intake.Commits
-	}
-	if s.Core != nil {
-		out["core"] = s.Core.DB().Commits
-	}
-	if s.Prepay != nil {
-		out["prepay"] = s.Prepay.DB().Commits
-	}
-	if s.Accounting != nil {
-		out["accounting"] = s.Accounting.DB().Commits
-	}
-	return out
-}
-
 // Parked are the messages that each area put aside, by area.
 func (s *Stores) Parked() map[string]embedded.Places {
 	out := map[string]embedded.Places{}

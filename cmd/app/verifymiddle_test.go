@@ -15,7 +15,6 @@ import (
 	"github.com/tallystick/tallystick/core/event"
 	"github.com/tallystick/tallystick/internal/bus"
 	"github.com/tallystick/tallystick/internal/ids"
-	"github.com/tallystick/tallystick/internal/money"
 )
 
 // A folder whose process ended in the middle of its work is not accused: what was
@@ -254,11 +253,16 @@ func (s *handApp) intents(round, n int) {
 	for i := range n {
 		o := order(i)
 		x := s.app.Secret.Trade("real", merchant, o.OrderID)
-		y := s.app.Secret.Intent(x, merchant, o.OrderID, "deposit", o.Key, ids.Fingerprint{})
+		c := ids.NewCanonical(nil)
+		c.Int("amount", o.Amount)
+		c.String("currency", o.Currency)
+		c.String("order_id", o.OrderID)
+		c.String("subject", o.Subject)
+		canonical := c.Bytes()
+		y := s.app.Secret.Intent(x, merchant, o.OrderID, "deposit", o.Key, ids.FingerprintOf(canonical))
 		e := bus.Event{ID: ids.VoucherID.With(y), Type: event.TypeIntent, Version: bus.EnvelopeVersion, AtMillis: 1,
 			Context: ids.Context{BizCode: x, Merchant: merchant, OrderType: "general", OrderScene: "online", TraceID: strings.Repeat("5", ids.TraceIDLen), Form: "deposit", Traffic: "real"},
-			Payload: event.Encode(event.Intent{Y: y, OrderID: o.OrderID, IdempotencyKey: o.Key, Canonical: []byte(o.Key), Amount: money.Of(o.Amount, "CNY"),
-				Method: channels.MethodQRCode, Subject: o.Subject, AcceptedAtMillis: time.Now().UnixMilli(), ExpiresAtMillis: time.Now().UnixMilli() + 900_000})}
+			Payload: event.Encode(event.Intent{Y: y, IdempotencyKey: o.Key, Canonical: canonical, AcceptedAtMillis: time.Now().UnixMilli(), ExpiresAtMillis: time.Now().UnixMilli() + 900_000})}
 		ticket, err := s.app.Intake.Append(bus.Intents, &e)
 		must(s.t, err)
 		last = ticket

@@ -22,7 +22,7 @@ type demoCmd struct {
 	For   time.Duration `help:"How long payments are offered." default:"20s"`
 	Rate  float64       `help:"Payments offered per second." default:"300"`
 	Seed  uint64        `help:"Seed of the orders and of the PSP's faults." default:"1"`
-	Data  string        `help:"Data folder, made if missing; a temporary one by default." placeholder:"DIR" type:"path"`
+	Data  string        `help:"Data folder to make: one that was initialised already is refused. A temporary one by default." placeholder:"DIR" type:"path"`
 	Keep  bool          `help:"Keep the temporary data folder, and go on serving until interrupted."`
 	Drain time.Duration `help:"How long the payments in flight may take to end." default:"60s" hidden:""`
 }
@@ -37,7 +37,7 @@ type demo struct {
 	driver *load.Driver
 	log    *os.File
 
-	stop func() error // stops app and simulator, and gives the first error
+	stop func() error // stops app and simulator, and gives the first error; the stores stay open
 }
 
 // Run shows one payment system at work, and judges it.
@@ -57,12 +57,28 @@ func (c *demoCmd) Run(ctx context.Context) error {
 	defer cancel()
 	d.drive(offering)
 	d.drain(offering)
-	err := d.summary(context.WithoutCancel(ctx))
-	if c.Keep && ctx.Err() == nil {
-		fmt.Printf("\nStill serving %s; interrupt to stop.\n", d.dir)
+	interrupted := ctx.Err() != nil
+	if c.Keep && !interrupted {
+		fmt.Printf("\nStill serving %s; interrupt to stop it and to see the books.\n", d.dir)
 		<-ctx.Done()
 	}
-	return errors.Join(err, d.stop())
+	return d.judge(context.WithoutCancel(ctx), interrupted)
+}
+
+// judge stops everything and then looks at the books: those of a running system
+// never stand still, and one area is always ahead of another.
+func (d *demo) judge(ctx context.Context, interrupted bool) error {
+	if interrupted {
+		fmt.Println("\nInterrupted: stopping ...")
+	}
+	err := d.stop()
+	if err == nil {
+		err = d.app.CatchUp(ctx)
+	}
+	if err == nil {
+		err = d.summary(ctx, interrupted)
+	}
+	return errors.Join(err, d.app.Close(), d.log.Close())
 }
 
 // start makes the folder, and starts the simulator and the app.
@@ -152,7 +168,7 @@ func (d *demo) run(ctx context.Context) {
 		cancel()
 		err := <-appDone
 		stopSim()
-		return errors.Join(err, <-simDone, d.app.Close(), d.log.Close())
+		return errors.Join(err, <-simDone)
 	})
 }
 
@@ -219,7 +235,8 @@ func isTerminal(f *os.File) bool {
 	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
 
-// drain waits until nothing is on its way any more.
+// drain waits until nothing is on its way any more, or until ctx ends: whoever pays
+// by hand meanwhile does not hold it up for ever.
 func (d *demo) drain(ctx context.Context) {
 	for ctx.Err() == nil {
 		open := int64(0)

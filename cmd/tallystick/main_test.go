@@ -2,6 +2,7 @@ package main
 
 import (
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -28,24 +29,15 @@ func TestExitCodes(t *testing.T) {
 		{"parked before the first start", []string{"parked", "list", "--data", fresh}, 2},
 		{"verify an empty folder", []string{"verify", "--data", fresh}, 0},
 		{"nothing parked", []string{"parked", "list", "--data", fresh}, 0},
-		{"replay of a bad id", []string{"parked", "replay", "--data", fresh, "trd_x"}, 1},
+		{"replay of a bad id", []string{"parked", "replay", "--data", fresh, "trd_x"}, 2},
+		{"replay of no id", []string{"parked", "replay", "--data", fresh, "bogus"}, 2},
+		{"replay of another kind of id", []string{"parked", "replay", "--data", fresh, "vch_" + strings.Repeat("r", 27)}, 2},
+		{"replay where nothing is parked", []string{"parked", "replay", "--data", fresh, "trd_" + strings.Repeat("r", 27)}, 1},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			if code := run(t.Context(), tc.args); code != tc.code {
 				t.Errorf("exit code %d, want %d", code, tc.code)
 			}
 		})
-	}
-}
-
-// The demo explains everything that it accepted, and its folder can be verified
-// afterwards by another process.
-func TestDemo(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "demo")
-	if code := run(t.Context(), []string{"demo", "--for", "2s", "--rate", "40", "--data", dir}); code != 0 {
-		t.Fatalf("exit code %d", code)
-	}
-	if code := run(t.Context(), []string{"verify", "--data", dir}); code != 0 {
-		t.Fatalf("verify: exit code %d", code)
 	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/tallystick/tallystick/cmd/app"
 	"github.com/tallystick/tallystick/internal/bus/embedded"
+	"github.com/tallystick/tallystick/internal/fault"
 	"github.com/tallystick/tallystick/internal/ids"
 	"github.com/tallystick/tallystick/internal/money"
 )
@@ -116,9 +117,9 @@ type parkedReplayCmd struct {
 
 // Run asks.
 func (c *parkedReplayCmd) Run(ctx context.Context) error {
-	_, x, err := ids.ParseID(c.Trade)
-	if err != nil {
-		return err
+	kind, x, err := ids.ParseID(c.Trade)
+	if err != nil || kind != ids.TradeID {
+		return &fault.Error{Kind: fault.Invalid, Op: "parked replay", Field: c.Trade, Code: "no_trade_id", Fix: "give a trade as `parked list` shows it (trd_...)", Err: err}
 	}
 	total := int64(0)
 	err = eachParked(ctx, c.Data, func(_ string, p embedded.Places) error {

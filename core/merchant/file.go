@@ -3,6 +3,7 @@ package merchant
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -10,18 +11,14 @@ import (
 	"os"
 	"regexp"
 	"slices"
-	"strings"
 	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
-	"github.com/goccy/go-yaml"
-	"github.com/goccy/go-yaml/ast"
-	"github.com/goccy/go-yaml/parser"
-
 	"github.com/tallystick/tallystick/channels"
 	"github.com/tallystick/tallystick/internal/fault"
 	"github.com/tallystick/tallystick/internal/money"
+	"github.com/tallystick/tallystick/internal/strictyaml"
 )
 
 // Bounds of a directory file, and of what is in it.
@@ -57,40 +54,10 @@ func parse(path string, text []byte) (*Snapshot, error) {
 		return nil, &fault.Error{Kind: fault.TooLarge, Op: path, Code: "too_large", Fix: fmt.Sprintf("keep it under %d bytes", FileBytesMax)}
 	}
 	s := &Snapshot{}
-	if err := yaml.NewDecoder(bytes.NewReader(text), yaml.Strict()).Decode(s); err != nil {
-		return nil, &fault.Error{Kind: fault.Invalid, Op: path, Code: "bad_key_or_value", Fix: "correct the line above",
-			Err: fmt.Errorf("\n%s", strings.TrimSpace(yaml.FormatError(err, false, true)))}
-	}
-	if err := checkDocument(text); err != nil {
-		return nil, fault.Wrap(path, err)
+	if err := strictyaml.Decode(path, text, s); err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
 	}
 	return s, fault.Wrap(path, s.Validate())
-}
-
-// checkDocument refuses what the decoder would pass over in silence: a second
-// document, and a fraction where a whole number belongs (it would be cut off).
-func checkDocument(text []byte) error {
-	file, err := parser.ParseBytes(text, 0)
-	if err != nil {
-		return &fault.Error{Kind: fault.Invalid, Op: "directory", Code: "bad_value", Fix: "correct the YAML", Err: err}
-	}
-	c := &check{}
-	c.that(len(file.Docs) == 1, "---", "keep one document in the file")
-	for _, doc := range file.Docs {
-		ast.Walk(fractions{c}, doc.Body)
-	}
-	return c.err
-}
-
-// fractions visits the nodes of a document.
-type fractions struct{ c *check }
-
-func (f fractions) Visit(n ast.Node) ast.Visitor {
-	if n.Type() == ast.FloatType {
-		path := strings.TrimPrefix(n.GetPath(), "$.")
-		f.c.that(strings.HasSuffix(path, "_per_second"), path, "use a whole number")
-	}
-	return f
 }
 
 var (

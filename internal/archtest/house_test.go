@@ -101,6 +101,23 @@ func TestBannedCalls(t *testing.T) {
 	}
 }
 
+// A target that is declared and has no rule does nothing, and says that all is well.
+func TestMakefileTargetsHaveRules(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(root, "Makefile"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	declared := regexp.MustCompile(`(?m)^\.PHONY:(.*)$`).FindStringSubmatch(string(text))
+	if declared == nil {
+		t.Fatal("the Makefile declares no targets")
+	}
+	for _, target := range strings.Fields(declared[1]) {
+		if !regexp.MustCompile(`(?m)^` + target + `:.*$`).Match(text) {
+			t.Errorf("make %s has no rule", target)
+		}
+	}
+}
+
 // dependencies are the modules that we import ourselves, each with its reason.
 var dependencies = map[string]string{
 	"github.com/VictoriaMetrics/metrics": "Prometheus metrics with hardly a dependency",

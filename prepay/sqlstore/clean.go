@@ -50,6 +50,11 @@ func (s *Store) Clean(ctx context.Context, o prepay.Old) (prepay.Cleaned, error)
 		}
 		n, err := tx.Exec(`DELETE FROM progress WHERE `+cleanable+` AND id BETWEEN ?3 AND ?4`, args...)
 		did.Rows = int(n)
+		if err != nil {
+			return err
+		}
+		_, err = tx.Exec(`INSERT INTO cleaned (id, before_millis) VALUES (1, ?) ON CONFLICT (id) DO UPDATE SET before_millis = max(before_millis, excluded.before_millis)`,
+			o.BeforeMillis)
 		return err
 	})
 	return did, err

@@ -3,6 +3,8 @@ package sqlstore
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/tallystick/tallystick/core/event"
 	"github.com/tallystick/tallystick/internal/bus"
@@ -21,7 +23,7 @@ import (
 // alone are folded. It may run beside everything else, and holds the group's calls.
 func (s *Store) VerifyGroup(ctx context.Context, group int, dispatch bus.Source, r *prepay.Report) (prepay.Verified, error) {
 	v := &verification{Verified: prepay.Verified{Calls: map[string]prepay.VerifiedCall{}, Unread: map[string]bool{}},
-		group: group, report: r, amounts: map[string]money.Amount{}}
+		group: group, report: r, amounts: map[string]money.Amount{}, gone: map[string]absent{}}
 	err := s.db.Snapshot(ctx, func(tx *sqldb.Tx) error { return v.read(tx, s.Outcomes().Groups()) })
 	if err == nil {
 		err = v.outcomes(ctx, s.log.Stored(bus.Outcomes))
@@ -29,6 +31,7 @@ func (s *Store) VerifyGroup(ctx context.Context, group int, dispatch bus.Source,
 	if err == nil && dispatch != nil {
 		err = v.dispatches(ctx, dispatch)
 	}
+	v.missing()
 	return v.Verified, fault.Wrap("prepay: verify", err)
 }
 
@@ -38,6 +41,38 @@ type verification struct {
 	report  *prepay.Report
 	parked  map[string]bool
 	amounts map[string]money.Amount // of the calls, by number
+	// Calls made by cleanedMillis may have been cleaned away. gone are numbers that
+	// were told or asked about and have no call, with when they were first.
+	cleanedMillis int64
+	gone          map[string]absent
+}
+
+type absent struct {
+	what     []string
+	atMillis int64
+}
+
+// missing accuses what is gone and cannot have been cleaned away.
+func (v *verification) missing() {
+	for _, number := range slices.Sorted(maps.Keys(v.gone)) {
+		a := v.gone[number]
+		for _, what := range a.what {
+			if a.atMillis > v.cleanedMillis {
+				v.bad("%s, and there is no such call", what)
+			}
+		}
+	}
+}
+
+// lacks notes that a number has no call. What was asked for comes before what was
+// told of it, and says when the call was made.
+func (v *verification) lacks(number, what string, atMillis int64) {
+	a, known := v.gone[number]
+	if !known || atMillis < a.atMillis {
+		a.atMillis = atMillis
+	}
+	a.what = append(a.what, what)
+	v.gone[number] = a
 }
 
 func (v *verification) bad(format string, args ...any) { v.report.Add(fmt.Sprintf(format, args...)) }
@@ -48,12 +83,21 @@ func (v *verification) read(tx *sqldb.Tx, groups int) error {
 		return err
 	}
 	v.Dispatch, v.Verified.Outcomes, v.parked = cut.Read[bus.Dispatch], cut.Told[bus.Outcomes], cut.Parked
+	err = tx.Query(`SELECT before_millis FROM cleaned`, nil, func(scan sqldb.Scan) error { return scan(&v.cleanedMillis) })
+	if err != nil {
+		return err
+	}
 	where, args := ids.InGroup("out_trade_no", v.group, groups)
-	return tx.Query(`SELECT out_trade_no, account, status, standing, amount_minor, currency FROM calls WHERE `+where, args, func(scan sqldb.Scan) error {
+	return tx.Query(`SELECT out_trade_no, calls.account, progress.account, coalesce(status, ''), coalesce(standing, ''), amount_minor, currency
+		FROM calls LEFT JOIN progress USING (id) WHERE `+where, args, func(scan sqldb.Scan) error {
 		var number string
 		var c prepay.VerifiedCall
 		var a money.Amount
-		err := scan(&number, &c.Account, &c.Status, &c.Standing, &a.Minor, &a.Currency)
+		var lane []byte // NULL without a row
+		err := scan(&number, &c.Account, &lane, &c.Status, &c.Standing, &a.Minor, &a.Currency)
+		if string(lane) != c.Account {
+			v.bad("call %s is at account %s, its progress says %q", number, c.Account, lane)
+		}
 		v.Calls[number], v.amounts[number] = c, a
 		v.report.Calls++
 		return err
@@ -72,7 +116,7 @@ func (v *verification) outcomes(ctx context.Context, src bus.Source) error {
 		}
 		c, there := v.Calls[o.OutTradeNo]
 		if !there {
-			v.bad("an outcome of %s at account %s was told, and there is no such call", o.OutTradeNo, o.Account)
+			v.lacks(o.OutTradeNo, fmt.Sprintf("an outcome of %s at account %s was told", o.OutTradeNo, o.Account), m.AtMillis)
 			return nil
 		}
 		if c.Account != o.Account {
@@ -130,7 +174,7 @@ func (v *verification) dispatches(ctx context.Context, src bus.Source) error {
 		asked[d.OutTradeNo] = true
 		switch c, there := v.Calls[d.OutTradeNo]; {
 		case !there:
-			v.bad("pay of %s was dispatched and read, and there is no such call", d.OutTradeNo)
+			v.lacks(d.OutTradeNo, fmt.Sprintf("pay of %s was dispatched and read", d.OutTradeNo), m.AtMillis)
 		case c.Account != d.Account || v.amounts[d.OutTradeNo] != d.Amount:
 			v.bad("call %s is of %s at account %s, it was dispatched with %s at %s", d.OutTradeNo, v.amounts[d.OutTradeNo], c.Account, d.Amount, d.Account)
 		}
