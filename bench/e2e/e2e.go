@@ -79,7 +79,7 @@ func Run(ctx context.Context, fs *flag.FlagSet, args []string, out io.Writer) (m
 	b := &bench{out: out}
 	short := fs.Bool("short", false, "offer for 10 s instead of 60")
 	fs.DurationVar(&b.d, "for", time.Minute, "how long payments are offered")
-	fs.IntVar(&b.users.count, "users", 1024, "payments that are not ready yet, at most")
+	fs.IntVar(&b.users.count, "users", 2048, "payments that are not ready yet, at most")
 	fs.Float64Var(&b.users.rate, "rate", 0, "offer at a constant rate per second; 0: as many as the users can")
 	fs.IntVar(&b.top, "top", 0, "print so many functions with the most CPU")
 	fs.StringVar(&b.profile, "profile", "", "file to keep the server's CPU profile in")
