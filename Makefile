@@ -1,5 +1,6 @@
 # What can be made here. `make test` is everything that must hold before a change
-# lands; it needs Go, git and a C compiler (for the race detector), nothing else.
+# lands. It needs Go, git, a C compiler (for the race detector) and a Kafka broker,
+# which deploy/engines/install fetches if it is missing.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
