@@ -21,9 +21,14 @@ FIRST ?= 1
 N ?= 300
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: test lint vet staticcheck race norace demo sim torture planted fuzz
+.PHONY: test engines lint vet staticcheck race norace demo sim torture planted fuzz
 
-test: lint race norace
+test: engines lint race norace
+
+# The broker that tests start, if it is missing; they would fetch it themselves, on
+# their own time.
+engines:
+	deploy/engines/install kafka
 
 lint: vet staticcheck
 
