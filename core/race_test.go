@@ -3,6 +3,7 @@ package core_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 
@@ -40,9 +41,11 @@ func TestTwoConsumersRacingSettleOnce(t *testing.T) {
 				Payload: prepay.Outcome{OutTradeNo: number, Account: "a", Op: "query", Outcome: channels.Outcome{Result: channels.Done,
 					State: channels.StatePaid, TransactionID: "t", Paid: amount}}.Encode()})
 		}
-		same := h.batch(bus.Intents, intents...)
-		fenced := atTheSameTime(t, func() error { return one.ApplyIntents(context.Background(), same) },
-			func() error { return two.ApplyIntents(context.Background(), same) })
+		mine := h.batch(bus.Intents, intents...)
+		theirs := *mine // the same places, but messages of its own: they are decoded in place
+		theirs.Messages = slices.Clone(mine.Messages)
+		fenced := atTheSameTime(t, func() error { return one.ApplyIntents(context.Background(), mine) },
+			func() error { return two.ApplyIntents(context.Background(), &theirs) })
 		if fenced != 1 {
 			t.Fatalf("%d of two that applied one batch were fenced", fenced)
 		}
