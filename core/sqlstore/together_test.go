@@ -91,6 +91,9 @@ func pays(order string, to event.Status) (core.Want, func(*core.Work) error) {
 			}
 			p := tr.Payments[0]
 			p.Status, p.Version = to, p.Version+1
+			if to.Final() {
+				p.NextAction, p.NextAtMillis = "", 0
+			}
 			w.Payments = append(w.Payments, storetest.Changed(p, -1))
 			return nil
 		}
