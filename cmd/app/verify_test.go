@@ -51,7 +51,11 @@ func makeLiesFolder(t *testing.T) *liesFolder {
 		f.vouchers = append(f.vouchers, a.Voucher)
 	}
 	s.rest(t)
-	f.find(t, s.app.Stores)
+	// Numbers are random, and the PSP decides by number: an unlucky run is made again.
+	if n := f.find(t, s.app.Stores); n[event.Succeeded] < 2 || n[event.Declined] < 2 || n[event.Pending] < 2 || n[event.Pending] > 25 {
+		s.stop()
+		return makeLiesFolder(t)
+	}
 	f.paid(t, s, f.succeeded, "late1")
 	f.paid(t, s, f.declined, "late2")
 	f.paid(t, s, f.open, "") // the PSP's number of it comes afterwards, and no event tells of that alone
@@ -101,8 +105,8 @@ func (s *system) rest(t *testing.T) {
 	}
 }
 
-// find picks one payment order of each kind.
-func (f *liesFolder) find(t *testing.T, s *app.Stores) {
+// find picks one payment order of each kind, and counts them.
+func (f *liesFolder) find(t *testing.T, s *app.Stores) map[event.Status]int {
 	t.Helper()
 	last := map[ids.Code]told{}
 	src := s.Core.Log().Stored(bus.Payments)
@@ -122,7 +126,9 @@ func (f *liesFolder) find(t *testing.T, s *app.Stores) {
 			t.Fatal(hole, err)
 		}
 	}
+	count := map[event.Status]int{}
 	for _, l := range last {
+		count[l.change.Status]++
 		switch l.change.Status {
 		case event.Succeeded:
 			f.succeeded = l
@@ -132,9 +138,7 @@ func (f *liesFolder) find(t *testing.T, s *app.Stores) {
 			f.open = l
 		}
 	}
-	if f.succeeded.change.Y == "" || f.declined.change.Y == "" || f.open.change.Y == "" {
-		t.Fatal("the run has no payment order of some kind")
-	}
+	return count
 }
 
 // copied opens a copy of the folder's stores in which something was changed.
