@@ -126,18 +126,5 @@ type Report struct {
 	Rejected int64
 	Postings int64
 	Accounts int64
-	// Violations are at most ViolationsMax; Violated counts all.
-	Violations []string
-	Violated   int64
-}
-
-// ViolationsMax bounds the violations that a report describes.
-const ViolationsMax = 100
-
-// Add counts a violation and describes the first ones.
-func (r *Report) Add(what string) {
-	r.Violated++
-	if len(r.Violations) < ViolationsMax {
-		r.Violations = append(r.Violations, what)
-	}
+	bus.Findings
 }

@@ -70,20 +70,7 @@ type Age struct {
 type Report struct {
 	Payments int64 // payment orders compared
 	Events   int64 // events folded
-	// Violations are at most ViolationsMax; Violated counts all.
-	Violations []string
-	Violated   int64
-}
-
-// ViolationsMax bounds the violations that a report describes.
-const ViolationsMax = 100
-
-// Add counts a violation and describes the first ones.
-func (r *Report) Add(what string) {
-	r.Violated++
-	if len(r.Violations) < ViolationsMax {
-		r.Violations = append(r.Violations, what)
-	}
+	bus.Findings
 }
 
 // Want names the trades that a batch needs: by their own codes, and by the codes

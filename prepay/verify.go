@@ -12,20 +12,7 @@ type Report struct {
 	Calls      int64 // compared
 	Dispatches int64 // messages of topic dispatch that are applied
 	Outcomes   int64 // messages of topic outcomes
-	// Violations are at most ViolationsMax; Violated counts all.
-	Violations []string
-	Violated   int64
-}
-
-// ViolationsMax bounds the violations that a report describes.
-const ViolationsMax = 100
-
-// Add counts a violation and describes the first ones.
-func (r *Report) Add(what string) {
-	r.Violated++
-	if len(r.Violations) < ViolationsMax {
-		r.Violations = append(r.Violations, what)
-	}
+	bus.Findings
 }
 
 // Verified is what the verification of one group found out for the comparison

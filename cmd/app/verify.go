@@ -106,17 +106,13 @@ func (s *Stores) groups() int {
 	return 0
 }
 
-// violationsMax bounds the violations that comparing areas describes.
-const violationsMax = 100
-
 // findings is a verification being made.
 type findings struct {
 	*Verification
-	across     []string // violations between areas
-	acrossMore int
-	accepted   map[string]int64 // by merchant, from the log
-	lines      map[string]*MoneyLine
-	cuts       []groupCut
+	across   bus.Findings     // between areas
+	accepted map[string]int64 // by merchant, from the log
+	lines    map[string]*MoneyLine
+	cuts     []groupCut
 }
 
 func newFindings(v *Verification) *findings {
@@ -124,11 +120,7 @@ func newFindings(v *Verification) *findings {
 }
 
 func (f *findings) bad(format string, args ...any) {
-	if len(f.across) == violationsMax {
-		f.acrossMore++
-		return
-	}
-	f.across = append(f.across, fmt.Sprintf(format, args...))
+	f.across.Add(fmt.Sprintf(format, args...))
 }
 
 // conclude lists all violations, and how many were too many to describe.
@@ -136,20 +128,19 @@ func (f *findings) conclude(s *Stores) {
 	for _, area := range []struct {
 		role  Role
 		here  bool
-		found []string
-		more  int64
+		found bus.Findings
 	}{
-		{RoleCore, s.Core != nil, f.Core.Violations, f.Core.Violated - int64(len(f.Core.Violations))},
-		{RolePrepay, s.Prepay != nil, f.Prepay.Violations, f.Prepay.Violated - int64(len(f.Prepay.Violations))},
-		{RoleAccounting, s.Accounting != nil, f.Ledger.Violations, f.Ledger.Violated - int64(len(f.Ledger.Violations))},
-		{"the areas together", true, f.across, int64(f.acrossMore)},
+		{RoleCore, s.Core != nil, f.Core.Findings},
+		{RolePrepay, s.Prepay != nil, f.Prepay.Findings},
+		{RoleAccounting, s.Accounting != nil, f.Ledger.Findings},
+		{"the areas together", true, f.across},
 	} {
 		if !area.here {
 			f.Missing = append(f.Missing, area.role)
 		}
-		f.Violations = append(f.Violations, area.found...)
-		if area.more > 0 {
-			f.Violations = append(f.Violations, fmt.Sprintf("and %d more violations of %s", area.more, area.role))
+		f.Violations = append(f.Violations, area.found.Violations...)
+		if more := area.found.More(); more > 0 {
+			f.Violations = append(f.Violations, fmt.Sprintf("and %d more violations of %s", more, area.role))
 		}
 	}
 }

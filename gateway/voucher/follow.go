@@ -95,34 +95,6 @@ func (v *Views) doubt() {
 
 // Run steps until ctx ends. Errors are logged and retried.
 func (v *Views) Run(ctx context.Context, idle, backoffMax time.Duration) error {
-	wake, cancel := v.source.Subscribe()
-	defer cancel()
-	tick := time.NewTicker(idle)
-	defer tick.Stop()
-	backoff := time.Duration(0)
-	for ctx.Err() == nil {
-		worked, err := v.Step(ctx)
-		if err != nil && ctx.Err() == nil {
-			backoff = min(max(2*backoff, 10*time.Millisecond), backoffMax)
-			v.log.Error("voucher view will retry", "error", err, "backoff_millis", backoff.Milliseconds())
-			select {
-			case <-ctx.Done():
-			case <-time.After(backoff):
-			}
-			continue
-		}
-		backoff = 0
-		if worked {
-			continue
-		}
-		select {
-		case <-ctx.Done():
-		case <-wake:
-		case <-tick.C:
-			if err := v.source.Refresh(ctx); err != nil && ctx.Err() == nil {
-				v.log.Error("voucher view: heads not read", "error", err)
-			}
-		}
-	}
+	bus.Follow(ctx, v.source, "voucher view", v.log, idle, backoffMax, v.Step)
 	return nil
 }

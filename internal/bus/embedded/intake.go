@@ -70,6 +70,7 @@ type Intake struct {
 
 // intakeLog is one topic of the intake.
 type intakeLog struct {
+	bus.Wakes
 	in    *Intake
 	topic bus.Topic
 	table string
@@ -82,7 +83,6 @@ type intakeLog struct {
 	cum    int64          // bytes ever appended, up to last
 	passed map[string]int64
 	unread unread
-	wakes  map[chan struct{}]bool
 }
 
 type unread struct {
@@ -110,7 +110,7 @@ func OpenIntake(ctx context.Context, cfg IntakeConfig, db *sqldb.DB, now func() 
 	}
 	in := &Intake{cfg: cfg, db: db, now: now, points: points, log: log, logs: map[bus.Topic]*intakeLog{}, wake: make(chan struct{}, 1)}
 	for _, t := range cfg.Topics {
-		l := &intakeLog{in: in, topic: t, table: "intake_" + string(t), passed: map[string]int64{}, wakes: map[chan struct{}]bool{}}
+		l := &intakeLog{in: in, topic: t, table: "intake_" + string(t), passed: map[string]int64{}}
 		for _, r := range cfg.Readers {
 			p, err := passed(r, t)
 			if err != nil {
@@ -164,7 +164,7 @@ func (in *Intake) settle(sealed []sealedBatch, atMillis int64, err error) error 
 		}
 		s.batch.err = err
 		s.batch.release()
-		s.log.wakeReaders()
+		s.log.Wake()
 	}
 	return err
 }

@@ -83,25 +83,3 @@ func (l *intakeLog) Read(ctx context.Context, _ int, after bus.Place, limit int)
 	})
 	return out, fault.Wrap("read "+string(l.topic), err)
 }
-
-func (l *intakeLog) Subscribe() (<-chan struct{}, func()) {
-	w := make(chan struct{}, 1)
-	l.in.mu.Lock()
-	l.wakes[w] = true
-	l.in.mu.Unlock()
-	return w, func() {
-		l.in.mu.Lock()
-		delete(l.wakes, w)
-		l.in.mu.Unlock()
-	}
-}
-
-// wakeReaders is called with in.mu held.
-func (l *intakeLog) wakeReaders() {
-	for w := range l.wakes {
-		select {
-		case w <- struct{}{}:
-		default:
-		}
-	}
-}

@@ -21,6 +21,7 @@ type Log struct {
 
 // topicLog is one topic's table and the heads that this process has seen.
 type topicLog struct {
+	bus.Wakes
 	log   *Log
 	topic bus.Topic
 	table string
@@ -32,7 +33,6 @@ type topicLog struct {
 	mu    sync.Mutex
 	heads []bus.Place
 	tails []tail // by group
-	wakes map[chan struct{}]bool
 }
 
 // eventColumns are the columns of an event that has a row to itself.
@@ -44,7 +44,7 @@ func NewLog(db *sqldb.DB, groups int, topics ...bus.Topic) *Log {
 	l := &Log{db: db, groups: groups, topics: map[bus.Topic]*topicLog{}}
 	for _, t := range topics {
 		l.topics[t] = &topicLog{log: l, topic: t, table: "log_" + string(t),
-			heads: make([]bus.Place, groups), tails: make([]tail, groups), spare: make([][]byte, groups), wakes: map[chan struct{}]bool{}}
+			heads: make([]bus.Place, groups), tails: make([]tail, groups), spare: make([][]byte, groups)}
 	}
 	return l
 }
@@ -123,12 +123,7 @@ func (t *topicLog) advance(groups []int, heads []bus.Place) {
 			t.heads[g] = heads[g]
 		}
 	}
-	for w := range t.wakes {
-		select {
-		case w <- struct{}{}:
-		default:
-		}
-	}
+	t.Wake()
 }
 
 func (t *topicLog) Topic() bus.Topic { return t.topic }
@@ -173,18 +168,6 @@ func (t *topicLog) Read(ctx context.Context, group int, after bus.Place, limit i
 		return msgs, nil
 	}
 	return t.stored(ctx, group, after, limit)
-}
-
-func (t *topicLog) Subscribe() (<-chan struct{}, func()) {
-	w := make(chan struct{}, 1)
-	t.mu.Lock()
-	t.wakes[w] = true
-	t.mu.Unlock()
-	return w, func() {
-		t.mu.Lock()
-		delete(t.wakes, w)
-		t.mu.Unlock()
-	}
 }
 
 // Trim deletes rows of a topic that every consumer has passed: whose last event is

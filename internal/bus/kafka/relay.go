@@ -90,34 +90,6 @@ func (r *Relay) place(ctx context.Context, group int) (bus.Place, error) {
 // Run steps until ctx ends. Errors are logged, and tried again with backoff up to
 // backoffMax: a broker that is gone comes back.
 func (r *Relay) Run(ctx context.Context, idle, backoffMax time.Duration) error {
-	wake, cancel := r.Source.Subscribe()
-	defer cancel()
-	tick := time.NewTicker(idle)
-	defer tick.Stop()
-	backoff := time.Duration(0)
-	for ctx.Err() == nil {
-		worked, err := r.Step(ctx)
-		if err != nil && ctx.Err() == nil {
-			backoff = min(max(2*backoff, 10*time.Millisecond), backoffMax)
-			r.Log.Error("relay will retry", "topic", string(r.Source.Topic()), "error", err, "backoff_millis", backoff.Milliseconds())
-			select {
-			case <-ctx.Done():
-			case <-time.After(backoff):
-			}
-			continue
-		}
-		backoff = 0
-		if worked {
-			continue
-		}
-		select {
-		case <-ctx.Done():
-		case <-wake:
-		case <-tick.C:
-			if err := r.Source.Refresh(ctx); err != nil && ctx.Err() == nil {
-				r.Log.Error("relay: heads not read", "topic", string(r.Source.Topic()), "error", err)
-			}
-		}
-	}
+	bus.Follow(ctx, r.Source, "relay", r.Log.With("topic", string(r.Source.Topic())), idle, backoffMax, r.Step)
 	return nil
 }

@@ -13,13 +13,13 @@ import (
 // Source reads one topic for one consumer. Run fetches ahead of it, from where it
 // last read; without Run it reads all the same, when it is asked.
 type Source struct {
+	bus.Wakes
 	cluster *Cluster
 	topic   bus.Topic
 	log     *slog.Logger
 
 	mu    sync.Mutex
 	parts []part
-	wakes map[chan struct{}]bool
 	moved chan struct{} // a part has room, or was moved: whoever fetches looks again
 }
 
@@ -43,7 +43,7 @@ func (p *part) last() bus.Place {
 
 // NewSource makes a source of a topic.
 func NewSource(c *Cluster, topic bus.Topic, log *slog.Logger) *Source {
-	return &Source{cluster: c, topic: topic, log: log, parts: make([]part, c.cfg.Groups), wakes: map[chan struct{}]bool{}, moved: make(chan struct{})}
+	return &Source{cluster: c, topic: topic, log: log, parts: make([]part, c.cfg.Groups), moved: make(chan struct{})}
 }
 
 // Topic implements bus.Source.
@@ -94,31 +94,13 @@ func (s *Source) advance(group int, to bus.Place) {
 		return
 	}
 	p.head = to
-	for w := range s.wakes {
-		select {
-		case w <- struct{}{}:
-		default:
-		}
-	}
+	s.Wake()
 }
 
 // stir makes whoever fetches look again; s.mu is held.
 func (s *Source) stir() {
 	close(s.moved)
 	s.moved = make(chan struct{})
-}
-
-// Subscribe implements bus.Source.
-func (s *Source) Subscribe() (<-chan struct{}, func()) {
-	w := make(chan struct{}, 1)
-	s.mu.Lock()
-	s.wakes[w] = true
-	s.mu.Unlock()
-	return w, func() {
-		s.mu.Lock()
-		delete(s.wakes, w)
-		s.mu.Unlock()
-	}
 }
 
 // Read implements bus.Source: from what was fetched ahead, else from the broker.
