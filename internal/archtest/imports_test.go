@@ -85,6 +85,7 @@ var allowed = []struct{ pkg, may string }{
 	{`internal/bus/kafka`, `internal/bus|` + leaf},
 	{`internal/engines`, `none`}, // for tests and the demo
 	{`internal/bus/bustest`, `internal/bus|` + leaf},
+	{`internal/bus/bustest/sqlreader`, `internal/(bus|bus/(bustest|embedded)|sqldb)|` + leaf},
 	{`internal/archtest`, `none`},
 
 	{`channels`, leaf},

@@ -9,6 +9,7 @@ import (
 
 	"github.com/tallystick/tallystick/internal/bus"
 	"github.com/tallystick/tallystick/internal/bus/bustest"
+	"github.com/tallystick/tallystick/internal/bus/bustest/sqlreader"
 	"github.com/tallystick/tallystick/internal/bus/embedded"
 	"github.com/tallystick/tallystick/internal/fault"
 	"github.com/tallystick/tallystick/internal/sqldb"
@@ -97,18 +98,6 @@ func (forgetful) ParkedKeys(context.Context, bus.Topic) (map[string]int, error) 
 	return map[string]int{}, nil
 }
 
-// apply is the reader's transaction with Advance replaced.
-func (r reader) applyWith(advance func(tx *sqldb.Tx, b *bus.Batch) error) func(context.Context, *bus.Batch) error {
-	return func(ctx context.Context, b *bus.Batch) error {
-		return r.db.Write(ctx, func(tx *sqldb.Tx) error {
-			if err := insertEffects(tx, b); err != nil {
-				return err
-			}
-			return advance(tx, b)
-		})
-	}
-}
-
 // setPlaces moves places to wherever the batch goes, from wherever they are.
 func setPlaces(tx *sqldb.Tx, b *bus.Batch) error {
 	for _, m := range b.Moves {
@@ -128,35 +117,35 @@ func setPlaces(tx *sqldb.Tx, b *bus.Batch) error {
 func TestTheSuiteFindsBrokenBuses(t *testing.T) {
 	tests := map[string]struct {
 		open    bustest.Open
-		breakIt func(b *bustest.Bus, r reader)
+		breakIt func(b *bustest.Bus, r sqlreader.Reader)
 		caught  string
 	}{
-		"place not checked": {openLog, func(b *bustest.Bus, r reader) { b.Apply = r.applyWith(setPlaces) }, "consumers fence each other"},
-		"place in a transaction of its own": {openLog, func(b *bustest.Bus, r reader) {
-			effects := r.applyWith(func(*sqldb.Tx, *bus.Batch) error { return nil })
+		"place not checked": {openLog, func(b *bustest.Bus, r sqlreader.Reader) { b.Apply = r.ApplyWith(setPlaces) }, "consumers fence each other"},
+		"place in a transaction of its own": {openLog, func(b *bustest.Bus, r sqlreader.Reader) {
+			effects := r.ApplyWith(func(*sqldb.Tx, *bus.Batch) error { return nil })
 			b.Apply = func(ctx context.Context, batch *bus.Batch) error {
 				if err := effects(ctx, batch); err != nil {
 					return err
 				}
-				return r.db.Write(ctx, func(tx *sqldb.Tx) error { return embedded.Advance(tx, batch, 0) })
+				return r.DB.Write(ctx, func(tx *sqldb.Tx) error { return embedded.Advance(tx, batch, 0) })
 			}
 		}, "a crash at any commit"},
-		"place before the effect": {openLog, func(b *bustest.Bus, r reader) {
-			effects := r.applyWith(func(*sqldb.Tx, *bus.Batch) error { return nil })
+		"place before the effect": {openLog, func(b *bustest.Bus, r sqlreader.Reader) {
+			effects := r.ApplyWith(func(*sqldb.Tx, *bus.Batch) error { return nil })
 			b.Apply = func(ctx context.Context, batch *bus.Batch) error {
-				if err := r.db.Write(ctx, func(tx *sqldb.Tx) error { return embedded.Advance(tx, batch, 0) }); err != nil {
+				if err := r.DB.Write(ctx, func(tx *sqldb.Tx) error { return embedded.Advance(tx, batch, 0) }); err != nil {
 					return err
 				}
 				return effects(ctx, batch)
 			}
 		}, "a crash at any commit"},
-		"emitted outside of the transaction": {openLog, func(b *bustest.Bus, _ reader) {
+		"emitted outside of the transaction": {openLog, func(b *bustest.Bus, _ sqlreader.Reader) {
 			publish := b.Publish
 			b.PublishAndFail = func(ctx context.Context, events []bus.Event) error {
-				return errors.Join(publish(ctx, events), errRollback)
+				return errors.Join(publish(ctx, events), sqlreader.ErrRollback)
 			}
 		}, "a failed transaction leaves nothing"},
-		"wrong order": {openLog, func(b *bustest.Bus, _ reader) {
+		"wrong order": {openLog, func(b *bustest.Bus, _ sqlreader.Reader) {
 			inner := b.Source
 			b.Source = source{Source: inner, read: func(ctx context.Context, group int, after bus.Place, limit int) ([]bus.Message, error) {
 				msgs, err := inner.Read(ctx, group, after, limit)
@@ -167,20 +156,20 @@ func TestTheSuiteFindsBrokenBuses(t *testing.T) {
 				return msgs, err
 			}}
 		}, "content and order by key"},
-		"a place split by a read": {openIntake, func(b *bustest.Bus, _ reader) {
+		"a place split by a read": {openIntake, func(b *bustest.Bus, _ sqlreader.Reader) {
 			inner := b.Source
 			b.Source = source{Source: inner, read: func(ctx context.Context, group int, after bus.Place, limit int) ([]bus.Message, error) {
 				msgs, err := inner.Read(ctx, group, after, limit)
 				return msgs[:min(limit, len(msgs))], err
 			}}
 		}, "bounds of a read"},
-		"no wake-up": {openLog, func(b *bustest.Bus, _ reader) {
+		"no wake-up": {openLog, func(b *bustest.Bus, _ sqlreader.Reader) {
 			b.Source = source{Source: b.Source, subscribe: func() (<-chan struct{}, func()) { return make(chan struct{}), func() {} }}
 		}, "wake-ups"},
-		"heads are not read at opening": {openLog, func(b *bustest.Bus, _ reader) {
+		"heads are not read at opening": {openLog, func(b *bustest.Bus, _ sqlreader.Reader) {
 			b.Source = source{Source: b.Source, refresh: func(context.Context) error { return nil }}
 		}, "reopening"},
-		"a payload is lost": {openLog, func(b *bustest.Bus, _ reader) {
+		"a payload is lost": {openLog, func(b *bustest.Bus, _ sqlreader.Reader) {
 			inner := b.Source
 			b.Source = source{Source: inner, read: func(ctx context.Context, group int, after bus.Place, limit int) ([]bus.Message, error) {
 				msgs, err := inner.Read(ctx, group, after, limit)
@@ -190,17 +179,17 @@ func TestTheSuiteFindsBrokenBuses(t *testing.T) {
 				return msgs, err
 			}}
 		}, "content and order by key"},
-		"poison is thrown away": {openLog, func(b *bustest.Bus, r reader) {
-			b.Apply = r.applyWith(func(tx *sqldb.Tx, batch *bus.Batch) error {
+		"poison is thrown away": {openLog, func(b *bustest.Bus, r sqlreader.Reader) {
+			b.Apply = r.ApplyWith(func(tx *sqldb.Tx, batch *bus.Batch) error {
 				rest := *batch
 				rest.Parked = nil
 				return embedded.Advance(tx, &rest, 0)
 			})
 		}, "poison waits with its key"},
-		"poison loses its key at a restart": {openLog, func(b *bustest.Bus, r reader) { b.Places = forgetful{embedded.Places{DB: r.db}} }, "poison waits with its key"},
-		"replay in another order":           {openLog, func(b *bustest.Bus, r reader) { b.Places = reversed{embedded.Places{DB: r.db}} }, "poison waits with its key"},
-		"a replay moves to the end": {openLog, func(b *bustest.Bus, r reader) {
-			b.Apply = r.applyWith(func(tx *sqldb.Tx, batch *bus.Batch) error {
+		"poison loses its key at a restart": {openLog, func(b *bustest.Bus, r sqlreader.Reader) { b.Places = forgetful{embedded.Places{DB: r.DB}} }, "poison waits with its key"},
+		"replay in another order":           {openLog, func(b *bustest.Bus, r sqlreader.Reader) { b.Places = reversed{embedded.Places{DB: r.DB}} }, "poison waits with its key"},
+		"a replay moves to the end": {openLog, func(b *bustest.Bus, r sqlreader.Reader) {
+			b.Apply = r.ApplyWith(func(tx *sqldb.Tx, batch *bus.Batch) error {
 				rest := *batch
 				rest.Replays = nil // no row is kept: what is still poison is parked anew
 				for _, id := range batch.Replays[:min(1, len(batch.Replays))] {
@@ -211,7 +200,7 @@ func TestTheSuiteFindsBrokenBuses(t *testing.T) {
 				return embedded.Advance(tx, &rest, 0)
 			})
 		}, "poison that stays poison"},
-		"never full": {openIntake, func(b *bustest.Bus, _ reader) {
+		"never full": {openIntake, func(b *bustest.Bus, _ sqlreader.Reader) {
 			publish := b.Publish
 			b.Publish = func(ctx context.Context, events []bus.Event) error {
 				if err := publish(ctx, events); !fault.Is(err, fault.Unavailable) {
@@ -225,7 +214,7 @@ func TestTheSuiteFindsBrokenBuses(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			found := fails(t, tt.caught, func(tb testing.TB, dir string, points fault.Points) *bustest.Bus {
 				b := tt.open(tb, dir, points)
-				tt.breakIt(b, reader{b.Places.(embedded.Places).DB})
+				tt.breakIt(b, sqlreader.Reader{DB: b.Places.(embedded.Places).DB})
 				return b
 			})
 			if !found {

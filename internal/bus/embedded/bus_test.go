@@ -10,84 +10,14 @@ import (
 
 	"github.com/tallystick/tallystick/internal/bus"
 	"github.com/tallystick/tallystick/internal/bus/bustest"
+	"github.com/tallystick/tallystick/internal/bus/bustest/sqlreader"
 	"github.com/tallystick/tallystick/internal/bus/embedded"
 	"github.com/tallystick/tallystick/internal/fault"
-	"github.com/tallystick/tallystick/internal/ids"
 	"github.com/tallystick/tallystick/internal/sqldb"
 )
 
 // errFull is a full disk, as the store reports it.
 var errFull = fault.New(fault.Unavailable, "test", "disk full")
-
-var errRollback = errors.New("the test rolls back")
-
-func clock() time.Time { return time.UnixMilli(1_700_000_000_000) }
-
-// effectsSchema is a table of what was applied, in order.
-const effectsSchema = `CREATE TABLE effects (n INTEGER PRIMARY KEY, topic TEXT, event_id TEXT, type TEXT, version INTEGER,
-	at_millis INTEGER, biz_code TEXT, merchant TEXT, order_type TEXT, order_scene TEXT, institution TEXT, trace_id TEXT, form TEXT,
-	traffic TEXT, payload BLOB);`
-
-// reader is the reading area of the suite.
-type reader struct{ db *sqldb.DB }
-
-func openReader(tb testing.TB, dir string, points fault.Points) reader {
-	tb.Helper()
-	db, err := sqldb.Open(tb.Context(), sqldb.Options{Area: "reader", Path: filepath.Join(dir, "reader.db"), NoSync: true, Points: points,
-		Migrations: []string{embedded.Schema(), effectsSchema}})
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return reader{db}
-}
-
-func (r reader) apply(ctx context.Context, b *bus.Batch) error {
-	return r.db.Write(ctx, func(tx *sqldb.Tx) error {
-		if err := insertEffects(tx, b); err != nil {
-			return err
-		}
-		return embedded.Advance(tx, b, clock().UnixMilli())
-	})
-}
-
-func insertEffects(tx *sqldb.Tx, b *bus.Batch) error {
-	return b.Live(func(_ int, m *bus.Message) error {
-		columns := append([]string{"topic", "event_id", "type", "version", "at_millis"}, ids.Columns...)
-		_, err := tx.Insert("effects", append(columns, "payload"), 1, "", func(dst []any, _ int) []any {
-			return append(m.Context.AppendValues(append(dst, string(m.Topic), m.ID, m.Type, m.Version, m.AtMillis)), m.Payload)
-		})
-		return err
-	})
-}
-
-func (r reader) effects(ctx context.Context) ([]bus.Message, error) {
-	var out []bus.Message
-	err := r.db.Read(ctx, func(tx *sqldb.Tx) error {
-		return tx.Query(`SELECT topic, event_id, type, version, at_millis, biz_code, merchant, order_type, order_scene, institution,
-			trace_id, form, traffic, payload FROM effects ORDER BY n`, nil, func(scan sqldb.Scan) error {
-			var m bus.Message
-			err := scan(append(append([]any{&m.Topic, &m.ID, &m.Type, &m.Version, &m.AtMillis}, m.Context.Targets()...), &m.Payload)...)
-			out = append(out, m)
-			return err
-		})
-	})
-	return out, err
-}
-
-func (r reader) parked(ctx context.Context) ([]bus.Message, error) {
-	rows, err := embedded.Places{DB: r.db}.List(ctx, "")
-	var out []bus.Message
-	for i := range rows {
-		out = append(out, rows[i].Message)
-	}
-	return out, err
-}
-
-// bus gives the reading half of a Bus.
-func (r reader) bus(source bus.Source) *bustest.Bus {
-	places := embedded.Places{DB: r.db}
-	return &bustest.Bus{Source: source, Places: places, Apply: r.apply, Effects: r.effects, Parked: r.parked, RequestReplay: places.RequestReplay}
-}
 
 // openLog is a log table, in a database of its own.
 func openLog(tb testing.TB, dir string, points fault.Points) *bustest.Bus {
@@ -98,8 +28,8 @@ func openLog(tb testing.TB, dir string, points fault.Points) *bustest.Bus {
 		tb.Fatal(err)
 	}
 	log := embedded.NewLog(db, 4, bus.Payments)
-	r := openReader(tb, dir, points)
-	b := r.bus(log.Source(bus.Payments))
+	r := sqlreader.Open(tb, dir, points)
+	b := r.Bus(log.Source(bus.Payments))
 	b.Publish = func(ctx context.Context, events []bus.Event) error {
 		return db.Write(ctx, func(tx *sqldb.Tx) error { return log.Emit(tx, bus.Payments, events) })
 	}
@@ -108,10 +38,10 @@ func openLog(tb testing.TB, dir string, points fault.Points) *bustest.Bus {
 			if err := log.Emit(tx, bus.Payments, events); err != nil {
 				return err
 			}
-			return errRollback
+			return sqlreader.ErrRollback
 		})
 	}
-	b.Close = func() error { return errors.Join(db.Close(), r.db.Close()) }
+	b.Close = func() error { return errors.Join(db.Close(), r.DB.Close()) }
 	return b
 }
 
@@ -127,16 +57,16 @@ func openIntake(tb testing.TB, dir string, points fault.Points) *bustest.Bus {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	r := openReader(tb, dir, points)
-	in, err := embedded.OpenIntake(tb.Context(), intakeConfig, db, clock, points, slog.New(slog.DiscardHandler),
+	r := sqlreader.Open(tb, dir, points)
+	in, err := embedded.OpenIntake(tb.Context(), intakeConfig, db, sqlreader.Clock, points, slog.New(slog.DiscardHandler),
 		func(_ string, topic bus.Topic) (int64, error) {
-			p, err := embedded.Places{DB: r.db}.Places(tb.Context(), topic)
+			p, err := embedded.Places{DB: r.DB}.Places(tb.Context(), topic)
 			return p[0].Seq, err
 		})
 	if err != nil {
 		tb.Fatal(err)
 	}
-	b := r.bus(in.Source(bus.Intents))
+	b := r.Bus(in.Source(bus.Intents))
 	b.Bounded = true
 	b.Passed = func(topic bus.Topic, moves []bus.Move) {
 		for _, m := range moves {
@@ -144,7 +74,7 @@ func openIntake(tb testing.TB, dir string, points fault.Points) *bustest.Bus {
 		}
 	}
 	b.Publish = publishIntake(in)
-	b.Close = func() error { return errors.Join(db.Close(), r.db.Close()) }
+	b.Close = func() error { return errors.Join(db.Close(), r.DB.Close()) }
 	return b
 }
 

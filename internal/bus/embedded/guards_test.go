@@ -9,13 +9,14 @@ import (
 
 	"github.com/tallystick/tallystick/internal/bus"
 	"github.com/tallystick/tallystick/internal/bus/bustest"
+	"github.com/tallystick/tallystick/internal/bus/bustest/sqlreader"
 	"github.com/tallystick/tallystick/internal/bus/embedded"
 	"github.com/tallystick/tallystick/internal/fault"
 	"github.com/tallystick/tallystick/internal/sqldb"
 )
 
 // parkMany puts n messages of one key aside, as a consumer does.
-func parkMany(t *testing.T, r reader, n int) []bus.Event {
+func parkMany(t *testing.T, r sqlreader.Reader, n int) []bus.Event {
 	t.Helper()
 	events := bustest.Events("p", n, 1)
 	b := &bus.Batch{Topic: bus.Payments, Parked: map[int]string{}}
@@ -23,7 +24,7 @@ func parkMany(t *testing.T, r reader, n int) []bus.Event {
 		b.Messages = append(b.Messages, bus.Message{Event: events[i], Topic: bus.Payments, Place: bus.Place{Epoch: 1, Seq: int64(i + 1)}})
 		b.Parked[i] = "why"
 	}
-	if err := r.apply(t.Context(), b); err != nil {
+	if err := r.Apply(t.Context(), b); err != nil {
 		t.Fatal(err)
 	}
 	return events
@@ -32,10 +33,10 @@ func parkMany(t *testing.T, r reader, n int) []bus.Event {
 // A key with more parked messages than are taken at once is replayed to its end,
 // also where a replay was asked for some of them alone.
 func TestALongReplayComesToItsEnd(t *testing.T) {
-	r := openReader(t, t.TempDir(), nil)
-	defer r.db.Close() //nolint:errcheck // a test
+	r := sqlreader.Open(t, t.TempDir(), nil)
+	defer r.DB.Close() //nolint:errcheck // a test
 	events := parkMany(t, r, 2_500)
-	err := r.db.Write(t.Context(), func(tx *sqldb.Tx) error {
+	err := r.DB.Write(t.Context(), func(tx *sqldb.Tx) error {
 		_, err := tx.Exec(`UPDATE parked SET replay = 1 WHERE event_id = ?`, events[0].ID) // as an area that releases what waited for an order
 		return err
 	})
@@ -47,31 +48,31 @@ func TestALongReplayComesToItsEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer db.Close() //nolint:errcheck // a test
-	c := &bus.Consumer{Area: "test", Source: embedded.NewLog(db, 4, bus.Payments).Source(bus.Payments), Places: embedded.Places{DB: r.db},
-		Apply: r.apply, MessagesMax: 10, Log: slog.New(slog.DiscardHandler)}
+	c := &bus.Consumer{Area: "test", Source: embedded.NewLog(db, 4, bus.Payments).Source(bus.Payments), Places: embedded.Places{DB: r.DB},
+		Apply: r.Apply, MessagesMax: 10, Log: slog.New(slog.DiscardHandler)}
 	for range 10 {
 		if _, err := c.Step(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}
-	have, err := r.effects(t.Context())
+	have, err := r.Effects(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	if len(have) != len(events) || !slices.EqualFunc(have, events, func(m bus.Message, e bus.Event) bool { return m.ID == e.ID }) {
 		t.Errorf("%d of %d parked messages were applied, in order: %t", len(have), len(events), len(have) == len(events))
 	}
-	if p, err := r.parked(t.Context()); err != nil || len(p) != 0 {
+	if p, err := r.Parked(t.Context()); err != nil || len(p) != 0 {
 		t.Errorf("%d are still parked, %v", len(p), err)
 	}
 }
 
 // Two consumers that replay the same key fence each other.
 func TestTwoReplaysOfOneKey(t *testing.T) {
-	r := openReader(t, t.TempDir(), nil)
-	defer r.db.Close() //nolint:errcheck // a test
+	r := sqlreader.Open(t, t.TempDir(), nil)
+	defer r.DB.Close() //nolint:errcheck // a test
 	events := parkMany(t, r, 3)
-	places := embedded.Places{DB: r.db}
+	places := embedded.Places{DB: r.DB}
 	if _, err := places.RequestReplay(t.Context(), events[0].Context.BizCode); err != nil {
 		t.Fatal(err)
 	}
@@ -80,12 +81,12 @@ func TestTwoReplaysOfOneKey(t *testing.T) {
 		t.Fatal(len(msgs), err)
 	}
 	for i := range 2 {
-		err := r.apply(t.Context(), &bus.Batch{Topic: bus.Payments, Messages: msgs, Replays: rows})
+		err := r.Apply(t.Context(), &bus.Batch{Topic: bus.Payments, Messages: msgs, Replays: rows})
 		if i == 0 && err != nil || i == 1 && !fault.Is(err, fault.Fenced) {
 			t.Errorf("replay %d: %v", i, err)
 		}
 	}
-	if have, _ := r.effects(t.Context()); len(have) != 3 {
+	if have, _ := r.Effects(t.Context()); len(have) != 3 {
 		t.Errorf("%d effects of 3 messages", len(have))
 	}
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/tallystick/tallystick/internal/bus"
 	"github.com/tallystick/tallystick/internal/bus/bustest"
+	"github.com/tallystick/tallystick/internal/bus/bustest/sqlreader"
 	"github.com/tallystick/tallystick/internal/bus/embedded"
 	"github.com/tallystick/tallystick/internal/fault"
 	"github.com/tallystick/tallystick/internal/sqldb"
@@ -38,7 +39,7 @@ type intakeOptions struct {
 
 func newIntake(tb testing.TB, o intakeOptions) *intake {
 	tb.Helper()
-	in := &intake{tb: tb, now: clock()}
+	in := &intake{tb: tb, now: sqlreader.Clock()}
 	if o.path == "" {
 		o.path = filepath.Join(tb.TempDir(), "intake.db")
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/tallystick/tallystick/internal/bus"
 	"github.com/tallystick/tallystick/internal/bus/bustest"
+	"github.com/tallystick/tallystick/internal/bus/bustest/sqlreader"
 	"github.com/tallystick/tallystick/internal/bus/embedded"
 	"github.com/tallystick/tallystick/internal/sqldb"
 )
@@ -48,9 +49,9 @@ func (l *tailed) emit(tb rapid.TB, through *embedded.Log, n, size int, commit bo
 		if err := through.Emit(tx, tailTopic, events); err != nil || commit {
 			return err
 		}
-		return errRollback
+		return sqlreader.ErrRollback
 	})
-	if commit && err != nil || !commit && !errors.Is(err, errRollback) {
+	if commit && err != nil || !commit && !errors.Is(err, sqlreader.ErrRollback) {
 		tb.Fatalf("emit: %v", err)
 	}
 }

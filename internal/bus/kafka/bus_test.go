@@ -13,11 +13,11 @@ import (
 
 	"github.com/tallystick/tallystick/internal/bus"
 	"github.com/tallystick/tallystick/internal/bus/bustest"
+	"github.com/tallystick/tallystick/internal/bus/bustest/sqlreader"
 	"github.com/tallystick/tallystick/internal/bus/embedded"
 	"github.com/tallystick/tallystick/internal/bus/kafka"
 	"github.com/tallystick/tallystick/internal/engines"
 	"github.com/tallystick/tallystick/internal/fault"
-	"github.com/tallystick/tallystick/internal/ids"
 	"github.com/tallystick/tallystick/internal/sqldb"
 )
 
@@ -130,7 +130,7 @@ func TestIntake(t *testing.T) {
 	bustest.Run(t, func(tb testing.TB, dir string, points fault.Points) *bustest.Bus {
 		tb.Helper()
 		cluster := connect(tb, config(dir), bus.Intents)
-		r := openReader(tb, dir, points)
+		r := sqlreader.Open(tb, dir, points)
 		in, err := kafka.NewIntake(cluster, kafka.DefaultIntakeConfig(), nil, bus.Intents)
 		if err != nil {
 			tb.Fatal(err)
@@ -142,26 +142,26 @@ func TestIntake(t *testing.T) {
 		b := newBackground()
 		b.run(in.Run)
 		b.run(func(ctx context.Context) error { return source.Run(ctx, time.Second) })
-		return &bustest.Bus{Source: source, Places: embedded.Places{DB: r.db}, Apply: r.apply, Effects: r.effects, Parked: r.parked,
-			RequestReplay: embedded.Places{DB: r.db}.RequestReplay,
-			Publish: func(ctx context.Context, events []bus.Event) error {
-				var tickets []bus.Ticket
-				for i := range events {
-					ticket, err := in.Append(bus.Intents, &events[i])
-					if err != nil {
-						return err
-					}
-					tickets = append(tickets, ticket)
+		suite := r.Bus(source)
+		suite.Publish = func(ctx context.Context, events []bus.Event) error {
+			var tickets []bus.Ticket
+			for i := range events {
+				ticket, err := in.Append(bus.Intents, &events[i])
+				if err != nil {
+					return err
 				}
-				for _, ticket := range tickets {
-					<-ticket.Done()
-					if err := ticket.Err(); err != nil {
-						return err
-					}
+				tickets = append(tickets, ticket)
+			}
+			for _, ticket := range tickets {
+				<-ticket.Done()
+				if err := ticket.Err(); err != nil {
+					return err
 				}
-				return caughtUp(ctx, cluster, source)
-			},
-			Close: func() error { return errors.Join(b.stop(), r.db.Close()) }}
+			}
+			return caughtUp(ctx, cluster, source)
+		}
+		suite.Close = func() error { return errors.Join(b.stop(), r.DB.Close()) }
+		return suite
 	})
 }
 
@@ -170,7 +170,7 @@ func TestRelay(t *testing.T) {
 	bustest.Run(t, func(tb testing.TB, dir string, points fault.Points) *bustest.Bus {
 		tb.Helper()
 		cluster := connect(tb, config(dir), bus.Payments)
-		r := openReader(tb, dir, points)
+		r := sqlreader.Open(tb, dir, points)
 		db, err := sqldb.Open(tb.Context(), sqldb.Options{Area: "writer", Path: filepath.Join(dir, "writer.db"), NoSync: true, Points: points,
 			Migrations: []string{embedded.Schema(bus.Payments)}})
 		if err != nil {
@@ -206,70 +206,10 @@ func TestRelay(t *testing.T) {
 			}
 			return errors.Join(drain(ctx), caughtUp(ctx, cluster, source))
 		}
-		return &bustest.Bus{Source: source, Places: embedded.Places{DB: r.db}, Apply: r.apply, Effects: r.effects, Parked: r.parked,
-			RequestReplay:  embedded.Places{DB: r.db}.RequestReplay,
-			Publish:        func(ctx context.Context, events []bus.Event) error { return emit(ctx, events, nil) },
-			PublishAndFail: func(ctx context.Context, events []bus.Event) error { return emit(ctx, events, errRollback) },
-			Close:          func() error { return errors.Join(b.stop(), r.db.Close(), db.Close()) }}
+		suite := r.Bus(source)
+		suite.Publish = func(ctx context.Context, events []bus.Event) error { return emit(ctx, events, nil) }
+		suite.PublishAndFail = func(ctx context.Context, events []bus.Event) error { return emit(ctx, events, sqlreader.ErrRollback) }
+		suite.Close = func() error { return errors.Join(b.stop(), r.DB.Close(), db.Close()) }
+		return suite
 	})
-}
-
-var errRollback = errors.New("the test rolls back")
-
-func clock() time.Time { return time.UnixMilli(1_700_000_000_000) }
-
-const effectsSchema = `CREATE TABLE effects (n INTEGER PRIMARY KEY, topic TEXT, event_id TEXT, type TEXT, version INTEGER,
-	at_millis INTEGER, biz_code TEXT, merchant TEXT, order_type TEXT, order_scene TEXT, institution TEXT, trace_id TEXT, form TEXT,
-	traffic TEXT, payload BLOB);`
-
-// reader is the reading area of the suite.
-type reader struct{ db *sqldb.DB }
-
-func openReader(tb testing.TB, dir string, points fault.Points) reader {
-	tb.Helper()
-	db, err := sqldb.Open(tb.Context(), sqldb.Options{Area: "reader", Path: filepath.Join(dir, "reader.db"), NoSync: true, Points: points,
-		Migrations: []string{embedded.Schema(), effectsSchema}})
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return reader{db}
-}
-
-func (r reader) apply(ctx context.Context, b *bus.Batch) error {
-	return r.db.Write(ctx, func(tx *sqldb.Tx) error {
-		err := b.Live(func(_ int, m *bus.Message) error {
-			columns := append([]string{"topic", "event_id", "type", "version", "at_millis"}, ids.Columns...)
-			_, err := tx.Insert("effects", append(columns, "payload"), 1, "", func(dst []any, _ int) []any {
-				return append(m.Context.AppendValues(append(dst, string(m.Topic), m.ID, m.Type, m.Version, m.AtMillis)), m.Payload)
-			})
-			return err
-		})
-		if err != nil {
-			return err
-		}
-		return embedded.Advance(tx, b, clock().UnixMilli())
-	})
-}
-
-func (r reader) effects(ctx context.Context) ([]bus.Message, error) {
-	var out []bus.Message
-	err := r.db.Read(ctx, func(tx *sqldb.Tx) error {
-		return tx.Query(`SELECT topic, event_id, type, version, at_millis, biz_code, merchant, order_type, order_scene, institution,
-			trace_id, form, traffic, payload FROM effects ORDER BY n`, nil, func(scan sqldb.Scan) error {
-			var m bus.Message
-			err := scan(append(append([]any{&m.Topic, &m.ID, &m.Type, &m.Version, &m.AtMillis}, m.Context.Targets()...), &m.Payload)...)
-			out = append(out, m)
-			return err
-		})
-	})
-	return out, err
-}
-
-func (r reader) parked(ctx context.Context) ([]bus.Message, error) {
-	rows, err := embedded.Places{DB: r.db}.List(ctx, "")
-	var out []bus.Message
-	for i := range rows {
-		out = append(out, rows[i].Message)
-	}
-	return out, err
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/tallystick/tallystick/internal/bus"
 	"github.com/tallystick/tallystick/internal/bus/bustest"
+	"github.com/tallystick/tallystick/internal/bus/bustest/sqlreader"
 	"github.com/tallystick/tallystick/internal/bus/embedded"
 	"github.com/tallystick/tallystick/internal/bus/kafka"
 	"github.com/tallystick/tallystick/internal/engines"
@@ -234,10 +235,10 @@ func TestRelayThroughFaults(t *testing.T) {
 		{Cluster: cluster, Source: log.Source(bus.Payments), MessagesMax: 7, Log: slog.New(slog.DiscardHandler)},
 		{Cluster: cluster, Source: log.Source(bus.Payments), MessagesMax: 11, Log: slog.New(slog.DiscardHandler)},
 	}
-	r := openReader(t, dir, nil)
-	defer r.db.Close() //nolint:errcheck // a test
+	r := sqlreader.Open(t, dir, nil)
+	defer r.DB.Close() //nolint:errcheck // a test
 	source := kafka.NewSource(cluster, bus.Payments, slog.New(slog.DiscardHandler))
-	consumer := &bus.Consumer{Area: "test", Source: source, Places: embedded.Places{DB: r.db}, Apply: r.apply, MessagesMax: 20, Log: slog.New(slog.DiscardHandler)}
+	consumer := &bus.Consumer{Area: "test", Source: source, Places: embedded.Places{DB: r.DB}, Apply: r.Apply, MessagesMax: 20, Log: slog.New(slog.DiscardHandler)}
 	b := newBackground()
 	for _, relay := range relays {
 		b.run(func(ctx context.Context) error { return relay.Run(ctx, 50*time.Millisecond, 200*time.Millisecond) })
@@ -264,7 +265,7 @@ func TestRelayThroughFaults(t *testing.T) {
 	publish("e")
 	var have []bus.Message
 	eventually(t, "everything is applied", func() error {
-		have, err = r.effects(t.Context())
+		have, err = r.Effects(t.Context())
 		if err == nil && len(have) < len(published) {
 			err = fmt.Errorf("%d of %d", len(have), len(published))
 		}
