@@ -1,7 +1,9 @@
 package accounting
 
 import (
+	"cmp"
 	"context"
+	"slices"
 
 	"github.com/tallystick/tallystick/internal/bus"
 	"github.com/tallystick/tallystick/internal/ids"
@@ -118,6 +120,24 @@ type Total struct {
 	Currency       money.Currency
 	Debits         int64
 	Credits        int64
+}
+
+// SumTotals puts totals in order and adds up those that are of the same.
+func SumTotals(list []Total) []Total {
+	key := func(t Total) Total { t.Debits, t.Credits = 0, 0; return t }
+	slices.SortStableFunc(list, func(a, b Total) int {
+		return cmp.Or(cmp.Compare(a.Merchant, b.Merchant), cmp.Compare(a.ChannelAccount, b.ChannelAccount), cmp.Compare(a.Base, b.Base),
+			cmp.Compare(a.Currency, b.Currency))
+	})
+	var out []Total
+	for _, t := range list {
+		if n := len(out); n > 0 && key(out[n-1]) == key(t) {
+			out[n-1].Debits, out[n-1].Credits = out[n-1].Debits+t.Debits, out[n-1].Credits+t.Credits
+			continue
+		}
+		out = append(out, t)
+	}
+	return out
 }
 
 // Report is what Verify found.

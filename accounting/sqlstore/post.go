@@ -157,20 +157,19 @@ var (
 // write adds the entries in the order of their events, their postings, one
 // change per balance, and last the events that tell of it.
 func (s *Store) write(tx *sqldb.Tx, w *work) error {
-	var last int64
-	err := tx.Query(`SELECT COALESCE(MAX(id), 0) FROM entries`, nil, func(scan sqldb.Scan) error { return scan(&last) })
-	if err != nil {
+	list := make([]int64, len(w.fresh))
+	if err := tx.NewIDs("entries", len(w.fresh), func(n int, id int64) { list[n] = id }); err != nil {
 		return err
 	}
-	_, err = tx.Insert("entries", entryColumns, len(w.fresh), "", func(dst []any, n int) []any {
+	_, err := tx.Insert("entries", entryColumns, len(w.fresh), "", func(dst []any, n int) []any {
 		e := &w.entries[w.fresh[n]]
-		dst = append(dst, last+1+int64(n), e.ID, e.EventID, e.Rule, e.Book, e.ChannelAccount, e.Group, e.AtMillis, w.results[w.fresh[n]].Reason)
+		dst = append(dst, list[n], e.ID, e.EventID, e.Rule, e.Book, e.ChannelAccount, e.Group, e.AtMillis, w.results[w.fresh[n]].Reason)
 		return e.Context.AppendValues(dst)
 	})
 	if err != nil {
 		return err
 	}
-	if err := s.writePostings(tx, w, last); err != nil {
+	if err := s.writePostings(tx, w, list); err != nil {
 		return err
 	}
 	if err := s.writeBalances(tx, w); err != nil {
@@ -183,14 +182,14 @@ func (s *Store) write(tx *sqldb.Tx, w *work) error {
 	return s.log.Emit(tx, bus.Postings, notices)
 }
 
-func (s *Store) writePostings(tx *sqldb.Tx, w *work, last int64) error {
+func (s *Store) writePostings(tx *sqldb.Tx, w *work, list []int64) error {
 	n, line := 0, 0 // the posting to write next
 	_, err := tx.Insert("postings", postingColumns, w.posted, "", func(dst []any, _ int) []any {
 		for w.results[w.fresh[n]].Reason != "" || line == len(w.lines[w.fresh[n]]) {
 			n, line = n+1, 0
 		}
 		l := &w.lines[w.fresh[n]][line]
-		dst = append(dst, postingID(last+1+int64(n), line), l.Shard>>shardBits, l.Amount.Minor)
+		dst = append(dst, postingID(list[n], line), l.Shard>>shardBits, l.Amount.Minor)
 		line++
 		return dst
 	})

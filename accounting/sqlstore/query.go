@@ -3,6 +3,7 @@ package sqlstore
 import (
 	"context"
 	"slices"
+	"strings"
 
 	"github.com/tallystick/tallystick/accounting"
 	"github.com/tallystick/tallystick/internal/fault"
@@ -13,7 +14,7 @@ import (
 
 // balanceSQL sums each account's shards; minor is debit positive.
 const balanceSQL = `SELECT a.book, a.name, a.currency, a.class, a.side, a.kind,
-	(SELECT COALESCE(SUM(b.minor), 0) FROM balances b WHERE b.id >= a.id << 10 AND b.id < (a.id + 1) << 10)
+	(SELECT CAST(COALESCE(SUM(b.minor), 0) AS BIGINT) FROM balances b WHERE b.id >= a.id << 10 AND b.id < (a.id + 1) << 10)
 	FROM accounts a WHERE `
 
 func scanBalance(scan sqldb.Scan) (accounting.Balance, error) {
@@ -69,6 +70,15 @@ func checkPage(op string, limit int) error {
 		return &fault.Error{Kind: fault.Invalid, Op: op, Code: "limit_invalid", Field: "limit", Fix: "ask for 1 to 1000"}
 	}
 	return nil
+}
+
+// debitSQL and creditSQL sum what is positive, and what is negative, of a column.
+func debitSQL(minor string) string {
+	return `CAST(SUM(CASE WHEN ` + minor + ` > 0 THEN ` + minor + ` ELSE 0 END) AS BIGINT)`
+}
+
+func creditSQL(minor string) string {
+	return `CAST(SUM(CASE WHEN ` + minor + ` < 0 THEN -` + minor + ` ELSE 0 END) AS BIGINT)`
 }
 
 const contextSQL = `e.biz_code, e.merchant, e.order_type, e.order_scene, e.institution, e.trace_id, e.form, e.traffic`
@@ -154,8 +164,8 @@ func (s *Store) entries(ctx context.Context, where string, arg any) ([]accountin
 func (s *Store) TrialBalance(ctx context.Context) ([]accounting.Trial, error) {
 	var out []accounting.Trial
 	err := s.db.Read(ctx, func(tx *sqldb.Tx) error {
-		return tx.Query(`SELECT book, currency, SUM(max(minor, 0)), SUM(max(-minor, 0)) FROM
-			(SELECT a.book, a.currency, SUM(b.minor) AS minor FROM balances b JOIN accounts a ON a.id = b.id >> 10 GROUP BY a.id)
+		return tx.Query(`SELECT book, currency, `+debitSQL("minor")+`, `+creditSQL("minor")+` FROM
+			(SELECT a.book, a.currency, SUM(b.minor) AS minor FROM balances b JOIN accounts a ON a.id = b.id >> 10 GROUP BY a.id, a.book, a.currency) AS sums
 			GROUP BY book, currency ORDER BY book, currency`, nil, func(scan sqldb.Scan) error {
 			var t accounting.Trial
 			err := scan(&t.Book, &t.Currency, &t.Debits, &t.Credits)
@@ -171,15 +181,15 @@ func (s *Store) Totals(ctx context.Context) ([]accounting.Total, error) {
 	var out []accounting.Total
 	err := s.db.Read(ctx, func(tx *sqldb.Tx) error {
 		// The sums are of few groups; the rows are read in journal order.
-		return tx.Query(`SELECT e.merchant, e.channel_account, substr(a.name, 1, instr(a.name || ':', ':') - 1) AS base, a.currency,
-			SUM(max(p.minor, 0)), SUM(max(-p.minor, 0))
+		return tx.Query(`SELECT e.merchant, e.channel_account, a.currency, a.name, `+debitSQL("p.minor")+`, `+creditSQL("p.minor")+`
 			FROM postings p JOIN entries e ON e.id = p.id >> 8 JOIN accounts a ON a.id = p.account_id
-			GROUP BY e.merchant, e.channel_account, base, a.currency ORDER BY 1, 2, 3, 4`, nil, func(scan sqldb.Scan) error {
+			GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4`, nil, func(scan sqldb.Scan) error {
 			var t accounting.Total
-			err := scan(&t.Merchant, &t.ChannelAccount, &t.Base, &t.Currency, &t.Debits, &t.Credits)
+			err := scan(&t.Merchant, &t.ChannelAccount, &t.Currency, &t.Base, &t.Debits, &t.Credits)
+			t.Base, _, _ = strings.Cut(t.Base, ":")
 			out = append(out, t)
 			return err
 		})
 	})
-	return out, fault.Wrap("accounting/sqlstore: totals", err)
+	return accounting.SumTotals(out), fault.Wrap("accounting/sqlstore: totals", err)
 }

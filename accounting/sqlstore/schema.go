@@ -18,7 +18,12 @@ func postingID(entry int64, line int) int64 { return entry<<lineBits | int64(lin
 func shardID(account int64, group int) int64 { return account<<shardBits | int64(group) }
 
 // migrations are the scripts of this area's schema.
-func migrations() []string { return []string{embedded.Schema(bus.Postings) + schema} }
+func migrations(postgres bool) []string {
+	if postgres {
+		return []string{embedded.Schema(bus.Postings) + schema + triggersPostgres}
+	}
+	return []string{embedded.Schema(bus.Postings) + schema + triggersSQLite}
+}
 
 // The index on postings is (account_id, id): SQLite keeps the row id behind an
 // index's columns. A posting carries no context: its entry does, and the view
@@ -46,10 +51,12 @@ CREATE INDEX postings_account ON postings (account_id);
 CREATE TABLE balances (id INTEGER PRIMARY KEY, minor INTEGER NOT NULL, net INTEGER NOT NULL, version INTEGER NOT NULL);
 
 CREATE VIEW journal AS SELECT e.id AS entry, p.id & 255 AS line, e.entry_id, e.event_id, e.rule, e.book, a.name AS account,
-  a.currency, max(p.minor, 0) AS debit, max(-p.minor, 0) AS credit, e.at_millis, e.channel_account, e.biz_code, e.merchant,
+  a.currency, CASE WHEN p.minor > 0 THEN p.minor ELSE 0 END AS debit, CASE WHEN p.minor < 0 THEN -p.minor ELSE 0 END AS credit, e.at_millis, e.channel_account, e.biz_code, e.merchant,
   e.order_type, e.order_scene, e.institution, e.trace_id, e.form, e.traffic
   FROM postings p JOIN entries e ON e.id = p.id >> 8 JOIN accounts a ON a.id = p.account_id;
+`
 
+const triggersSQLite = `
 CREATE TRIGGER entries_never_change BEFORE UPDATE ON entries BEGIN SELECT RAISE(ABORT, 'journal entries are never changed'); END;
 CREATE TRIGGER entries_never_go BEFORE DELETE ON entries BEGIN SELECT RAISE(ABORT, 'journal entries are never deleted'); END;
 CREATE TRIGGER postings_never_change BEFORE UPDATE ON postings BEGIN SELECT RAISE(ABORT, 'postings are never changed'); END;
@@ -57,6 +64,21 @@ CREATE TRIGGER postings_never_go BEFORE DELETE ON postings BEGIN SELECT RAISE(AB
 CREATE TRIGGER accounts_never_change BEFORE UPDATE ON accounts BEGIN SELECT RAISE(ABORT, 'accounts are never changed'); END;
 CREATE TRIGGER accounts_never_go BEFORE DELETE ON accounts BEGIN SELECT RAISE(ABORT, 'accounts are never deleted'); END;
 CREATE TRIGGER balances_never_go BEFORE DELETE ON balances BEGIN SELECT RAISE(ABORT, 'balances are never deleted'); END;
+`
+
+const triggersPostgres = `
+CREATE FUNCTION never() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION '% are never changed or deleted', TG_TABLE_NAME USING ERRCODE = 'integrity_constraint_violation'; END $$;
+CREATE TRIGGER entries_never_change BEFORE UPDATE ON entries FOR EACH ROW EXECUTE FUNCTION never();
+CREATE TRIGGER entries_never_go BEFORE DELETE ON entries FOR EACH ROW EXECUTE FUNCTION never();
+CREATE TRIGGER postings_never_change BEFORE UPDATE ON postings FOR EACH ROW EXECUTE FUNCTION never();
+CREATE TRIGGER postings_never_go BEFORE DELETE ON postings FOR EACH ROW EXECUTE FUNCTION never();
+CREATE TRIGGER accounts_never_change BEFORE UPDATE ON accounts FOR EACH ROW EXECUTE FUNCTION never();
+CREATE TRIGGER accounts_never_go BEFORE DELETE ON accounts FOR EACH ROW EXECUTE FUNCTION never();
+CREATE TRIGGER balances_never_go BEFORE DELETE ON balances FOR EACH ROW EXECUTE FUNCTION never();
+CREATE TRIGGER entries_never_emptied BEFORE TRUNCATE ON entries FOR EACH STATEMENT EXECUTE FUNCTION never();
+CREATE TRIGGER postings_never_emptied BEFORE TRUNCATE ON postings FOR EACH STATEMENT EXECUTE FUNCTION never();
+CREATE TRIGGER accounts_never_emptied BEFORE TRUNCATE ON accounts FOR EACH STATEMENT EXECUTE FUNCTION never();
+CREATE TRIGGER balances_never_emptied BEFORE TRUNCATE ON balances FOR EACH STATEMENT EXECUTE FUNCTION never();
 `
 
 // triggers are what keeps the journal as it was written; Verify looks for them.

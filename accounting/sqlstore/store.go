@@ -17,11 +17,13 @@ import (
 
 // Options say how to open a ledger. Zero bounds mean their defaults.
 type Options struct {
-	Path   string            // of the SQLite file; made if missing
-	Groups int               // the slots are divided into, fixed for the installation
-	Stamp  map[string]string // see sqldb.Options
-	NoSync bool              // only the simulation may
-	Points fault.Points
+	Path string // of the SQLite file; made if missing
+	// Postgres, if set, takes the place of the file.
+	Postgres *sqldb.Postgres
+	Groups   int               // the slots are divided into, fixed for the installation
+	Stamp    map[string]string // see sqldb.Options
+	NoSync   bool              // only the simulation may
+	Points   fault.Points
 	// CommitFault fails commits; see sqldb.Options. For tests and the simulation.
 	CommitFault func() error
 	// CacheKiBMax bounds the page cache of each connection; 8,192 by default.
@@ -57,13 +59,23 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if o.HeldMax == 0 {
 		o.HeldMax = 50_000
 	}
-	db, err := sqldb.Open(ctx, sqldb.Options{Area: "accounting", Path: o.Path, Migrations: migrations(), Stamp: o.Stamp,
-		NoSync: o.NoSync, CacheKiBMax: o.CacheKiBMax, Points: o.Points, CommitFault: o.CommitFault})
+	db, err := sqldb.Open(ctx, o.sqldb())
 	if err != nil {
 		return nil, err
 	}
 	return &Store{db: db, log: embedded.NewLog(db, o.Groups, bus.Postings), groups: o.Groups,
 		held: accounting.NewHeld(o.HeldMax), accounts: newAccountCache(o.HeldMax)}, nil
+}
+
+func (o *Options) sqldb() sqldb.Options {
+	return sqldb.Options{Area: "accounting", Path: o.Path, Postgres: o.Postgres, Migrations: migrations(o.Postgres != nil), Stamp: o.Stamp,
+		NoSync: o.NoSync, CacheKiBMax: o.CacheKiBMax, Points: o.Points, CommitFault: o.CommitFault}
+}
+
+// Migrate makes the ledger's schema in PostgreSQL, or brings it up to date; see
+// sqldb.Migrate.
+func Migrate(ctx context.Context, o Options, role string) error {
+	return sqldb.Migrate(ctx, o.sqldb(), role)
 }
 
 // DB is the database, for those who hold its statements down.

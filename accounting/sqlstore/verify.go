@@ -35,13 +35,7 @@ func (v *verifier) bad(format string, args ...any) { v.report.Add(fmt.Sprintf(fo
 
 // guards looks for the triggers that keep the journal unchanged.
 func (v *verifier) guards(tx *sqldb.Tx) error {
-	var have []string
-	err := tx.Query(`SELECT name FROM sqlite_master WHERE type = 'trigger' ORDER BY name`, nil, func(scan sqldb.Scan) error {
-		var name string
-		err := scan(&name)
-		have = append(have, name)
-		return err
-	})
+	have, err := tx.Triggers()
 	for _, t := range triggers {
 		if !slices.Contains(have, t) {
 			v.bad("trigger %s is gone: the journal may have been changed", t)
@@ -225,7 +219,7 @@ func (v *verifier) account(tx *sqldb.Tx, id int64, k accounting.Key, kind accoun
 
 // trials checks debits = credits by book and currency.
 func (v *verifier) trials(tx *sqldb.Tx) error {
-	return tx.Query(`SELECT a.book, a.currency, SUM(b.minor) FROM balances b JOIN accounts a ON a.id = b.id >> 10
+	return tx.Query(`SELECT a.book, a.currency, CAST(SUM(b.minor) AS BIGINT) FROM balances b JOIN accounts a ON a.id = b.id >> 10
 		GROUP BY a.book, a.currency HAVING SUM(b.minor) <> 0 ORDER BY 1, 2`, nil, func(scan sqldb.Scan) error {
 		var book, currency string
 		var minor int64

@@ -76,23 +76,8 @@ func (s *saver) sort(t *core.Trade) {
 	}
 }
 
-// number gives new rows of a table the next keys: they increase, as one
-// transaction at a time writes, and two processes that both do are fenced by
-// their places, if not by the key.
-func number(tx *sqldb.Tx, table string, n int, set func(i int, id int64)) error {
-	if n == 0 {
-		return nil
-	}
-	var last int64
-	err := tx.Query(`SELECT coalesce(max(id), 0) FROM `+table, nil, func(scan sqldb.Scan) error { return scan(&last) })
-	for i := range n {
-		set(i, last+1+int64(i))
-	}
-	return err
-}
-
 func (s *saver) insertTrades(tx *sqldb.Tx) error {
-	err := number(tx, "trade_orders", len(s.newTrades), func(i int, id int64) { s.newTrades[i].Row = id })
+	err := tx.NewIDs("trade_orders", len(s.newTrades), func(i int, id int64) { s.newTrades[i].Row = id })
 	if err != nil {
 		return err
 	}
@@ -105,7 +90,7 @@ func (s *saver) insertTrades(tx *sqldb.Tx) error {
 }
 
 func (s *saver) insertPayments(tx *sqldb.Tx) error {
-	err := number(tx, "payment_orders", len(s.newPayments), func(i int, id int64) { s.newPayments[i].Row = id })
+	err := tx.NewIDs("payment_orders", len(s.newPayments), func(i int, id int64) { s.newPayments[i].Row = id })
 	if err != nil {
 		return err
 	}

@@ -39,6 +39,13 @@ func Open(ctx context.Context, o sqldb.Options, groups int, now func() time.Time
 		log: embedded.NewLog(db, groups, bus.Dispatch, bus.Payments)}, nil
 }
 
+// Migrate makes core's schema in PostgreSQL, or brings it up to date; see
+// sqldb.Migrate.
+func Migrate(ctx context.Context, o sqldb.Options, role string) error {
+	o.Area, o.Migrations = "core", migrations()
+	return sqldb.Migrate(ctx, o, role)
+}
+
 // DB is the database, for its counters.
 func (s *Store) DB() *sqldb.DB { return s.db }
 
@@ -143,13 +150,13 @@ func (s *Store) write(tx *sqldb.Tx, jobs []*job, w *core.Work) error {
 // its Y.
 func releaseWaiting(tx *sqldb.Tx) error {
 	any := false
-	err := tx.Query(`SELECT EXISTS (SELECT 1 FROM parked WHERE replay = 0)`, nil, func(scan sqldb.Scan) error { return scan(&any) })
+	err := tx.Query(`SELECT EXISTS (SELECT 1 FROM parked WHERE replay = FALSE)`, nil, func(scan sqldb.Scan) error { return scan(&any) })
 	if err != nil || !any {
 		return err
 	}
-	_, err = tx.Exec(`UPDATE parked SET replay = 1 WHERE replay = 0 AND topic <> ? AND instr(reason, ?) > 0
+	_, err = tx.Exec(`UPDATE parked SET replay = TRUE WHERE replay = FALSE AND topic <> ? AND reason LIKE ?
 		AND (EXISTS (SELECT 1 FROM trade_orders t WHERE t.biz_code = parked.biz_code) OR EXISTS (SELECT 1 FROM payment_orders p WHERE p.y = parked.biz_code))`,
-		string(bus.Intents), core.ErrNoPayment.Error())
+		string(bus.Intents), "%"+core.ErrNoPayment.Error()+"%")
 	return err
 }
 

@@ -28,7 +28,7 @@ func (s *Store) Counts(ctx context.Context) ([]core.Count, error) {
 func (s *Store) Received(ctx context.Context) ([]core.Received, error) {
 	var out []core.Received
 	err := s.db.Snapshot(ctx, func(tx *sqldb.Tx) error {
-		return tx.Query(`SELECT merchant, account, currency, sum(settled), sum(surplus) FROM (
+		return tx.Query(`SELECT merchant, account, currency, CAST(sum(settled) AS BIGINT), CAST(sum(surplus) AS BIGINT) FROM (
 			SELECT merchant, account, currency, paid_minor AS settled, 0 AS surplus FROM attempts WHERE status = 'succeeded'
 			UNION ALL SELECT merchant, account, currency, 0, paid_minor FROM exceptions) AS money GROUP BY 1, 2, 3 ORDER BY 1, 2, 3`, nil,
 			func(scan sqldb.Scan) error {

@@ -25,14 +25,18 @@ type Options struct {
 	Area string
 	// Path is the SQLite file; it is made if missing.
 	Path string
+	// Postgres, if set, takes the place of the file.
+	Postgres *Postgres
 	// Migrations are SQL scripts; the n-th brings the schema to version n. Those
-	// that are missing are applied at Open. One that was released never changes.
+	// that are missing are applied at Open to SQLite, and by Migrate to PostgreSQL.
+	// One that was released never changes.
 	Migrations []string
 	// Stamp holds installation constants (the code secret's fingerprint, the
 	// number of groups). They are stored at first open; a later Open with another
 	// value is refused.
 	Stamp map[string]string
-	// NoSync turns fsync off. Only the simulation, which kills no machine, may.
+	// NoSync turns fsync off, and takes a PostgreSQL server that has it off. Only the
+	// simulation and tests, which kill no machine, may.
 	NoSync bool
 	// CacheKiBMax bounds the page cache of each connection; 0 means 16,384.
 	CacheKiBMax int
@@ -57,8 +61,10 @@ type DB struct {
 	area       string
 	points     fault.Points
 	fault      func() error
-	path       string
-	pragmas    []string
+	postgres   bool
+	open       func(readOnly bool) (connection, error)
+	guard      func(*Tx) error
+	number     int        // of a PostgreSQL database
 	writer     chan *conn // holds the one writing connection when it is free
 	readers    chan *conn // holds reading connections; nil entries are yet to be opened
 	statements atomic.Int64
@@ -73,23 +79,50 @@ type DB struct {
 	foreign int64
 }
 
+// connection is what SQLite and PostgreSQL give.
+type connection interface {
+	// exec runs a statement to its end and gives the number of rows that it changed.
+	exec(query string, args []any) (int64, error)
+	// query calls row for each row of the result; its own errors come back as rowError.
+	query(query string, args []any, row func(Scan) error) error
+	close() error
+}
+
 // conn is one connection with the texts of sets, which are bounded by the code.
 type conn struct {
-	*engine
+	connection
 	texts map[textKey]madeText
 }
 
-func newConn(e *engine) *conn { return &conn{engine: e, texts: map[textKey]madeText{}} }
+func newConn(c connection) *conn { return &conn{connection: c, texts: map[textKey]madeText{}} }
 
-// Open opens or makes the database, migrates it and checks its stamp. It fails
-// with fault.Conflict when the stamp differs.
+// Open opens the database and checks its stamp. An SQLite file is made if it is
+// missing, and migrated. A PostgreSQL schema must be there (Migrate), and of the
+// version that this build knows. It fails with fault.Conflict when the stamp or the
+// version differs.
 func Open(ctx context.Context, o Options) (*DB, error) {
+	if o.ReadersMax == 0 {
+		o.ReadersMax = 2
+	}
+	if o.Postgres != nil {
+		return openPostgres(ctx, o)
+	}
+	return openSQLite(ctx, o)
+}
+
+func newDB(o Options, open func(readOnly bool) (connection, error)) *DB {
+	db := &DB{area: o.Area, points: o.Points, fault: o.CommitFault, open: open, writer: make(chan *conn, 1),
+		readers: make(chan *conn, o.ReadersMax), closed: make(chan struct{})}
+	for range o.ReadersMax {
+		db.readers <- nil
+	}
+	return db
+}
+
+func openSQLite(ctx context.Context, o Options) (*DB, error) {
 	op := "sqldb: open " + o.Area
 	if o.CacheKiBMax == 0 {
 		o.CacheKiBMax = 16_384
-	}
-	if o.ReadersMax == 0 {
-		o.ReadersMax = 2
 	}
 	// A commit waits for its data, not for the times of its file.
 	if _, err := sqlite.Fdatasync(true); err != nil && !errors.Is(err, sqlite.ErrFdatasyncUnavailable) {
@@ -100,16 +133,18 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 			return nil, fault.Wrap(op+": migrate", err)
 		}
 	}
-	db := &DB{area: o.Area, points: o.Points, fault: o.CommitFault, path: o.Path, pragmas: pragmas(o), writer: make(chan *conn, 1),
-		readers: make(chan *conn, o.ReadersMax), closed: make(chan struct{})}
-	e, err := openEngine(db.path, db.pragmas)
+	db := newDB(o, func(readOnly bool) (connection, error) {
+		list := pragmas(o)
+		if readOnly { // what is meant to read can't write, whatever the statement
+			list = append(list, "query_only(1)")
+		}
+		return openEngine(o.Path, list)
+	})
+	e, err := db.open(false)
 	if err != nil {
 		return nil, fault.Wrap(op, err)
 	}
 	db.writer <- newConn(e)
-	for range o.ReadersMax {
-		db.readers <- nil
-	}
 	checked := false
 	defer func() {
 		if !checked { // also when a crash point panics
@@ -145,7 +180,11 @@ func migrate(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, pool.Close()) }()
-	scripts := o.Migrations
+	return migrateUp(ctx, pool, goose.DialectSQLite3, o.Migrations)
+}
+
+// migrateUp applies the scripts that are missing.
+func migrateUp(ctx context.Context, pool *sql.DB, dialect goose.Dialect, scripts []string, options ...goose.ProviderOption) error {
 	all := make([]*goose.Migration, len(scripts))
 	for i, script := range scripts {
 		all[i] = goose.NewGoMigration(int64(i+1), &goose.GoFunc{RunTx: func(ctx context.Context, tx *sql.Tx) error {
@@ -153,7 +192,7 @@ func migrate(ctx context.Context, o Options) (err error) {
 			return err
 		}}, nil)
 	}
-	p, err := goose.NewProvider(goose.DialectSQLite3, pool, nil, goose.WithGoMigrations(all...), goose.WithDisableGlobalRegistry(true))
+	p, err := goose.NewProvider(dialect, pool, nil, append(options, goose.WithGoMigrations(all...), goose.WithDisableGlobalRegistry(true))...)
 	if err != nil {
 		return err
 	}
@@ -161,15 +200,19 @@ func migrate(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
-	switch want := int64(len(scripts)); {
-	case have > want:
-		return &fault.Error{Kind: fault.Conflict, Code: "schema_newer", Fix: "run the build that wrote it, or a newer one",
-			Err: fmt.Errorf("the schema has version %d, this build knows up to %d", have, want)}
-	case have == want:
-		return nil
+	want := int64(len(scripts))
+	if have > want {
+		return schemaNewer(have, want)
 	}
-	_, err = p.Up(ctx)
+	if have < want {
+		_, err = p.Up(ctx)
+	}
 	return err
+}
+
+func schemaNewer(have, want int64) error {
+	return &fault.Error{Kind: fault.Conflict, Code: "schema_newer", Fix: "run the build that wrote it, or a newer one",
+		Err: fmt.Errorf("the schema has version %d, this build knows up to %d", have, want)}
 }
 
 // checkStamp stores each constant at first open and compares it at every other.
@@ -192,13 +235,17 @@ func (db *DB) checkStamp(ctx context.Context, stamp map[string]string) error {
 				return err
 			}
 			if have != want {
-				return &fault.Error{Kind: fault.Conflict, Code: "stamp_mismatch", Field: name,
-					Fix: "open this data with the secret and settings that made it",
-					Err: fmt.Errorf("the %s store was made with %s=%q, this process has %q", db.area, name, have, want)}
+				return db.stampMismatch(name, have, want)
 			}
 		}
 		return nil
 	})
+}
+
+func (db *DB) stampMismatch(name, have, want string) error {
+	return &fault.Error{Kind: fault.Conflict, Code: "stamp_mismatch", Field: name,
+		Fix: "open this data with the secret and settings that made it",
+		Err: fmt.Errorf("the %s store was made with %s=%q, this process has %q", db.area, name, have, want)}
 }
 
 // Statements is how many SQL statements have run, and Commits how many writing
@@ -231,19 +278,12 @@ func (db *DB) Write(ctx context.Context, fn func(*Tx) error) error {
 	}
 	// Nothing of it is interrupted half-way by a caller who leaves.
 	tx := &Tx{db: db, conn: c}
-	if _, err := tx.Exec(`BEGIN IMMEDIATE`); err != nil {
+	committed := false
+	end, err := tx.begin(ctx)
+	if err != nil {
 		return err
 	}
-	if db.version != c.dataVersion() {
-		db.foreign++
-	}
-	committed := false
-	defer func() {
-		if !committed {
-			_, _ = tx.Exec(`ROLLBACK`) // SQLite may have rolled back by itself
-		}
-		db.version = c.dataVersion()
-	}()
+	defer func() { end(committed) }()
 	if err := fn(tx); err != nil {
 		return err
 	}
@@ -287,18 +327,24 @@ func (db *DB) read(ctx context.Context, snapshot bool, fn func(*Tx) error) error
 	}
 	defer func() { db.readers <- c }()
 	if c == nil {
-		// What is meant to read can't write, whatever the statement.
-		e, err := openEngine(db.path, append(slices.Clone(db.pragmas), "query_only(1)"))
+		opened, err := db.open(true)
 		if err != nil {
 			return fault.Wrap("sqldb: "+db.area, err)
 		}
-		c = newConn(e)
+		c = newConn(opened)
 	}
 	tx := &Tx{db: db, conn: c}
+	begin := `BEGIN`
+	if p, ok := c.connection.(*postgres); ok {
+		if err := p.ready(ctx); err != nil {
+			return classify("sqldb: connect to "+db.area, err)
+		}
+		begin = `BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY`
+	}
 	if !snapshot {
 		return fn(tx)
 	}
-	if _, err := tx.Exec(`BEGIN`); err != nil {
+	if _, err := tx.Exec(begin); err != nil {
 		return err
 	}
 	defer func() { _, _ = tx.Exec(`ROLLBACK`) }()
@@ -325,6 +371,9 @@ func (db *DB) Close() error {
 func classify(op string, err error) error {
 	if err == nil {
 		return nil
+	}
+	if e, ok := classifyPostgres(op, err); ok {
+		return e
 	}
 	var ee *engineError
 	var se *sqlite.Error // of a connection of database/sql: migrations and backups have those

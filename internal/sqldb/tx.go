@@ -1,11 +1,14 @@
 package sqldb
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"reflect"
 	"slices"
 	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/tallystick/tallystick/internal/fault"
 )
@@ -19,6 +22,10 @@ type Tx struct {
 	args []any
 
 	onCommit []func()
+
+	failed bool // a statement has: nothing of the transaction can be kept any more, in PostgreSQL
+
+	nextID, lastID int64 // what is left of the ids that it has taken; see NewIDs
 }
 
 // OnCommit registers what is to happen after the commit, and only then: waking
@@ -34,9 +41,58 @@ func (tx *Tx) Exec(query string, args ...any) (int64, error) {
 	tx.db.statements.Add(1)
 	n, err := tx.conn.exec(query, args)
 	if err != nil {
-		return 0, classify("sqldb: "+tx.db.area+": "+query, err)
+		tx.failed = true
+		return 0, tx.classify(query, err)
 	}
 	return n, nil
+}
+
+func (tx *Tx) classify(query string, err error) error {
+	op := "sqldb: " + tx.db.area + ": " + query
+	if p, ok := tx.conn.connection.(*postgres); ok && !p.alive() {
+		// Whatever it was that broke it: nothing is committed without COMMIT.
+		return &fault.Error{Kind: fault.Unavailable, Op: op, Code: "database_unreachable", Err: err}
+	}
+	return classify(op, err)
+}
+
+// begin begins a writing transaction. end rolls it back unless it was committed.
+func (tx *Tx) begin(ctx context.Context) (end func(committed bool), err error) {
+	db := tx.db
+	switch c := tx.conn.connection.(type) {
+	case *engine:
+		if _, err := tx.Exec(`BEGIN IMMEDIATE`); err != nil {
+			return nil, err
+		}
+		if db.version != c.dataVersion() {
+			db.foreign++
+		}
+		return func(committed bool) {
+			if !committed {
+				_, _ = tx.Exec(`ROLLBACK`) // SQLite may have rolled back by itself
+			}
+			db.version = c.dataVersion()
+		}, nil
+	case *postgres:
+		if err := c.ready(ctx); err != nil {
+			return nil, classify("sqldb: connect to "+db.area, err)
+		}
+		if _, err := tx.Exec(`BEGIN`); err != nil {
+			return nil, err
+		}
+	}
+	end = func(committed bool) {
+		if !committed {
+			_, _ = tx.Exec(`ROLLBACK`) // also of a connection that broke, where it is not needed
+		}
+	}
+	if db.guard != nil {
+		if err := db.guard(tx); err != nil {
+			end(false)
+			return nil, err
+		}
+	}
+	return end, nil
 }
 
 func (tx *Tx) commit() error {
@@ -48,17 +104,86 @@ func (tx *Tx) commit() error {
 			return fault.Wrap("sqldb: "+tx.db.area+": COMMIT", err)
 		}
 	}
-	_, err := tx.Exec(`COMMIT`)
-	return err
+	if !tx.db.postgres {
+		_, err := tx.Exec(`COMMIT`)
+		return err
+	}
+	if tx.failed { // COMMIT would roll it back, and say that all is well
+		return fault.New(fault.Unavailable, "sqldb: "+tx.db.area+": COMMIT", "a statement of the transaction had failed")
+	}
+	tx.db.statements.Add(1)
+	_, err := tx.conn.exec(`COMMIT`, nil)
+	if err == nil {
+		return nil
+	}
+	var pe *pgconn.PgError
+	if errors.As(err, &pe) && pe.Severity == "ERROR" { // the server rolled it back, and lives
+		return &fault.Error{Kind: fault.Unavailable, Op: "sqldb: " + tx.db.area + ": COMMIT", Code: "sqlstate_" + pe.Code, Err: err}
+	}
+	return fault.New(fault.Unknown, "sqldb: "+tx.db.area+": COMMIT", "%w", err)
 }
 
-// LastRowID is the integer key of the row that the transaction added last. Rows
-// that one Insert adds without keys of their own have consecutive ones.
-func (tx *Tx) LastRowID() int64 { return tx.conn.lastRowID() }
+// NewIDs gives n new rows of a table their keys. They increase: in an SQLite table
+// without holes, and in PostgreSQL from one sequence for the whole schema, of which
+// a transaction takes as many as it needs. There, what another process takes at the
+// same time may be lower, and still be committed later.
+func (tx *Tx) NewIDs(table string, n int, set func(i int, id int64)) error {
+	if n == 0 {
+		return nil
+	}
+	if !tx.db.postgres {
+		var last int64
+		err := tx.Query(`SELECT coalesce(max(id), 0) FROM `+table, nil, func(scan Scan) error { return scan(&last) })
+		for i := range n {
+			set(i, last+1+int64(i))
+		}
+		return err
+	}
+	i := 0
+	for ; i < n && tx.nextID < tx.lastID; i++ {
+		set(i, tx.nextID)
+		tx.nextID++
+	}
+	if i == n {
+		return nil
+	}
+	blocks := (n - i + idsBlock - 1) / idsBlock
+	return tx.Query(`SELECT nextval('ids') FROM generate_series(1, ?)`, []any{blocks}, func(scan Scan) error {
+		if err := scan(&tx.nextID); err != nil {
+			return err
+		}
+		if end := int64(tx.db.number+1) * idsPerDatabase; tx.nextID+idsBlock > end {
+			return fault.New(fault.Internal, "sqldb: "+tx.db.area, "database %d has given all its ids", tx.db.number)
+		}
+		tx.lastID = tx.nextID + idsBlock
+		for ; i < n && tx.nextID < tx.lastID; i++ {
+			set(i, tx.nextID)
+			tx.nextID++
+		}
+		return nil
+	})
+}
+
+// Triggers are the names of the schema's triggers that are in force.
+func (tx *Tx) Triggers() (names []string, err error) {
+	query := `SELECT name FROM sqlite_master WHERE type = 'trigger' ORDER BY name`
+	if tx.db.postgres {
+		query = `SELECT t.tgname FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
+			WHERE NOT t.tgisinternal AND t.tgenabled = 'O' AND c.relnamespace = current_schema()::regnamespace ORDER BY t.tgname`
+	}
+	err = tx.Query(query, nil, func(scan Scan) error {
+		var name string
+		err := scan(&name)
+		names = append(names, name)
+		return err
+	})
+	return names, err
+}
 
 // ForeignWrites changes when another connection than this database's writing one,
 // say of another process, has written since the last writing transaction: what
 // was kept in memory of the rows is to be read again. It is for transactions of Write.
+// PostgreSQL does not say; there Guard keeps others out.
 func (tx *Tx) ForeignWrites() int64 { return tx.db.foreign }
 
 // Query calls row for each row of the result.
@@ -68,11 +193,12 @@ func (tx *Tx) Query(query string, args []any, row func(Scan) error) error {
 	if err == nil {
 		return nil
 	}
+	tx.failed = true
 	var re *rowError
 	if errors.As(err, &re) {
 		return fault.Wrap("sqldb: "+tx.db.area+": row of "+query, re.err)
 	}
-	return classify("sqldb: "+tx.db.area+": "+query, err)
+	return tx.classify(query, err)
 }
 
 // chunks are the sizes in which sets of rows and keys are cut, so that a set of

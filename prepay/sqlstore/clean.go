@@ -9,7 +9,7 @@ import (
 
 // cleanable are calls that nobody asks for again, as two parameters tell: made by
 // the first moment, expired by the second, and stopped or final.
-const cleanable = `open = 0 AND created_at_millis <= ?1 AND expires_at_millis BETWEEN 1 AND ?2
+const cleanable = `open = FALSE AND created_at_millis <= ?1 AND expires_at_millis BETWEEN 1 AND ?2
 	AND (status = 'stopped' OR standing IN ('paid', 'declined', 'closed'))`
 
 // Clean implements prepay.Store. What it deletes is looked for without the writer,
@@ -53,7 +53,7 @@ func (s *Store) Clean(ctx context.Context, o prepay.Old) (prepay.Cleaned, error)
 		if err != nil {
 			return err
 		}
-		_, err = tx.Exec(`INSERT INTO cleaned (id, before_millis) VALUES (1, ?) ON CONFLICT (id) DO UPDATE SET before_millis = max(before_millis, excluded.before_millis)`,
+		_, err = tx.Exec(`INSERT INTO cleaned (id, before_millis) VALUES (1, ?) ON CONFLICT (id) DO UPDATE SET before_millis = excluded.before_millis WHERE cleaned.before_millis < excluded.before_millis`,
 			o.BeforeMillis)
 		return err
 	})

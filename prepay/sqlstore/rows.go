@@ -10,30 +10,30 @@ import (
 	"github.com/tallystick/tallystick/prepay"
 )
 
-// fixed are the columns of calls behind the id, and begun and mutable those of
+// fixed are the columns of calls, and begun and mutable those of
 // progress: what never changes once a row is there, and all that may.
 var (
-	fixed   = append(append([]string{"out_trade_no", "y", "account"}, ids.Columns...), "amount_minor", "currency", "method", "subject", "return_url")
+	fixed   = append(append([]string{"id", "out_trade_no", "y", "account"}, ids.Columns...), "amount_minor", "currency", "method", "subject", "return_url")
 	begun   = []string{"traffic", "account", "expires_at_millis", "created_at_millis"}
 	mutable = []string{"notify_url", "status", "op", "standing", "next_at_millis", "asks", "tries", "close_wanted", "stop_wanted",
 		"ask_wanted", "has_credential", "last_result", "last_state", "last_code", "owner", "sent_at_millis", "desk_at_millis"}
 	first      = slices.Concat([]string{"id"}, begun, []string{"open", "version"})
 	plain      = append(slices.Clone(first), "status", "op", "standing", "next_at_millis") // of a call of which all else is zero
 	whole      = append(slices.Clone(first), mutable...)
-	selectText = `SELECT c.id, ` + "c." + strings.Join(fixed, ", c.") + `, p.expires_at_millis, p.created_at_millis, p.version, p.` +
+	selectText = `SELECT c.` + strings.Join(fixed, ", c.") + `, p.expires_at_millis, p.created_at_millis, p.version, p.` +
 		strings.Join(mutable, ", p.") + ` FROM `
 	// From progress, by the order of an index of it; and from calls, by a key.
 	fromProgress = selectText + `progress p %s CROSS JOIN calls c ON c.id = p.id `
 	fromCalls    = selectText + `calls c CROSS JOIN progress p ON p.id = c.id `
 	selectUnsent = fmt.Sprintf(fromProgress, `INDEXED BY progress_unsent`) + `WHERE p.status = 'due' AND p.standing = 'never_sent' AND p.expires_at_millis > 0
 		AND p.expires_at_millis <= ? ORDER BY p.expires_at_millis, p.id LIMIT ?`
-	selectOpen = fmt.Sprintf(fromProgress, `INDEXED BY progress_open`) + `WHERE p.open = 1 AND `
+	selectOpen = fmt.Sprintf(fromProgress, `INDEXED BY progress_open`) + `WHERE p.open = TRUE AND `
 )
 
 func isOpen(c *prepay.Call) bool { return c.Status == prepay.Due || c.Status == prepay.Sending }
 
 func appendFixed(dst []any, c *prepay.Call) []any {
-	dst = c.Context.AppendValues(append(dst, &c.OutTradeNo, (*string)(&c.Y), &c.Account))
+	dst = c.Context.AppendValues(append(dst, &c.ID, &c.OutTradeNo, (*string)(&c.Y), &c.Account))
 	return append(dst, &c.Amount.Minor, (*string)(&c.Amount.Currency), (*string)(&c.Method), &c.Subject, &c.ReturnURL)
 }
 
@@ -148,12 +148,13 @@ func insert(tx *sqldb.Tx, calls []prepay.Call) error {
 	if len(calls) == 0 {
 		return nil
 	}
+	if err := tx.NewIDs("calls", len(calls), func(i int, id int64) { calls[i].ID, calls[i].Version = id, 1 }); err != nil {
+		return err
+	}
 	_, err := tx.Insert("calls", fixed, len(calls), "", func(dst []any, i int) []any { return appendFixed(dst, &calls[i]) })
 	if err != nil {
 		return err
 	}
-	// One connection writes, and rows that are added have the next ids, in order.
-	last := tx.LastRowID()
 	columns, written := plain, status|op|standing|nextAtMillis
 	for i := range calls {
 		if changed(&prepay.Call{}, &calls[i])&^written != 0 {
@@ -162,7 +163,6 @@ func insert(tx *sqldb.Tx, calls []prepay.Call) error {
 	}
 	_, err = tx.Insert("progress", columns, len(calls), "", func(dst []any, i int) []any {
 		c := &calls[i]
-		c.ID, c.Version = last-int64(len(calls)-1-i), 1
 		dst = append(dst, &c.ID, (*string)(&c.Context.Traffic), &c.Account, &c.ExpiresAtMillis, &c.CreatedAtMillis, isOpen(c), &c.Version)
 		return appendSet(dst, c, written)
 	})

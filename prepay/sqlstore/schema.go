@@ -43,17 +43,17 @@ CREATE TABLE progress (
   next_at_millis INTEGER NOT NULL,
   asks INTEGER NOT NULL DEFAULT 0,
   tries INTEGER NOT NULL DEFAULT 0,
-  close_wanted INTEGER NOT NULL DEFAULT 0,
-  stop_wanted INTEGER NOT NULL DEFAULT 0,
-  ask_wanted INTEGER NOT NULL DEFAULT 0,
-  has_credential INTEGER NOT NULL DEFAULT 0,
+  close_wanted BOOLEAN NOT NULL DEFAULT FALSE,
+  stop_wanted BOOLEAN NOT NULL DEFAULT FALSE,
+  ask_wanted BOOLEAN NOT NULL DEFAULT FALSE,
+  has_credential BOOLEAN NOT NULL DEFAULT FALSE,
   last_result TEXT NOT NULL DEFAULT '',
   last_state TEXT NOT NULL DEFAULT '',
   last_code TEXT NOT NULL DEFAULT '',
   owner TEXT NOT NULL DEFAULT '',
   sent_at_millis INTEGER NOT NULL DEFAULT 0,
   desk_at_millis INTEGER NOT NULL DEFAULT 0,
-  open INTEGER NOT NULL,
+  open BOOLEAN NOT NULL,
   version INTEGER NOT NULL,
   CHECK (open = (status IN ('due', 'sending'))),
   CHECK ((status = 'due') = (next_at_millis > 0)),
@@ -62,6 +62,6 @@ CREATE TABLE progress (
 );
 CREATE INDEX progress_due ON progress (account, next_at_millis) WHERE status = 'due';
 CREATE INDEX progress_unsent ON progress (expires_at_millis) WHERE status = 'due' AND standing = 'never_sent';
-CREATE INDEX progress_open ON progress (id) WHERE open = 1;
+CREATE INDEX progress_open ON progress (id) WHERE open = TRUE;
 `}
 }

@@ -42,6 +42,13 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	return &Store{db: db, log: embedded.NewLog(db, c.Groups, bus.Outcomes), now: c.NowMillis, held: newHeld(CallsHeldMax), texts: map[updateOf]string{}}, nil
 }
 
+// Migrate makes prepay's schema in PostgreSQL, or brings it up to date; see
+// sqldb.Migrate.
+func Migrate(ctx context.Context, o sqldb.Options, role string) error {
+	o.Area, o.Migrations = "prepay", migrations()
+	return sqldb.Migrate(ctx, o, role)
+}
+
 // Log is the area's own topic, outcomes; DB counts statements.
 func (s *Store) Log() *embedded.Log { return s.log }
 
@@ -117,7 +124,7 @@ func (s *Store) Find(ctx context.Context, outTradeNo string) (c prepay.Call, ok 
 func (s *Store) ListOpen(ctx context.Context, f prepay.Filter, after int64, limit int) (calls []prepay.Call, err error) {
 	err = s.db.Read(ctx, func(tx *sqldb.Tx) error {
 		calls, err = query(tx, nil, selectOpen+`p.id > ? AND (? = '' OR p.account = ?) AND (? = '' OR p.standing = ?)
-			AND (? = 0 OR p.desk_at_millis > 0) ORDER BY p.id LIMIT ?`,
+			AND (? = FALSE OR p.desk_at_millis > 0) ORDER BY p.id LIMIT ?`,
 			after, f.Account, f.Account, string(f.Standing), string(f.Standing), f.Desk, limit)
 		return err
 	})
@@ -131,7 +138,7 @@ func (s *Store) Stats(ctx context.Context, nowMillis int64) (stats []prepay.Acco
 				COALESCE(MIN(CASE WHEN status = 'due' AND next_at_millis <= ? THEN next_at_millis END), 0),
 				COUNT(CASE WHEN status = 'due' AND next_at_millis > ? THEN 1 END),
 				COUNT(CASE WHEN standing = 'unknown' THEN 1 END), COUNT(CASE WHEN desk_at_millis > 0 THEN 1 END)
-			FROM progress INDEXED BY progress_open WHERE open = 1 GROUP BY account ORDER BY account`,
+			FROM progress INDEXED BY progress_open WHERE open = TRUE GROUP BY account ORDER BY account`,
 			[]any{nowMillis, nowMillis, nowMillis}, func(scan sqldb.Scan) error {
 				var a prepay.AccountStats
 				err := scan(&a.Account, &a.Due, &a.OldestDueMillis, &a.Waiting, &a.Unknown, &a.Desk)

@@ -115,6 +115,17 @@ func appendSet(dst []any, c *prepay.Call, s set) []any {
 	return dst
 }
 
+// typeOf is the SQL type of a column.
+func typeOf(column set) string {
+	switch column {
+	case nextAtMillis, asks, tries, sentAtMillis, deskAtMillis:
+		return "BIGINT"
+	case closeWanted, stopWanted, askWanted, hasCredential:
+		return "BOOLEAN"
+	}
+	return "TEXT"
+}
+
 // updateKind says which columns a statement writes, and what column open was and
 // becomes.
 type updateKind struct {
@@ -149,8 +160,12 @@ func (u updateOf) text() string {
 	for _, c := range columns[2:] {
 		to = append(to, c+" = v."+c)
 	}
+	types := []string{"BIGINT", "BIGINT"}
+	for s := u.set; s != 0; s &= s - 1 {
+		types = append(types, typeOf(s&-s))
+	}
 	row := "(?" + strings.Repeat(",?", len(columns)-1) + ")"
-	return `WITH v (` + strings.Join(columns, ", ") + `) AS (VALUES ` + row + strings.Repeat(","+row, u.rows-1) + `)
+	return `WITH v (` + strings.Join(columns, ", ") + `) AS (VALUES ` + sqldb.TypedRow(types...) + strings.Repeat(","+row, u.rows-1) + `)
 		UPDATE progress AS p SET ` + strings.Join(to, ", ") + strings.Replace(from, "= version", "= p.version", 1) + ` FROM v
 		WHERE p.id = v.id AND p.version = v.version AND p.open = ` + fmt.Sprint(u.was)
 }

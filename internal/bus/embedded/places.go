@@ -34,7 +34,7 @@ CREATE TABLE marks (topic TEXT NOT NULL, grp INTEGER NOT NULL, seq INTEGER NOT N
   PRIMARY KEY (topic, grp, seq)) WITHOUT ROWID;
 CREATE TABLE parked (id INTEGER PRIMARY KEY, topic TEXT NOT NULL, grp INTEGER NOT NULL, epoch INTEGER NOT NULL,
   seq INTEGER NOT NULL, part INTEGER NOT NULL, reason TEXT NOT NULL, parked_at_millis INTEGER NOT NULL,
-  replay INTEGER NOT NULL DEFAULT 0, event_id TEXT NOT NULL, type TEXT NOT NULL, version INTEGER NOT NULL,
+  replay BOOLEAN NOT NULL DEFAULT FALSE, event_id TEXT NOT NULL, type TEXT NOT NULL, version INTEGER NOT NULL,
   at_millis INTEGER NOT NULL, ` + contextColumnsSQL + `, payload BLOB NOT NULL);
 CREATE INDEX parked_key ON parked (topic, biz_code, id);
 `
@@ -156,7 +156,7 @@ func (p Places) ParkedKeys(ctx context.Context, topic bus.Topic) (map[string]int
 
 // TakeReplay gives the messages of the first key whose replay was asked for.
 func (p Places) TakeReplay(ctx context.Context, topic bus.Topic) ([]bus.Message, []int64, error) {
-	all, err := p.List(ctx, `WHERE topic = ? AND biz_code = (SELECT biz_code FROM parked WHERE topic = ? AND replay = 1 ORDER BY id LIMIT 1)`,
+	all, err := p.List(ctx, `WHERE topic = ? AND biz_code = (SELECT biz_code FROM parked WHERE topic = ? AND replay = TRUE ORDER BY id LIMIT 1)`,
 		string(topic), string(topic))
 	var msgs []bus.Message
 	var rows []int64
@@ -204,7 +204,7 @@ func (p Places) RequestReplay(ctx context.Context, key ids.Code) (int64, error) 
 	var n int64
 	err := p.DB.Write(ctx, func(tx *sqldb.Tx) error {
 		var err error
-		n, err = tx.Exec(`UPDATE parked SET replay = 1 WHERE biz_code = ?`, string(key))
+		n, err = tx.Exec(`UPDATE parked SET replay = TRUE WHERE biz_code = ?`, string(key))
 		return err
 	})
 	return n, fault.Wrap("request replay", err)

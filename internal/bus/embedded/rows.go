@@ -89,25 +89,24 @@ func recycle(rows []logRow, spare [][]byte) {
 
 // insert appends rows, and sets their marks.
 func (t *topicLog) insert(tx *sqldb.Tx, rows []logRow) error {
-	var last int64
-	err := tx.Query(`SELECT coalesce(max(id), 0) FROM `+t.table, nil, func(scan sqldb.Scan) error { return scan(&last) })
-	if err != nil {
+	list := make([]int64, len(rows))
+	if err := tx.NewIDs(t.table, len(rows), func(i int, id int64) { list[i] = id }); err != nil {
 		return err
 	}
 	var marked []int
-	_, err = tx.Insert(t.table, rowColumns, len(rows), "", func(dst []any, i int) []any {
+	_, err := tx.Insert(t.table, rowColumns, len(rows), "", func(dst []any, i int) []any {
 		r := &rows[i]
 		if r.marked() {
 			marked = append(marked, i)
 		}
-		return append(dst, last+1+int64(i), r.group, r.last, r.events, r.atMillis, r.body)
+		return append(dst, list[i], r.group, r.last, r.events, r.atMillis, r.body)
 	})
 	if err != nil {
 		return err
 	}
 	_, err = tx.Insert("marks", markColumns, len(marked), "", func(dst []any, i int) []any {
 		r := &rows[marked[i]]
-		return append(dst, string(t.topic), r.group, r.first(), last+1+int64(marked[i]))
+		return append(dst, string(t.topic), r.group, r.first(), list[marked[i]])
 	})
 	return err
 }
@@ -163,7 +162,7 @@ func (t *topicLog) stored(ctx context.Context, group int, after bus.Place, limit
 // rowsMax of them, and their marks.
 func (t *topicLog) trim(tx *sqldb.Tx, group int, upTo, rowsMax int64) (int64, error) {
 	var last int64
-	err := tx.Query(`SELECT coalesce(max(id), 0) FROM (SELECT id FROM `+t.table+` WHERE grp = ? AND last <= ? ORDER BY id LIMIT ?)`,
+	err := tx.Query(`SELECT coalesce(max(id), 0) FROM (SELECT id FROM `+t.table+` WHERE grp = ? AND last <= ? ORDER BY id LIMIT ?) AS rows`,
 		[]any{group, upTo, rowsMax}, func(scan sqldb.Scan) error { return scan(&last) })
 	if err != nil || last == 0 {
 		return 0, err

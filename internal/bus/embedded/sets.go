@@ -14,22 +14,23 @@ import (
 // are cut here, so that few texts are prepared whatever the number of groups.
 var setSizes = [...]int{64, 16, 4, 1}
 
-// setTexts are the texts of a statement by size; one(n) repeats a row n times.
-func setTexts(before, row, after string) map[int]string {
+// setTexts are the texts of a statement by size: a first row, and as many others as
+// are wanted.
+func setTexts(before, first, row, after string) map[int]string {
 	out := map[int]string{}
 	for _, n := range setSizes {
-		out[n] = before + row + strings.Repeat(","+row, n-1) + after
+		out[n] = before + first + strings.Repeat(","+row, n-1) + after
 	}
 	return out
 }
 
 var (
-	countTexts = setTexts(`INSERT INTO heads (topic, grp, epoch, seq) VALUES `, `(?,?,1,?)`,
-		` ON CONFLICT (topic, grp) DO UPDATE SET seq = seq + excluded.seq RETURNING grp, epoch, seq`)
-	moveTexts = setTexts(`WITH v (topic, grp, epoch, seq, from_epoch, from_seq) AS (VALUES `, `(?,?,?,?,?,?)`,
+	countTexts = setTexts(`INSERT INTO heads (topic, grp, epoch, seq) VALUES `, `(?,?,1,?)`, `(?,?,1,?)`,
+		` ON CONFLICT (topic, grp) DO UPDATE SET seq = heads.seq + excluded.seq RETURNING grp, epoch, seq`)
+	moveTexts = setTexts(`WITH v (topic, grp, epoch, seq, from_epoch, from_seq) AS (VALUES `, sqldb.TypedRow("TEXT", "BIGINT", "BIGINT", "BIGINT", "BIGINT", "BIGINT"), `(?,?,?,?,?,?)`,
 		`) UPDATE places SET epoch = v.epoch, seq = v.seq FROM v WHERE places.topic = v.topic AND places.grp = v.grp
 			AND places.epoch = v.from_epoch AND places.seq = v.from_seq`)
-	beginTexts = setTexts(`INSERT INTO places (topic, grp, epoch, seq) VALUES `, `(?,?,?,?)`, ` ON CONFLICT DO NOTHING`)
+	beginTexts = setTexts(`INSERT INTO places (topic, grp, epoch, seq) VALUES `, `(?,?,?,?)`, `(?,?,?,?)`, ` ON CONFLICT DO NOTHING`)
 )
 
 // cut is the size of the next statement for n rows.

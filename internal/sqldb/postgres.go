@@ -1,0 +1,245 @@
+package sqldb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/tallystick/tallystick/internal/fault"
+)
+
+// Postgres says where an area's schema is in a PostgreSQL database.
+type Postgres struct {
+	// URL is a connection URL (postgres://user@host:port/database?sslmode=verify-full)
+	// or a list of key=value, as in
+	// https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING.
+	URL string
+	// User and Password take the place of those in the URL, unless they are empty.
+	User, Password string
+	// Schema has the area's tables; empty means the area's name.
+	Schema string
+	// Number of the database among those of the installation, 1 to 127: its rows have
+	// ids of their own, so that they can move to another one.
+	Number int
+	// ConnectTimeout, StatementTimeout and IdleTimeout (of a transaction in which
+	// nothing is done) are at least a millisecond; 0 means 5 s, 30 s and 10 s.
+	ConnectTimeout, StatementTimeout, IdleTimeout time.Duration
+	// Guard runs first in each writing transaction, and refuses it by an error: a
+	// process that has lost its lease writes nothing.
+	Guard func(*Tx) error
+}
+
+// NumberMax is the highest number of a database: its ids, and 8 bits more for what
+// is numbered by them, fit an int64.
+const NumberMax = 127
+
+// idsPerDatabase are the ids that a database can give, and idsBlock how many a
+// transaction takes at a time.
+const (
+	idsPerDatabase = 1 << 48
+	idsBlock       = 64
+)
+
+// config is how each connection is opened.
+func (p *Postgres) config(area string, readOnly bool) (*pgx.ConnConfig, error) {
+	c, err := pgx.ParseConfig(p.URL)
+	if err != nil {
+		// What the library says has the URL in it, and with it perhaps a password.
+		return nil, &fault.Error{Kind: fault.Invalid, Op: "sqldb: " + area, Field: "postgres.url", Code: "config_invalid",
+			Fix: "write postgres://host:port/database?sslmode=verify-full", Err: errors.New("not a connection URL")}
+	}
+	if p.User != "" {
+		c.User = p.User
+	}
+	if p.Password != "" {
+		c.Password = p.Password
+	}
+	or := func(d, std time.Duration) time.Duration {
+		if d == 0 {
+			return std
+		}
+		return d
+	}
+	millis := func(d time.Duration) string { return strconv.FormatInt(max(1, d.Milliseconds()), 10) }
+	c.ConnectTimeout = or(p.ConnectTimeout, 5*time.Second)
+	set := c.RuntimeParams
+	set["search_path"] = p.schema(area)
+	set["application_name"] = "tallystick " + area
+	set["statement_timeout"] = millis(or(p.StatementTimeout, 30*time.Second))
+	set["lock_timeout"] = set["statement_timeout"]
+	set["idle_in_transaction_session_timeout"] = millis(or(p.IdleTimeout, 10*time.Second))
+	set["default_transaction_isolation"] = "read committed"
+	if readOnly {
+		set["default_transaction_read_only"] = "on"
+	}
+	return c, nil
+}
+
+func (p *Postgres) schema(area string) string {
+	if p.Schema != "" {
+		return p.Schema
+	}
+	return area
+}
+
+// postgres is one connection. It is opened at its first use, and again when it broke.
+type postgres struct {
+	config  *pgx.ConnConfig
+	conn    *pgx.Conn
+	timeout time.Duration // of a statement: the server's own, and some time on the way
+	texts   map[string]string
+}
+
+func newPostgres(p *Postgres, area string, readOnly bool) (*postgres, error) {
+	c, err := p.config(area, readOnly)
+	if err != nil {
+		return nil, err
+	}
+	timeout := p.StatementTimeout
+	if timeout == 0 {
+		timeout = 30 * time.Second
+	}
+	return &postgres{config: c, texts: map[string]string{}, timeout: timeout + 5*time.Second}, nil
+}
+
+// ready connects if there is no connection.
+func (c *postgres) ready(ctx context.Context) (err error) {
+	if c.conn != nil && !c.conn.IsClosed() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.config.ConnectTimeout)
+	defer cancel()
+	c.conn, err = pgx.ConnectConfig(ctx, c.config)
+	return err
+}
+
+func (c *postgres) text(query string) string {
+	t, ok := c.texts[query]
+	if !ok {
+		if len(c.texts) >= knownMax {
+			clear(c.texts)
+		}
+		t = postgresText(query)
+		c.texts[query] = t
+	}
+	return t
+}
+
+var errNoConnection = errors.New("no connection")
+
+func (c *postgres) exec(query string, args []any) (int64, error) {
+	if c.conn == nil {
+		return 0, errNoConnection
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), c.timeout)
+	defer cancel()
+	tag, err := c.conn.Exec(ctx, c.text(query), plain(args)...)
+	return tag.RowsAffected(), err
+}
+
+func (c *postgres) query(query string, args []any, row func(Scan) error) error {
+	if c.conn == nil {
+		return errNoConnection
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), c.timeout)
+	defer cancel()
+	rows, err := c.conn.Query(ctx, c.text(query), plain(args)...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	var scanned error
+	scan := func(dst ...any) error {
+		scanned = rows.Scan(dst...) // closes rows when it fails
+		return scanned
+	}
+	for rows.Next() {
+		if err := row(scan); err != nil {
+			return &rowError{err}
+		}
+	}
+	return rows.Err()
+}
+
+func (c *postgres) close() error {
+	if c.conn == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	return c.conn.Close(ctx)
+}
+
+// alive reports whether the connection can be used for more.
+func (c *postgres) alive() bool { return c.conn != nil && !c.conn.IsClosed() }
+
+// plain makes plain values of types that are made of them, in place.
+func plain(args []any) []any {
+	for i, a := range args {
+		switch a.(type) {
+		case nil, string, *string, int64, *int64, int, *int, bool, *bool, []byte:
+			continue
+		}
+		switch v := reflect.ValueOf(a); v.Kind() {
+		case reflect.String:
+			args[i] = v.String()
+		case reflect.Bool:
+			args[i] = v.Bool()
+		case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
+			args[i] = v.Int()
+		case reflect.Uint8, reflect.Uint16, reflect.Uint32:
+			args[i] = int64(v.Uint()) //nolint:gosec // at most 32 bits
+		}
+	}
+	return args
+}
+
+// classifyPostgres gives an error of PostgreSQL its kind. It is false for what does
+// not come from there.
+func classifyPostgres(op string, err error) (error, bool) {
+	var pe *pgconn.PgError
+	if errors.As(err, &pe) {
+		e := &fault.Error{Kind: fault.Internal, Op: op, Code: "sqlstate_" + pe.Code, Err: err}
+		switch pe.Code[:2] {
+		case "23": // integrity constraint violation
+			e.Kind, e.Code = fault.Conflict, "constraint"
+		case "53": // insufficient resources
+			e.Kind, e.Fix = fault.Unavailable, "free disk space, memory or connections of the database server"
+			if pe.Code == "53100" {
+				e.Code = "disk_full"
+			}
+		case "08", "57", "40", "55", "25", "58": // connection, shutdown or timeout, rollback, lock, state, system
+			e.Kind = fault.Unavailable
+		case "28": // authorization
+			e.Kind, e.Fix = fault.Unavailable, "check the user, its password and pg_hba.conf"
+		}
+		return e, true
+	}
+	var ce *pgconn.ConnectError
+	if errors.As(err, &ce) || errors.Is(err, errNoConnection) || pgconn.Timeout(err) || pgconn.SafeToRetry(err) {
+		return &fault.Error{Kind: fault.Unavailable, Op: op, Code: "database_unreachable", Err: err}, true
+	}
+	return nil, false
+}
+
+// checkDurable refuses a server that forgets what it said was committed.
+func checkDurable(tx *Tx) error {
+	for _, name := range []string{"fsync", "full_page_writes", "synchronous_commit"} {
+		var value string
+		err := tx.Query(`SELECT current_setting(?)`, []any{name}, func(scan Scan) error { return scan(&value) })
+		if err != nil {
+			return err
+		}
+		if value == "off" {
+			return &fault.Error{Kind: fault.Invalid, Op: "sqldb", Field: name, Code: "not_durable", Fix: "turn it on in postgresql.conf",
+				Err: fmt.Errorf("the database server has %s off: what was committed could be lost", name)}
+		}
+	}
+	return nil
+}
