@@ -84,6 +84,8 @@ var allowed = []struct{ pkg, may string }{
 	{`internal/bus/embedded`, `internal/(bus|sqldb)|` + leaf},
 	{`internal/bus/kafka`, `internal/bus|` + leaf},
 	{`internal/engines`, `none`}, // for tests and the demo
+	{`internal/engines/pgtest`, `internal/(engines|sqldb)`},
+	{`internal/lease`, `internal/sqldb|` + leaf},
 	{`internal/bus/bustest`, `internal/bus|` + leaf},
 	{`internal/bus/bustest/sqlreader`, `internal/(bus|bus/(bustest|embedded)|sqldb)|` + leaf},
 	{`internal/archtest`, `none`},
@@ -120,6 +122,7 @@ var allowed = []struct{ pkg, may string }{
 // drivers are libraries that one place alone may import.
 var drivers = []struct{ library, onlyIn string }{
 	{`modernc\.org/(sqlite|libc).*`, `internal/sqldb`},
+	{`github\.com/jackc/pgx/v5.*`, `internal/sqldb`},
 	{`github\.com/pressly/goose.*`, `internal/sqldb`},
 	{`database/sql.*`, `internal/sqldb`},
 	{`github\.com/sony/gobreaker.*`, `channels/breaker`},

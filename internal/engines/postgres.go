@@ -87,14 +87,18 @@ func (p *Postgres) runAs(name string) error {
 
 // postgresBin is the folder of initdb and postgres, which Debian keeps off the path.
 func postgresBin() (string, error) {
-	if path, err := exec.LookPath("initdb"); err == nil {
-		return filepath.Dir(path), nil
-	}
 	found, err := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
-	if err != nil || len(found) == 0 {
-		return "", errors.New("PostgreSQL is not installed: no initdb")
+	if err == nil && len(found) > 0 {
+		return filepath.Dir(found[len(found)-1]), nil
 	}
-	return filepath.Dir(found[len(found)-1]), nil
+	path, err := exec.LookPath("initdb")
+	if err == nil {
+		path, err = filepath.EvalSymlinks(path)
+	}
+	if err != nil {
+		return "", fmt.Errorf("PostgreSQL is not installed: %w", err)
+	}
+	return filepath.Dir(path), nil
 }
 
 func (p *Postgres) data() string { return filepath.Join(p.dir, "data") }
@@ -121,6 +125,8 @@ func (p *Postgres) Start(ctx context.Context) (err error) {
 	if err := p.p.ready(ctx, p.Addr()); err != nil {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(ctx, startMax)
+	defer cancel()
 	for { // the port is open before it has recovered
 		out, err := exec.CommandContext(ctx, filepath.Join(p.bin, "pg_isready"), "-q", "-h", "127.0.0.1", "-p", itoa(p.port)).CombinedOutput() //nolint:gosec // our own arguments
 		if err == nil {
@@ -158,22 +164,4 @@ func (p *Postgres) Kill() error { return p.p.signal(syscall.SIGKILL, 30*time.Sec
 func (p *Postgres) Close() error {
 	err := p.p.signal(syscall.SIGQUIT, 30*time.Second)
 	return errors.Join(err, os.RemoveAll(p.dir))
-}
-
-// WithPostgres runs the tests of a package beside a server that is started before
-// them, and gives the exit code.
-func WithPostgres(run func() int, server **Postgres) (code int) {
-	p, err := StartPostgres(context.Background(), false)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	*server = p
-	defer func() {
-		if err := p.Close(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			code = 1
-		}
-	}()
-	return run()
 }
