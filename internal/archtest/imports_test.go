@@ -102,12 +102,12 @@ var allowed = []struct{ pkg, may string }{
 	{`accounting/event`, leaf},
 
 	{`core`, `core/(event|merchant)|prepay/event|channels|internal/bus|` + leaf},
-	{`core/(sqlstore|storetest)`, `core(/event|/merchant)?|channels|internal/(bus|bus/embedded|sqldb)|` + leaf},
+	{`core/(sqlstore|storetest)`, `core(/event|/merchant)?|channels|internal/(bus|bus/embedded|lease|sqldb)|` + leaf},
 	{`prepay`, `prepay/event|core/(event|merchant)|channels|internal/bus|` + leaf},
-	{`prepay/(sqlstore|storetest)`, `prepay(/event)?|core/event|channels|internal/(bus|bus/embedded|sqldb)|` + leaf},
+	{`prepay/(sqlstore|storetest)`, `prepay(/event)?|core/event|channels|internal/(bus|bus/embedded|lease|sqldb)|` + leaf},
 	{`accounting`, `accounting/event|internal/bus|` + leaf},
 	{`accounting/rules`, `accounting|core/event|internal/bus|` + leaf},
-	{`accounting/(sqlstore|storetest)`, `accounting(/event)?|internal/(bus|bus/embedded|sqldb)|` + leaf},
+	{`accounting/(sqlstore|storetest)`, `accounting(/event)?|internal/(bus|bus/embedded|lease|sqldb)|` + leaf},
 
 	{`gateway/voucher`, `core/event|channels|internal/bus|` + leaf},
 	{`gateway/callback`, `core/event|channels|internal/bus|` + leaf},

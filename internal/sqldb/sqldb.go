@@ -35,6 +35,9 @@ type Options struct {
 	// number of groups). They are stored at first open; a later Open with another
 	// value is refused.
 	Stamp map[string]string
+	// Held are the groups that this process works on; nil is all. Stores look for what
+	// is due among these.
+	Held []int
 	// NoSync turns fsync off, and takes a PostgreSQL server that has it off. Only the
 	// simulation and tests, which kill no machine, may.
 	NoSync bool

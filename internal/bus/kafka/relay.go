@@ -21,6 +21,7 @@ type Relay struct {
 	Cluster     *Cluster
 	Source      bus.Source // the area's log, from the database
 	MessagesMax int        // of one request
+	Groups      []int      // that are published; nil is all
 	Log         *slog.Logger
 
 	mu     sync.Mutex
@@ -32,7 +33,7 @@ type Relay struct {
 func (r *Relay) Step(ctx context.Context) (worked bool, err error) {
 	var wg sync.WaitGroup
 	var mu sync.Mutex
-	for g := range r.Source.Groups() {
+	for _, g := range bus.GroupsOf(r.Source, r.Groups) {
 		wg.Go(func() {
 			did, e := r.step(ctx, g)
 			mu.Lock()
