@@ -78,6 +78,7 @@ func (in *installation) start(dir string, env ...string) *system {
 	}
 	deps.Directory.Replace(&snapshot)
 	s := &system{psp: in.psp}
+	deps.NoSync = slices.Contains(in.env, "TALLYSTICK_STORES=postgres") // its server is one for tests
 	s.app, err = app.New(in.t.Context(), deps)
 	must(in.t, err)
 	must(in.t, s.app.Listen())

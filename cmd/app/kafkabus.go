@@ -60,7 +60,6 @@ type kafkaBus struct {
 	cluster *kafka.Cluster
 	in      *kafka.Intake
 	unread  *kafka.Backlog
-	sources []*kafka.Source
 
 	mu   sync.Mutex
 	told map[bus.Topic]map[int]bus.Place // core's places that the brokers do not know yet
@@ -104,10 +103,18 @@ func (k *kafkaBus) awaitTopics(ctx context.Context) error {
 
 func (k *kafkaBus) intake() bus.Intake { return k.in }
 
-func (k *kafkaBus) source(t bus.Topic) bus.Source {
-	s := kafka.NewSource(k.cluster, t, k.app.Log)
-	k.sources = append(k.sources, s)
-	return s
+func (k *kafkaBus) source(t bus.Topic, groups []int) (bus.Source, []runner) {
+	s := kafka.NewSource(k.cluster, t, k.app.Log, groups...)
+	return s, []runner{{"fetch of " + string(t), func(ctx context.Context) error { return s.Run(ctx, k.app.Config.Consumers.BackoffMax) }}}
+}
+
+func (k *kafkaBus) relays(logs []bus.Source, groups []int) (out []runner) {
+	c := k.app.Config.Consumers
+	for _, log := range logs {
+		r := &kafka.Relay{Cluster: k.cluster, Source: log, Groups: groups, MessagesMax: c.MessagesMax, Log: k.app.Log}
+		out = append(out, runner{"relay of " + string(log.Topic()), func(ctx context.Context) error { return r.Run(ctx, c.Idle, c.BackoffMax) }})
+	}
+	return out
 }
 
 // passed keeps what the brokers are told once in a while.
@@ -172,13 +179,6 @@ func (k *kafkaBus) first() (out []runner) {
 	}
 	if c.has(RoleGateway) {
 		out = append(out, runner{"intake", k.in.Run}, runner{"backlog", every(k.unread.Step)})
-	}
-	for _, log := range k.app.Stores.Sources() {
-		relay := &kafka.Relay{Cluster: k.cluster, Source: log, MessagesMax: c.Consumers.MessagesMax, Log: k.app.Log}
-		out = append(out, runner{"relay of " + string(log.Topic()), func(ctx context.Context) error { return relay.Run(ctx, c.Consumers.Idle, c.Consumers.BackoffMax) }})
-	}
-	for _, s := range k.sources {
-		out = append(out, runner{"fetch of " + string(s.Topic()), func(ctx context.Context) error { return s.Run(ctx, c.Consumers.BackoffMax) }})
 	}
 	if c.has(RoleCore) {
 		out = append(out, runner{"places", every(k.tell)})

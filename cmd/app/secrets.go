@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -78,6 +79,28 @@ func (s Secrets) Code() (*ids.Secret, error) {
 
 // PSP is the key that a channel account names.
 func (s Secrets) PSP(keyName string) ([]byte, error) { return s.read(pspPrefix + keyName) }
+
+// Password is that of an area's user in PostgreSQL; empty if there is none: users
+// may be known by certificates, or by where they come from. It is the one secret
+// that is not a key: the first line of its file, as it is.
+func (s Secrets) Password(role Role) (string, error) {
+	name := "postgres-" + string(role)
+	if text, given := s.env(envName(name)); given {
+		return text, nil
+	}
+	path := filepath.Join(s.dir, name+".password")
+	info, err := os.Stat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return "", nil
+	}
+	if err == nil && info.Mode().Perm()&0o077 != 0 {
+		return "", &fault.Error{Kind: fault.Invalid, Op: "secret " + name, Code: "readable_by_others", Fix: "chmod 600 " + path,
+			Err: fmt.Errorf("%s has mode %o", path, info.Mode().Perm())}
+	}
+	text, err := os.ReadFile(path) //nolint:gosec // the operator's own folder
+	line, _, _ := strings.Cut(string(text), "\n")
+	return strings.TrimSpace(line), fault.Wrap("secret "+name, err)
+}
 
 // Tokens are all client token keys by key id; the newest signs.
 func (s Secrets) Tokens() (map[string][]byte, error) {

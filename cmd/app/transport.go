@@ -13,8 +13,11 @@ import (
 type transport interface {
 	// intake takes what enters from outside; gateways alone ask for it.
 	intake() bus.Intake
-	// source reads a topic for one reader.
-	source(bus.Topic) bus.Source
+	// source reads some groups of a topic, nil for all, for one reader; what runs for
+	// it comes with it.
+	source(t bus.Topic, groups []int) (bus.Source, []runner)
+	// relays bring what is told of some groups to readers in other processes.
+	relays(logs []bus.Source, groups []int) []runner
 	// passed is told how far core has come in a topic.
 	passed(topic bus.Topic, moves []bus.Move)
 	// backlog is what is unread of a topic that enters from outside.
@@ -46,18 +49,20 @@ func (a *App) openEmbedded(ctx context.Context) (transport, error) {
 
 func (e *embeddedBus) intake() bus.Intake { return e.log }
 
-func (e *embeddedBus) source(t bus.Topic) bus.Source {
+func (e *embeddedBus) source(t bus.Topic, _ []int) (bus.Source, []runner) {
 	switch t {
 	case bus.Dispatch, bus.Payments:
-		return e.app.Stores.Core.Log().Source(t)
+		return e.app.Stores.Core.Log().Source(t), nil
 	case bus.Outcomes:
-		return e.app.Stores.Prepay.Outcomes()
+		return e.app.Stores.Prepay.Outcomes(), nil
 	case bus.Postings:
-		return e.app.Stores.Accounting.Source()
+		return e.app.Stores.Accounting.Source(), nil
 	default:
-		return e.log.Source(t)
+		return e.log.Source(t), nil
 	}
 }
+
+func (e *embeddedBus) relays([]bus.Source, []int) []runner { return nil }
 
 func (e *embeddedBus) passed(topic bus.Topic, moves []bus.Move) {
 	for _, m := range moves {

@@ -251,6 +251,9 @@ func (db *DB) stampMismatch(name, have, want string) error {
 		Err: fmt.Errorf("the %s store was made with %s=%q, this process has %q", db.area, name, have, want)}
 }
 
+// Number is that of a PostgreSQL database; 0 for SQLite.
+func (db *DB) Number() int { return db.number }
+
 // Statements is how many SQL statements have run, and Commits how many writing
 // transactions were committed: tests hold both down.
 func (db *DB) Statements() int64 { return db.statements.Load() }
