@@ -104,7 +104,7 @@ func (a *App) serveOperator(ctx context.Context) error {
 	if a.Config.has(RoleCore) {
 		handler = answerQueries(core.Queries{Store: a.trades()}, a.Config.Voucher.QueryTimeout, handler)
 	}
-	s := &fasthttp.Server{Handler: handler, Name: "tallystick", ReadTimeout: 10 * time.Second, Concurrency: 32,
+	s := &fasthttp.Server{Handler: answerHealth(a.probes(), handler), Name: "tallystick", ReadTimeout: 10 * time.Second, Concurrency: 32,
 		MaxRequestBodySize: 1 << 10, ReadBufferSize: 4096, CloseOnShutdown: true}
 	failed := make(chan error, 1)
 	go func() { failed <- s.Serve(a.operator) }()

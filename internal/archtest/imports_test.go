@@ -114,7 +114,7 @@ var allowed = []struct{ pkg, may string }{
 	{`gateway/api`, `gateway/(voucher|callback)|core/(event|merchant)|channels|internal/(bus|cardguard)|` + leaf},
 
 	{`cmd/app`, `.*`}, // the wiring: the only place that knows all
-	{`cmd/tallystick`, `cmd/app|bench/load|channels(/sandbox/sim)?|core(/event|/merchant)?|internal/(bus|bus/embedded)|` + leaf},
+	{`cmd/tallystick`, `cmd/app|bench/(load|rig)|channels(/(breaker|sandbox/sim))?|core(/event|/merchant)?|internal/(bus|bus/embedded)|` + leaf},
 	{`cmd/pspsim`, `channels(/sandbox(/.*)?)?|internal/obs|` + leaf},
 	{`bench(/.*)?`, `.*`},
 }
