@@ -24,6 +24,9 @@ type ClusterConfig struct {
 	Databases int    // each on a server of its own
 	Groups    int
 	Env       []string // more configuration for all processes
+	// PostgresDirs are where servers keep their folders; without them, where the system
+	// keeps temporary ones.
+	PostgresDirs []string
 }
 
 // Cluster is the cluster profile on this machine: real engines, in folders and on
@@ -32,6 +35,7 @@ type Cluster struct {
 	Folder
 	Kafka    *engines.Kafka
 	Postgres []*engines.Postgres
+	Links    []*Link // to the databases: processes go over these
 
 	cfg     ClusterConfig
 	members []*Member
@@ -54,6 +58,9 @@ type Member struct {
 // NewCluster starts engines, makes the data folder, and the databases' schemas. No
 // process is started yet. Close ends all of it, also when this fails.
 func NewCluster(ctx context.Context, cfg ClusterConfig) (c *Cluster, err error) {
+	for len(cfg.PostgresDirs) < cfg.Databases {
+		cfg.PostgresDirs = append(cfg.PostgresDirs, "")
+	}
 	c = &Cluster{cfg: cfg}
 	if c.Folder, err = MakeFolder(filepath.Join(cfg.Dir, "data")); err != nil {
 		return c, err
@@ -66,7 +73,7 @@ func NewCluster(ctx context.Context, cfg ClusterConfig) (c *Cluster, err error) 
 	}
 	var urls []string
 	for i := range cfg.Databases {
-		p, err := engines.StartPostgres(ctx, true)
+		p, err := engines.StartPostgresIn(ctx, cfg.PostgresDirs[i], true)
 		if err != nil {
 			return c, err
 		}
@@ -74,7 +81,12 @@ func NewCluster(ctx context.Context, cfg ClusterConfig) (c *Cluster, err error) 
 		if _, err := p.Query(ctx, "postgres", "CREATE DATABASE tallystick"); err != nil {
 			return c, err
 		}
-		urls = append(urls, fmt.Sprintf("%d=%s", i+1, p.URL("tallystick")))
+		link, err := NewLink(ctx, p.Addr())
+		if err != nil {
+			return c, err
+		}
+		c.Links = append(c.Links, link)
+		urls = append(urls, fmt.Sprintf("%d=%s", i+1, strings.Replace(p.URL("tallystick"), p.Addr(), link.Addr(), 1)))
 	}
 	if err := c.list(); err != nil {
 		return c, err
@@ -114,7 +126,9 @@ func (c *Cluster) list() error {
 	return nil
 }
 
-func (c *Cluster) deps() (app.Deps, error) { return app.Production(c.Dir, slices.Clone(c.Env), io.Discard) }
+func (c *Cluster) deps() (app.Deps, error) {
+	return app.Production(c.Dir, slices.Clone(c.Env), io.Discard)
+}
 
 // Databases opens all databases, to be looked at.
 func (c *Cluster) Databases(ctx context.Context) (*app.Databases, error) {
@@ -227,6 +241,9 @@ func (c *Cluster) Close() error {
 	errs := []error{c.Stop()}
 	if c.Kafka != nil {
 		errs = append(errs, c.Kafka.Kill())
+	}
+	for _, l := range c.Links {
+		errs = append(errs, l.Close())
 	}
 	for _, p := range c.Postgres {
 		errs = append(errs, p.Close())

@@ -30,7 +30,13 @@ var forgetful = []string{"fsync=off", "synchronous_commit=off", "full_page_write
 
 // StartPostgres makes a fresh server and starts it. One that is not durable is
 // quicker.
-func StartPostgres(ctx context.Context, durable bool) (_ *Postgres, err error) {
+func StartPostgres(ctx context.Context, durable bool) (*Postgres, error) {
+	return StartPostgresIn(ctx, "", durable)
+}
+
+// StartPostgresIn makes the server's folder in another one, which its user must be
+// able to pass through.
+func StartPostgresIn(ctx context.Context, parent string, durable bool) (_ *Postgres, err error) {
 	if _, err := install(ctx, "postgres"); err != nil {
 		return nil, err
 	}
@@ -46,7 +52,7 @@ func StartPostgres(ctx context.Context, durable bool) (_ *Postgres, err error) {
 		return nil, err
 	}
 	// Not in a test's own folder, which its user could not pass through.
-	if p.dir, err = os.MkdirTemp("", "tallystick-postgres-"); err != nil {
+	if p.dir, err = os.MkdirTemp(parent, "tallystick-postgres-"); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -156,6 +162,16 @@ func (p *Postgres) Query(ctx context.Context, database, sql string) (string, err
 
 // Stop is a fast shutdown: it breaks connections, and writes everything.
 func (p *Postgres) Stop() error { return p.p.signal(syscall.SIGINT, 30*time.Second) }
+
+// Alive reports whether the server runs.
+func (p *Postgres) Alive() bool {
+	select {
+	case <-p.p.done:
+		return false
+	default:
+		return true
+	}
+}
 
 // Kill is kill -9 of the server; its own children end by themselves.
 func (p *Postgres) Kill() error { return p.p.signal(syscall.SIGKILL, 30*time.Second) }
