@@ -12,7 +12,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/tallystick/tallystick/bench/load"
 	"github.com/tallystick/tallystick/bench/rig"
 	"github.com/tallystick/tallystick/channels/sandbox/sim"
 	"github.com/tallystick/tallystick/cmd/app"
@@ -57,7 +56,7 @@ const drainMax = 3 * time.Minute
 // Run is the bench.
 func Run(ctx context.Context, fs *flag.FlagSet, args []string, out io.Writer) (map[string]any, error) {
 	b := &bench{out: out}
-	short := fs.Bool("short", false, "each trouble lasts for 8 s instead of 30, at half the rate")
+	short := fs.Bool("short", false, "each trouble lasts for 10 s instead of 30, at half the rate")
 	fs.Float64Var(&b.rate, "rate", 200, "payments per second")
 	fs.DurationVar(&b.hold, "hold", 30*time.Second, "how long each trouble lasts")
 	fs.StringVar(&b.report, "report", "", "file for the report with its chart (HTML)")
@@ -67,7 +66,7 @@ func Run(ctx context.Context, fs *flag.FlagSet, args []string, out io.Writer) (m
 	}
 	b.calm = 8 * time.Second
 	if *short {
-		b.rate, b.hold, b.calm = b.rate/2, 8*time.Second, 4*time.Second
+		b.rate, b.hold, b.calm = b.rate/2, 10*time.Second, 4*time.Second
 	}
 	dir, remove, err := rig.TempDir("chaos")
 	if err != nil {
@@ -89,7 +88,7 @@ func (b *bench) mount(dir string) (unmount func()) {
 	if err := os.Mkdir(dir, 0o711); err != nil { //nolint:gosec // as above
 		return func() {}
 	}
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=1g,mode=0711"); err != nil {
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=3g,mode=0711"); err != nil {
 		_, _ = fmt.Fprintf(b.out, "no file system of its own can be mounted (%v): no disk will fill\n", err)
 		return func() {}
 	}
@@ -103,7 +102,7 @@ func (b *bench) run(ctx context.Context, dir string) (err error) {
 		return err
 	}
 	b.print("starting engines and two processes of each role")
-	cfg := rig.ClusterConfig{Dir: dir, Exe: exe, Each: 2, Databases: 1, Groups: 16, Env: []string{
+	cfg := rig.ClusterConfig{Dir: dir, Exe: exe, Each: 2, Databases: 1, Groups: 16, Env: []string{"TALLYSTICK_LEASE_TTL=3s", "TALLYSTICK_POSTGRES_IDLE_TIMEOUT=3s",
 		"TALLYSTICK_PREPAY_BACKOFF_POLL_FIRST_MILLIS=5000", "TALLYSTICK_PREPAY_BACKOFF_MAX_MILLIS=5000"}}
 	if b.disk != "" {
 		cfg.PostgresDirs = []string{b.disk}
@@ -128,7 +127,7 @@ func (b *bench) run(ctx context.Context, dir string) (err error) {
 
 // trouble offers payments and lets one thing after the other go wrong.
 func (b *bench) trouble(ctx context.Context) error {
-	b.shop = newShop(load.NewClient(b.cluster.Addrs(), b.cluster.APIKey, 4096), b.rate)
+	b.shop = newShop(newClient(b.cluster.Addrs(), b.cluster.APIKey), b.rate)
 	offering, closeShop := context.WithCancel(ctx)
 	shopClosed := make(chan struct{})
 	go func() {
@@ -293,5 +292,3 @@ func (b *bench) watch(ctx context.Context) {
 		b.shop.settled(int(more))
 	}
 }
-
-func asPathError(err error, to **os.PathError) bool { return errors.As(err, to) }

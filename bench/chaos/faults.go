@@ -2,7 +2,9 @@ package chaos
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -71,15 +73,18 @@ func (b *bench) fullDisk() trouble {
 			if err != nil {
 				return err
 			}
-			defer f.Close() //nolint:errcheck // it is full, as it should be
-			chunk := make([]byte, 64<<10)
-			for err == nil {
-				_, err = f.Write(chunk)
+			defer f.Close()                                            //nolint:errcheck // it is full, as it should be
+			for size := int64(1 << 28); size >= 1<<12 && err == nil; { // in ever smaller pieces
+				at, e := f.Seek(0, io.SeekEnd)
+				if err = e; err != nil {
+					return err
+				}
+				switch err = syscall.Fallocate(int(f.Fd()), 0, at, size); { //nolint:gosec // a descriptor fits
+				case errors.Is(err, syscall.ENOSPC):
+					size, err = size/2, nil
+				}
 			}
-			if pe := (*os.PathError)(nil); !asPathError(err, &pe) || pe.Err != syscall.ENOSPC { //nolint:errorlint // an errno
-				return err
-			}
-			return nil
+			return err
 		},
 		end: func(ctx context.Context) error {
 			if err := os.Remove(filler); err != nil {

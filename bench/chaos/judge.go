@@ -82,7 +82,8 @@ func (b *bench) judge(ctx context.Context) error {
 	if taken != heard {
 		b.fail("the PSP took %d minor units from payers, core heard of %d", taken, heard)
 	}
-	b.print("judged: %d vouchers %v; %d entries, %d parked; PSP and ledger agree on %d minor units", len(promised), status, v.Ledger.Entries, len(v.Parked), heard)
+	b.print("judged: %d vouchers %v, %d entries, parked %v; the PSP's takings and core's are %d and %d minor units", len(promised), status, v.Ledger.Entries, v.Parked,
+		taken, heard)
 	return nil
 }
 

@@ -24,7 +24,7 @@ type second struct {
 // shop offers payments at a constant rate, whatever happens, and asks again, under
 // the same key, until each of them is accepted.
 type shop struct {
-	client *load.Client
+	client *client
 	order  func(n int) load.Order
 	rate   float64
 	begun  time.Time
@@ -35,7 +35,7 @@ type shop struct {
 	waiting  int            // payments that were not accepted yet
 }
 
-func newShop(client *load.Client, rate float64) *shop {
+func newShop(client *client, rate float64) *shop {
 	return &shop{client: client, order: load.Orders(1), rate: rate, vouchers: map[string]int{}}
 }
 
@@ -70,12 +70,12 @@ func (s *shop) pay(ctx context.Context, n int) {
 	defer s.wait(-1)
 	for try := 0; ctx.Err() == nil; try++ {
 		begun := time.Now()
-		a, status, _ := s.client.Pay(o)
+		voucher, status := s.client.pay(ctx, o)
 		if try == 0 {
 			s.note(begun, time.Since(begun), status)
 		}
 		if status == 202 {
-			s.promised(a.Voucher, n)
+			s.promised(voucher, n)
 			return
 		}
 		select {

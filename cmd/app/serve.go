@@ -99,12 +99,16 @@ func (a *App) servePublic(ctx context.Context) error {
 	return errors.Join(err, <-failed)
 }
 
+// operatorConnsMax bounds connections to the operator port: a few of operators', and
+// up to queryConnsMax of each gateway.
+const operatorConnsMax = 1024
+
 func (a *App) serveOperator(ctx context.Context) error {
 	handler := obs.Operator(a.Metrics)
 	if a.Config.has(RoleCore) {
 		handler = answerQueries(core.Queries{Store: a.trades()}, a.Config.Voucher.QueryTimeout, handler)
 	}
-	s := &fasthttp.Server{Handler: answerHealth(a.probes(), handler), Name: "tallystick", ReadTimeout: 10 * time.Second, Concurrency: 32,
+	s := &fasthttp.Server{Handler: answerHealth(a.probes(), handler), Name: "tallystick", ReadTimeout: 10 * time.Second, Concurrency: operatorConnsMax,
 		MaxRequestBodySize: 1 << 10, ReadBufferSize: 4096, CloseOnShutdown: true}
 	failed := make(chan error, 1)
 	go func() { failed <- s.Serve(a.operator) }()
