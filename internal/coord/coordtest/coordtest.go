@@ -37,7 +37,7 @@ func Cases() []Case {
 	return []Case{
 		{"limits: replicas together get the burst, and little more", together},
 		{"limits: a busy replica gets what the others leave", busy},
-		{"limits: a replica gets the burst of a name again when it asks for it again", sameName},
+		{"limits: asking for a bucket again does not fill it", sameName},
 		{"limits: names and roles are apart", apart},
 		{"limits: a token that is reserved and given back is there again", giveBack},
 		{"limits: a changed rate is in force at once", changedRate},

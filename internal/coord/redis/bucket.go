@@ -34,17 +34,25 @@ func (c *Coordinator) Bucket(role, name string, r coord.Rate) coord.Bucket {
 	defer c.mu.Unlock()
 	b := c.buckets[key]
 	if b == nil {
-		b = &bucket{c: c, key: key, role: role, rate: r, replicas: c.replicasOf(role), own: rate.NewLimiter(1, 1)}
+		b = &bucket{c: c, key: key, role: role, rate: r, replicas: c.replicasOf(role)}
+		limit, burst := b.share()
+		b.own = rate.NewLimiter(limit, burst)
 		b.fit(c.now())
 		c.buckets[key] = b
 	}
 	return b
 }
 
-// fit makes the own share and the portion of a rate.
+// share is this replica's part of the rate.
+func (b *bucket) share() (perSecond rate.Limit, burst int) {
+	return rate.Limit(b.rate.PerSecond / float64(b.replicas)), max(1, b.rate.Burst/b.replicas)
+}
+
+// fit makes the own share and the portion those of the rate.
 func (b *bucket) fit(now time.Time) {
-	b.own.SetLimitAt(now, rate.Limit(b.rate.PerSecond/float64(b.replicas)))
-	b.own.SetBurstAt(now, max(1, b.rate.Burst/b.replicas))
+	limit, burst := b.share()
+	b.own.SetLimitAt(now, limit)
+	b.own.SetBurstAt(now, burst)
 	within := b.rate.PerSecond * b.c.cfg.PortionAge.Seconds()
 	b.portion = max(1, min(b.c.cfg.PortionMax, max(b.rate.Burst/4, int(math.Min(within, 1e9)))))
 }
@@ -59,8 +67,8 @@ func (b *bucket) SetRate(r coord.Rate, now time.Time) {
 	}
 }
 
-// share tells how many replicas there are now.
-func (b *bucket) share(replicas int, now time.Time) {
+// divide says how many replicas there are now.
+func (b *bucket) divide(replicas int, now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.replicas != replicas {

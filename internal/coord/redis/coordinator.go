@@ -144,7 +144,7 @@ func (c *Coordinator) counted(role string, n int, now time.Time) {
 	c.replicas[role] = n
 	for _, b := range c.buckets {
 		if b.role == role {
-			b.share(n, now)
+			b.divide(n, now)
 		}
 	}
 }

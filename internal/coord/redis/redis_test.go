@@ -79,7 +79,9 @@ type replica struct {
 	stop func()
 }
 
-func (r *replica) figure(name string) int { return int(r.set.GetOrCreateCounter("tallystick_coord_" + name).Get()) } //nolint:gosec // small
+func (r *replica) figure(name string) int {
+	return int(r.set.GetOrCreateCounter("tallystick_coord_" + name).Get())
+} //nolint:gosec // small
 
 // run starts a replica, which ends with the test.
 func run(tb testing.TB, c redis.Config, hear func(coord.Hint)) *replica {
