@@ -15,6 +15,7 @@ import (
 	"github.com/tallystick/tallystick/channels"
 	"github.com/tallystick/tallystick/cmd/app"
 	"github.com/tallystick/tallystick/core/merchant"
+	"github.com/tallystick/tallystick/internal/coord/local"
 	"github.com/tallystick/tallystick/internal/money"
 	"github.com/tallystick/tallystick/internal/traffic"
 )
@@ -29,7 +30,7 @@ func account(id string) merchant.ChannelAccount {
 // channelSet is the channels of a directory, with a key for each.
 func channelSet(t *testing.T, d *merchant.Directory, m *metrics.Set) *app.ChannelSet {
 	t.Helper()
-	s, err := app.NewChannelSet(d, func(string) ([][]byte, error) { return [][]byte{make([]byte, 32)}, nil }, time.Now, rand.Reader, m, slog.New(slog.DiscardHandler))
+	s, err := app.NewChannelSet(d, func(string) ([][]byte, error) { return [][]byte{make([]byte, 32)}, nil }, local.New().Replica(), time.Now, rand.Reader, m, slog.New(slog.DiscardHandler))
 	must(t, err)
 	return s
 }

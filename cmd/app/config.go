@@ -53,8 +53,11 @@ type Config struct {
 	Roles   string `yaml:"roles"`
 	Bus     string `yaml:"bus"`
 	CoreURL string `yaml:"core_url"`
+	// Coordination is how replicas of a role share limits and hear of each other.
+	Coordination string `yaml:"coordination"`
 
 	Kafka      KafkaConfig       `yaml:"kafka"`
+	Redis      RedisConfig       `yaml:"redis"`
 	Intake     IntakeConfig      `yaml:"intake"`
 	Consumers  ConsumersConfig   `yaml:"consumers"`
 	API        api.Config        `yaml:"api"`
@@ -93,7 +96,7 @@ func DefaultConfig() Config {
 		Listen: "127.0.0.1:8080", ListenOperator: "127.0.0.1:8081", PublicURL: "http://127.0.0.1:8080", LogLevel: "info",
 		Groups: 16, DirectoryPoll: time.Second, ShutdownTimeout: 30 * time.Second, StoreCacheKiBMax: 16_384,
 		DiskFreeBytesMin: 64 << 20,
-		Roles:            "gateway,core,prepay,accounting", Bus: BusEmbedded, Kafka: defaultKafka(),
+		Roles:            "gateway,core,prepay,accounting", Bus: BusEmbedded, Coordination: CoordinationLocal, Kafka: defaultKafka(), Redis: defaultRedis(),
 		Intake: IntakeConfig{BatchRecordsMax: 1024, BatchBytesMax: 1 << 20, QueueBatchesMax: 8, UnreadBytesMax: 64 << 20,
 			UnreadAgeMax: 30 * time.Second, TrimEveryBatches: 256, MeasureEvery: 100 * time.Millisecond},
 		Consumers: ConsumersConfig{MessagesMax: 512, PauseMax: 20 * time.Millisecond, LedgerPause: 50 * time.Millisecond, ParkedMax: 100_000,
@@ -184,7 +187,7 @@ func (c Config) validate() error {
 			}
 		}
 	}
-	for _, err := range []error{c.validateRoles(), c.intake().Validate(), c.API.Validate(), c.Callback.Validate(), c.Voucher.Validate(), c.Core.Validate(),
+	for _, err := range []error{c.validateRoles(), c.validateCoordination(), c.intake().Validate(), c.API.Validate(), c.Callback.Validate(), c.Voucher.Validate(), c.Core.Validate(),
 		c.Prepay.Validate(), c.Accounting.Validate()} {
 		if err != nil {
 			return err

@@ -116,7 +116,7 @@ func changedRate(tb testing.TB, a Adapter) {
 		tb.Fatal("a token of an empty bucket")
 	}
 	b.SetRate(coord.Rate{PerSecond: 1e6, Burst: 1000}, time.Now())
-	for range 5000 { // a thousand times as much time as the old rate needs for none
+	for range 2000 { // a thousand times as much time as the old rate needs for none
 		if b.Take(time.Now()) {
 			return
 		}
@@ -129,7 +129,7 @@ func refill(tb testing.TB, a Adapter) {
 	for i, r := range open(tb, a, 2) {
 		b := r.Bucket(Role, "refill", coord.Rate{PerSecond: 200, Burst: 4})
 		n, tries := 0, 0
-		for ; n < 40 && tries < 5000; tries++ { // ten times the burst
+		for ; n < 40 && tries < 2000; tries++ { // ten times the burst
 			if b.Take(time.Now()) {
 				n++
 			} else {
