@@ -161,7 +161,7 @@ func (a *App) buildGateway() (err error) {
 		return err
 	}
 	a.API, err = api.New(api.Deps{Directory: a.Directory, Intake: a.bus.intake(), Secret: a.Secret, Tokens: a.Tokens, Views: a.Views, Queries: a.queries,
-		Callbacks: a.Callback, Probes: a.probes(), Buckets: a.merchantBuckets, Hint: a.hint(), Now: a.Now, Random: a.Random, Points: a.Points,
+		Callbacks: a.Callback, Probes: a.probes(), Buckets: a.merchantBuckets, Hint: a.hint(), Others: a.Config.Bus == BusKafka, Now: a.Now, Random: a.Random, Points: a.Points,
 		Metrics: a.Metrics, Log: a.Log, Config: a.Config.API})
 	if err != nil {
 		return err

@@ -127,6 +127,23 @@ func TestAHintCorrectsWhatThisGatewayAccepted(t *testing.T) {
 	}
 }
 
+// Beside other gateways what was committed here proves nothing until core has opened
+// it: another gateway's may have been the first.
+func TestCommittedBesideOthersIsNotYetTheFirst(t *testing.T) {
+	h := newHarness(t, func(_ *harness, d *api.Deps) { d.Others = true }).listen()
+	_, x, i := h.accepted()
+	if a := h.pay(otherBody, ""); a.status != 202 {
+		t.Errorf("core has not decided: %d %s", a.status, a.body)
+	}
+	h = newHarness(t, func(_ *harness, d *api.Deps) { d.Others = true }).listen()
+	h.accepted()
+	h.core.knows(x, paymentOf(i, event.Dispatched, 1))
+	h.get("/v1/vouchers/"+ids.VoucherID.With(i.Y), apiKey)
+	if a := h.pay(otherBody, ""); a.status != 409 {
+		t.Errorf("core has opened the first: %d %s", a.status, a.body)
+	}
+}
+
 // What core rejects fixes nothing, and nobody hints it.
 func TestARejectedPaymentIsNotHinted(t *testing.T) {
 	g := newGateways(t)

@@ -55,6 +55,9 @@ type Deps struct {
 	Probes []Probe
 	// Buckets are merchants' limits; without them each gateway has its own.
 	Buckets Buckets
+	// Others: other gateways append to the same intake. Then what was committed here
+	// need not be the first of its key.
+	Others bool
 	// Hint tells other gateways of a key that is settled; it never waits. Theirs come
 	// by Service.Heard.
 	Hint   func(KeyHint)
@@ -285,10 +288,8 @@ func (s *Service) repeated(a *Acceptance, w *scratch, key string) (known bool, e
 	if other := s.opened(w, a.Context.Merchant, key); other != "" {
 		first = other
 		s.metrics.hinted.Inc()
-	} else if first != "" {
-		if v, held := s.d.Views.Peek(first); held && v.Status == voucher.Rejected {
-			first = ""
-		}
+	} else if first != "" && !s.isFirst(first) {
+		first = ""
 	}
 	if first == "" || first == a.Y {
 		return false, nil
@@ -296,6 +297,17 @@ func (s *Service) repeated(a *Acceptance, w *scratch, key string) (known bool, e
 	s.metrics.conflicts.Inc()
 	return false, &fault.Error{Kind: fault.Conflict, Op: "accept", Code: "idempotency_conflict", Field: "Idempotency-Key",
 		Err: errors.New("this key of the order was accepted with another body: " + ids.VoucherID.With(first))}
+}
+
+// isFirst reports whether what was committed here is certain to be the first of its
+// key: of one gateway alone, unless core has rejected it; beside others, once core
+// has opened it.
+func (s *Service) isFirst(y ids.Code) bool {
+	v, held := s.d.Views.Peek(y)
+	if held && v.Status == voucher.Rejected {
+		return false
+	}
+	return !s.d.Others || held && v.Version > 0
 }
 
 // notAccepted keeps the kind of what the intake said, under the API's own code.
