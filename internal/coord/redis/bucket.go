@@ -170,10 +170,9 @@ func (b *bucket) ask(now time.Time) ask {
 	return a
 }
 
-// answered takes what Redis gave.
+// answered takes what Redis gave. More may have been used meanwhile than that.
 func (b *bucket) answered(a ask, give int, wait time.Duration, now time.Time) {
 	b.mu.Lock()
-	defer b.mu.Unlock()
 	b.drawing = false
 	b.untold -= a.used
 	if give > 0 {
@@ -183,6 +182,11 @@ func (b *bucket) answered(a ask, give int, wait time.Duration, now time.Time) {
 	}
 	if give < a.want {
 		b.noDraw = now.Add(max(wait, b.c.cfg.PauseMin))
+	}
+	draw := b.wantsDraw(now)
+	b.mu.Unlock()
+	if draw {
+		b.c.queue.draw(b)
 	}
 }
 

@@ -104,6 +104,39 @@ func TestDeafnessWakes(t *testing.T) {
 	eventually(t, "a wake-up", func() bool { return len(wake) > 0 })
 }
 
+// A connection that is there and brings nothing any more is noticed, and replaced.
+func TestADeafConnectionIsReplaced(t *testing.T) {
+	var network slowly
+	c := config(server.Addr)
+	a := run(t, c, nil)
+	c.Dial = network.dial
+	b := run(t, c, nil)
+	together(t, a, b)
+	wake, cancel := b.Subscribe("x")
+	defer cancel()
+	network.deaf.Store(network.conns.Load())
+	eventually(t, "the other is heard again", func() bool { a.Notify("x"); return len(wake) > 0 })
+}
+
+// What is drawn ahead and not used goes back: nothing is lost by an idle while.
+func TestWhatIsDrawnAheadGoesBack(t *testing.T) {
+	c := config(server.Addr)
+	a, b := run(t, c, nil), run(t, c, nil)
+	together(t, a, b)
+	bucket := a.Bucket(coordtest.Role, "x", coord.Rate{PerSecond: never, Burst: burst})
+	n := 0
+	for ; n < burst/2-5; n++ { // of its own share; what is left is less than a portion
+		if !bucket.Take(time.Now()) {
+			t.Fatalf("%d tokens, its own share is %d", n, burst/2)
+		}
+	}
+	eventually(t, "a portion is drawn ahead", func() bool { return a.figure(`tokens_total{from="redis"}`) > 0 })
+	time.Sleep(c.PortionAge + 50*time.Millisecond)
+	if n += drain(a, "x"); n < burst {
+		t.Errorf("%d tokens of %d: those that were too old are lost", n, burst)
+	}
+}
+
 // Scripts that Redis has forgotten are sent again: that is no failure of Redis.
 func TestFlushedScripts(t *testing.T) {
 	s := start(t)
@@ -131,20 +164,33 @@ func TestWrongPassword(t *testing.T) {
 	shared(t, "y", r)
 }
 
-// slowly is a network on which all takes long, or that is cut.
+// slowly is a network on which all takes long, or that is cut; connections that are
+// there already can be made deaf.
 type slowly struct {
 	delay atomic.Int64
 	cut   atomic.Bool
+	deaf  atomic.Int64 // connections up to this one hear nothing
+	conns atomic.Int64
 }
 
 func (s *slowly) dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	c, err := (&net.Dialer{}).DialContext(ctx, network, addr)
-	return &slowConn{c, s}, err
+	return &slowConn{c, s, s.conns.Add(1)}, err
 }
 
 type slowConn struct {
 	net.Conn
 	s *slowly
+	n int64
+}
+
+func (c *slowConn) Read(b []byte) (int, error) {
+	for {
+		n, err := c.Conn.Read(b)
+		if err != nil || c.n > c.s.deaf.Load() {
+			return n, err
+		}
+	}
 }
 
 func (c *slowConn) Write(b []byte) (int, error) {
@@ -262,6 +308,7 @@ func TestReplicasAreCounted(t *testing.T) {
 func TestOverAdmissionIsBounded(t *testing.T) {
 	const n, perSecond = 3, 400.0
 	c := config(server.Addr)
+	c.PortionAge = 20 * time.Millisecond // a small portion: the bound is close
 	var rs []*replica
 	for range n {
 		rs = append(rs, run(t, c, nil))

@@ -67,7 +67,7 @@ func config(addr string) redis.Config {
 	c.Addresses, c.Roles = []string{addr}, []string{coordtest.Role}
 	c.KeyPrefix = fmt.Sprintf("t%d:", prefixes.Add(1))
 	c.CallTimeout = time.Second
-	c.HeartbeatEvery, c.ReplicaTTL = 50*time.Millisecond, 20*time.Second
+	c.HeartbeatEvery, c.ReplicaTTL = 50*time.Millisecond, 10*time.Minute
 	c.BreakerOpen = 50 * time.Millisecond
 	return c
 }
