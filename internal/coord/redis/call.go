@@ -34,21 +34,14 @@ func (p *call) run(ctx context.Context) error {
 	c := p.c
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.CallTimeout)
 	defer cancel()
-	whole := c.scripts.whole
 	cmds, err := c.client.Pipelined(ctx, func(pipe redis.Pipeliner) error {
-		eval := func(s *redis.Script, key string, args ...any) *redis.Cmd {
-			if whole {
-				return s.Eval(ctx, pipe, []string{key}, args...)
-			}
-			return s.EvalSha(ctx, pipe, []string{key}, args...)
-		}
 		for i, b := range p.batch.draws {
 			a := p.asks[i]
-			p.draws = append(p.draws, eval(c.scripts.draw, b.key, a.rate.PerSecond, a.rate.Burst, a.used, a.want))
+			p.draws = append(p.draws, c.drawScript.eval(ctx, pipe, b.key, a.rate.PerSecond, a.rate.Burst, a.used, a.want))
 		}
 		if p.beat {
 			for _, role := range c.cfg.Roles {
-				p.beats = append(p.beats, eval(c.scripts.beat, c.replicasKey(role), string(c.id[:]), c.cfg.ReplicaTTL.Milliseconds()))
+				p.beats = append(p.beats, c.beatScript.eval(ctx, pipe, c.replicasKey(role), string(c.id[:]), c.cfg.ReplicaTTL.Milliseconds()))
 			}
 		}
 		if len(p.batch.hints) > 0 {
@@ -59,19 +52,16 @@ func (p *call) run(ctx context.Context) error {
 		}
 		return nil
 	})
-	if err == nil {
-		c.scripts.whole = false
-		return nil
+	c.drawScript.learn(p.draws)
+	c.beatScript.learn(p.beats)
+	if !noScript(err) {
+		return err
 	}
-	// That Redis does not know a hash any more is an answer. Texts go along the next time.
-	c.scripts.whole = true
+	// That Redis does not know a script is an answer. The first error hides others.
 	for _, cmd := range cmds {
 		if e := cmd.Err(); e != nil && !noScript(e) {
 			return e
 		}
-	}
-	if !noScript(err) {
-		return err
 	}
 	return nil
 }
@@ -81,7 +71,11 @@ func (p *call) settle() {
 	c, now := p.c, p.c.now()
 	for i, b := range p.batch.draws {
 		give, wait, err := drawn(p.draws, i)
-		if err != nil {
+		switch {
+		case noScript(err): // once more, with its text
+			c.queue.draw(b)
+			continue
+		case err != nil:
 			b.failed(now, c.cfg.PauseMin)
 			continue
 		}

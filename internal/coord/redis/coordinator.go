@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"log/slog"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -40,12 +39,14 @@ type Coordinator struct {
 	log     *slog.Logger
 	breaker *gobreaker.CircuitBreaker[struct{}]
 	queue   *queue
-	scripts *scripts
 	metrics *figures
 	id      [idLen]byte
 	subs    coord.Subscribers
 	hear    func(coord.Hint)
-	beatAt  time.Time // the next heartbeat; of the calling goroutine
+	// Of the goroutine that calls.
+	beatAt     time.Time // the next heartbeat
+	drawScript *script
+	beatScript *script
 
 	mu       sync.Mutex
 	buckets  map[string]*bucket
@@ -67,7 +68,7 @@ func New(cfg Config, d Deps) (*Coordinator, error) {
 	if d.Log == nil {
 		d.Log = slog.New(slog.DiscardHandler)
 	}
-	c := &Coordinator{cfg: cfg, now: d.Now, log: d.Log, scripts: newScripts(), buckets: map[string]*bucket{}, replicas: map[string]int{}}
+	c := &Coordinator{cfg: cfg, now: d.Now, log: d.Log, drawScript: newScript(drawScript), beatScript: newScript(beatScript), buckets: map[string]*bucket{}, replicas: map[string]int{}}
 	if _, err := io.ReadFull(d.Random, c.id[:]); err != nil {
 		return nil, fault.Wrap("redis: replica id", err)
 	}
@@ -227,9 +228,6 @@ func (c *Coordinator) Up() bool { return c.breaker.State() == gobreaker.StateClo
 
 // Listening reports whether this replica hears the others.
 func (c *Coordinator) Listening() bool { return c.metrics.listening.Load() }
-
-// noScript reports whether Redis does not know a script by its hash.
-func noScript(err error) bool { return err != nil && strings.HasPrefix(err.Error(), "NOSCRIPT") }
 
 // figures are what /metrics shows.
 type figures struct {

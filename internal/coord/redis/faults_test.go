@@ -140,13 +140,14 @@ func TestWhatIsDrawnAheadGoesBack(t *testing.T) {
 // Scripts that Redis has forgotten are sent again: that is no failure of Redis.
 func TestFlushedScripts(t *testing.T) {
 	s := start(t)
-	a := run(t, config(s.Addr), nil)
-	together(t, a)
+	c := config(s.Addr)
+	a, b := run(t, c, nil), run(t, c, nil)
+	together(t, a, b)
 	client := goredis.NewClient(&goredis.Options{Addr: s.Addr})
 	defer client.Close() //nolint:errcheck // a test
 	for i, name := range []string{"one", "two", "three"} {
 		must(t, client.ScriptFlush(t.Context()).Err())
-		shared(t, name, a)
+		shared(t, name, a, b)
 		if failed := a.figure(`calls_total{result="error"}`); failed > 0 {
 			t.Fatalf("round %d: %d calls failed", i, failed)
 		}

@@ -1,6 +1,11 @@
 package redis
 
-import "github.com/redis/go-redis/v9"
+import (
+	"context"
+	"strings"
+
+	"github.com/redis/go-redis/v9"
+)
 
 // drawScript is a token bucket, by Redis' own clock. KEYS: the bucket. ARGV: tokens
 // per second; burst; what the replica has used of its own share and not told yet
@@ -36,13 +41,29 @@ redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return redis.call('ZCARD', KEYS[1])
 `
 
-// scripts are known to Redis by their hashes, until it is restarted or flushed.
-type scripts struct {
-	draw, beat *redis.Script
-	// whole: with the next call the text goes along, as Redis did not know a hash.
-	whole bool
+// script is known to Redis by its hash, until that is restarted or flushed.
+type script struct {
+	*redis.Script
+	known bool // else the text goes along with the next call
 }
 
-func newScripts() *scripts {
-	return &scripts{draw: redis.NewScript(drawScript), beat: redis.NewScript(beatScript), whole: true}
+func newScript(text string) *script { return &script{Script: redis.NewScript(text)} }
+
+func (s *script) eval(ctx context.Context, p redis.Pipeliner, key string, args ...any) *redis.Cmd {
+	if s.known {
+		return s.EvalSha(ctx, p, []string{key}, args...)
+	}
+	return s.Eval(ctx, p, []string{key}, args...)
+}
+
+// noScript reports whether Redis does not know a script by its hash.
+func noScript(err error) bool { return err != nil && strings.HasPrefix(err.Error(), "NOSCRIPT") }
+
+// learn takes from the answers whether Redis knows the script by now.
+func (s *script) learn(answers []*redis.Cmd) {
+	for _, a := range answers {
+		if s.known = a.Err() == nil; !s.known {
+			return
+		}
+	}
 }
