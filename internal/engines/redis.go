@@ -4,6 +4,7 @@ import (
 	"context"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -17,7 +18,7 @@ type Redis struct {
 }
 
 // StartRedis starts a fresh server, which logs to a folder of its own. args are
-// more of its options, such as "--requirepass", "secret".
+// more of its options, such as "--requirepass", "secret"; @PORT@ is its port.
 func StartRedis(ctx context.Context, dir string, args ...string) (*Redis, error) {
 	if _, err := exec.LookPath("redis-server"); err != nil {
 		if _, err := install(ctx, "redis"); err != nil {
@@ -30,7 +31,10 @@ func StartRedis(ctx context.Context, dir string, args ...string) (*Redis, error)
 	}
 	port := itoa(ports[0])
 	r := &Redis{Addr: "127.0.0.1:" + port, dir: dir,
-		args: append([]string{"--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", dir}, args...)}
+		args: []string{"--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", dir}}
+	for _, a := range args {
+		r.args = append(r.args, strings.ReplaceAll(a, "@PORT@", port))
+	}
 	return r, r.Start(ctx)
 }
 

@@ -239,11 +239,13 @@ type figures struct {
 }
 
 func (c *Coordinator) newFigures(set *metrics.Set) *figures {
-	count := func(name string) *metrics.Counter { return set.GetOrCreateCounter("tallystick_coord_" + name) }
-	f := &figures{callsOK: count(`calls_total{result="ok"}`), callsFailed: count(`calls_total{result="error"}`),
-		callsRefused: count(`calls_total{result="breaker_open"}`), tokensDrawn: count(`tokens_total{from="redis"}`),
-		tokensOwn: count(`tokens_total{from="own"}`), hintsSent: count(`hints_total{result="sent"}`), hintsHeard: count(`hints_total{result="heard"}`),
-		hintsDropped: count(`hints_total{result="dropped"}`), messagesWrong: count("messages_wrong_total"), wakesDropped: count("wakes_dropped_total")}
+	count := set.GetOrCreateCounter
+	f := &figures{callsOK: count(`tallystick_coord_calls_total{result="ok"}`), callsFailed: count(`tallystick_coord_calls_total{result="error"}`),
+		callsRefused: count(`tallystick_coord_calls_total{result="breaker_open"}`),
+		tokensDrawn:  count(`tallystick_coord_tokens_total{from="redis"}`), tokensOwn: count(`tallystick_coord_tokens_total{from="own"}`),
+		hintsSent: count(`tallystick_coord_hints_total{result="sent"}`), hintsHeard: count(`tallystick_coord_hints_total{result="heard"}`),
+		hintsDropped: count(`tallystick_coord_hints_total{result="dropped"}`), messagesWrong: count(`tallystick_coord_messages_wrong_total`),
+		wakesDropped: count(`tallystick_coord_wakes_dropped_total`)}
 	for _, state := range []gobreaker.State{gobreaker.StateClosed, gobreaker.StateHalfOpen, gobreaker.StateOpen} {
 		set.GetOrCreateGauge(`tallystick_coord_breaker_state{state="`+state.String()+`"}`, func() float64 { return truth(c.breaker.State() == state) })
 	}

@@ -154,6 +154,29 @@ func TestFlushedScripts(t *testing.T) {
 	}
 }
 
+// Nothing is asked for after this flush: the draw that finds no script is made again
+// by itself.
+func TestADrawThatFindsNoScriptIsMadeAgain(t *testing.T) {
+	s := start(t)
+	c := config(s.Addr)
+	a, b := run(t, c, nil), run(t, c, nil)
+	together(t, a, b)
+	client := goredis.NewClient(&goredis.Options{Addr: s.Addr})
+	defer client.Close() //nolint:errcheck // a test
+	drawn := 0
+	for i, name := range []string{"one", "two"} {
+		bucket := a.Bucket(coordtest.Role, name, coord.Rate{PerSecond: never, Burst: burst})
+		for range burst/2 - 5 { // what is left is less than a portion
+			bucket.Take(time.Now())
+		}
+		eventually(t, "a portion is drawn", func() bool { return a.figure(`tokens_total{from="redis"}`) > drawn })
+		drawn = a.figure(`tokens_total{from="redis"}`)
+		if i == 0 {
+			must(t, client.ScriptFlush(t.Context()).Err())
+		}
+	}
+}
+
 func TestWrongPassword(t *testing.T) {
 	s := start(t, "--requirepass", "right")
 	c := config(s.Addr)

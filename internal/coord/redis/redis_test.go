@@ -151,3 +151,16 @@ func adapter(s func() *engines.Redis) coordtest.Adapter {
 func TestRedis(t *testing.T) {
 	coordtest.Run(t, adapter(func() *engines.Redis { return server }))
 }
+
+// What an acceptance pays for a shared limit, with Redis there.
+func BenchmarkTake(b *testing.B) {
+	c := config(server.Addr)
+	x, y := run(b, c, nil), run(b, c, nil)
+	together(b, x, y)
+	bucket := x.Bucket(coordtest.Role, "x", coord.Rate{PerSecond: 100_000, Burst: 100_000})
+	b.ReportAllocs()
+	for b.Loop() {
+		bucket.Take(time.Now())
+	}
+	b.ReportMetric(float64(x.figure(`calls_total{result="ok"}`))/float64(b.N), "calls/op")
+}
