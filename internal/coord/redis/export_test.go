@@ -8,3 +8,6 @@ func Heard(c *Coordinator, hints bool, text string) {
 	}
 	c.heard(channel, text)
 }
+
+// DrawScript is the bucket in Redis.
+const DrawScript = drawScript

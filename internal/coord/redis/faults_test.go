@@ -310,8 +310,11 @@ func TestReplicasAreCounted(t *testing.T) {
 	if n := drain(a, "x"); n < burst {
 		t.Errorf("one of 2, alone: %d of %d", n, burst)
 	}
+	// One more, and the share of a bucket that is there already is less.
+	a.Bucket(coordtest.Role, "y", coord.Rate{PerSecond: never, Burst: burst})
+	together(t, a, b, run(t, c, nil))
 	must(t, s.Kill())
-	alone(t, a, "y", 2)
+	alone(t, a, "y", 3)
 
 	s = start(t)
 	var network slowly
