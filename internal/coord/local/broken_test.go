@@ -199,11 +199,9 @@ func TestTheSuiteFindsBrokenAdapters(t *testing.T) {
 				wake, cancel := b.Replica.Subscribe(name)
 				many := make(chan struct{}, 100)
 				go func() {
-					for range wake {
-						for range 10 {
-							many <- struct{}{}
-						}
-						return
+					<-wake
+					for range 10 {
+						many <- struct{}{}
 					}
 				}()
 				return many, cancel
