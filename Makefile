@@ -1,6 +1,6 @@
 # What can be made here. `make test` is everything that must hold before a change
-# lands. It needs Go, git, a C compiler (for the race detector), PostgreSQL and a Kafka
-# broker, which deploy/engines/install fetches if they are missing.
+# lands. It needs Go, git, a C compiler (for the race detector), PostgreSQL, Redis and a
+# Kafka broker, which deploy/engines/install fetches if they are missing.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -28,7 +28,7 @@ test: engines lint race norace
 # The engines that tests start, if they are missing; they would fetch them
 # themselves, on their own time.
 engines:
-	deploy/engines/install postgres kafka
+	deploy/engines/install postgres redis kafka
 
 lint: vet staticcheck
 

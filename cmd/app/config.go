@@ -53,6 +53,8 @@ type Config struct {
 	Roles   string `yaml:"roles"`
 	Bus     string `yaml:"bus"`
 	CoreURL string `yaml:"core_url"`
+	// Coordination is how replicas of a role share limits and hear of each other.
+	Coordination string `yaml:"coordination"`
 
 	// Stores is where areas keep their rows.
 	Stores   string         `yaml:"stores"`
@@ -60,6 +62,7 @@ type Config struct {
 	Lease    LeaseConfig    `yaml:"lease"`
 
 	Kafka      KafkaConfig       `yaml:"kafka"`
+	Redis      RedisConfig       `yaml:"redis"`
 	Intake     IntakeConfig      `yaml:"intake"`
 	Consumers  ConsumersConfig   `yaml:"consumers"`
 	API        api.Config        `yaml:"api"`
@@ -98,7 +101,7 @@ func DefaultConfig() Config {
 		Listen: "127.0.0.1:8080", ListenOperator: "127.0.0.1:8081", PublicURL: "http://127.0.0.1:8080", LogLevel: "info",
 		Groups: 16, DirectoryPoll: time.Second, ShutdownTimeout: 30 * time.Second, StoreCacheKiBMax: 16_384,
 		DiskFreeBytesMin: 64 << 20,
-		Roles:            "gateway,core,prepay,accounting", Bus: BusEmbedded, Kafka: defaultKafka(),
+		Roles:            "gateway,core,prepay,accounting", Bus: BusEmbedded, Coordination: CoordinationLocal, Kafka: defaultKafka(), Redis: defaultRedis(),
 		Stores: StoresSQLite, Postgres: defaultPostgres(), Lease: defaultLease(),
 		Intake: IntakeConfig{BatchRecordsMax: 1024, BatchBytesMax: 1 << 20, QueueBatchesMax: 8, UnreadBytesMax: 64 << 20,
 			UnreadAgeMax: 30 * time.Second, TrimEveryBatches: 256, MeasureEvery: 100 * time.Millisecond},
@@ -190,7 +193,7 @@ func (c Config) validate() error {
 			}
 		}
 	}
-	for _, err := range []error{c.validateRoles(), c.validatePostgres(), c.intake().Validate(), c.API.Validate(), c.Callback.Validate(), c.Voucher.Validate(), c.Core.Validate(),
+	for _, err := range []error{c.validateRoles(), c.validatePostgres(), c.validateCoordination(), c.intake().Validate(), c.API.Validate(), c.Callback.Validate(), c.Voucher.Validate(), c.Core.Validate(),
 		c.Prepay.Validate(), c.Accounting.Validate()} {
 		if err != nil {
 			return err

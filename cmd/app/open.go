@@ -63,7 +63,10 @@ func Production(dir string, environ []string, logTo io.Writer) (d Deps, err erro
 		return d, err
 	}
 	d.Directory = merchant.NewDirectory(snapshot)
-	d.Channels, err = NewChannelSet(d.Directory, secrets.pspKeys, d.Now, d.Random, d.Metrics, d.Log)
+	if d.Coord, err = newCoordinator(&d, secrets); err != nil {
+		return d, err
+	}
+	d.Channels, err = NewChannelSet(d.Directory, secrets.pspKeys, d.Coord, d.Now, d.Random, d.Metrics, d.Log)
 	return d, err
 }
 

@@ -27,6 +27,7 @@ type Secrets struct {
 // keys by the directory's key_name.
 const (
 	codeSecret  = "code"
+	redisSecret = "redis" // a password, not a key
 	tokenPrefix = "token-"
 	pspPrefix   = "psp-"
 	keyFileExt  = ".key"
@@ -41,31 +42,50 @@ func envName(name string) string {
 	return envSecret + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
 }
 
-func (s Secrets) read(name string) ([]byte, error) {
+func refusedSecret(name, code, fix string, err error) error {
+	return &fault.Error{Kind: fault.Invalid, Op: "secret " + name, Code: code, Fix: fix, Err: err}
+}
+
+// text is what a secret's variable or file says, without the space around it.
+func (s Secrets) text(name string) (string, error) {
 	path := filepath.Join(s.dir, name+keyFileExt)
-	refuse := func(code, fix string, err error) error {
-		return &fault.Error{Kind: fault.Invalid, Op: "secret " + name, Code: code, Fix: fix, Err: err}
-	}
 	text, given := s.env(envName(name))
-	if !given {
-		info, err := os.Stat(path)
-		if err != nil {
-			return nil, refuse("missing", fmt.Sprintf("run `tallystick init`, or set %s", envName(name)), err)
-		}
-		if info.Mode().Perm()&0o077 != 0 {
-			return nil, refuse("readable_by_others", "chmod 600 "+path, fmt.Errorf("%s has mode %o", path, info.Mode().Perm()))
-		}
-		b, err := os.ReadFile(path) //nolint:gosec // the operator's own folder
-		if err != nil {
-			return nil, refuse("unreadable", "make it readable for this user", err)
-		}
-		text = string(b)
+	if given {
+		return strings.TrimSpace(text), nil
 	}
-	key, err := hex.DecodeString(strings.TrimSpace(text))
+	info, err := os.Stat(path)
+	if err != nil {
+		return "", refusedSecret(name, "missing", fmt.Sprintf("run `tallystick init`, or set %s", envName(name)), err)
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		return "", refusedSecret(name, "readable_by_others", "chmod 600 "+path, fmt.Errorf("%s has mode %o", path, info.Mode().Perm()))
+	}
+	b, err := os.ReadFile(path) //nolint:gosec // the operator's own folder
+	if err != nil {
+		return "", refusedSecret(name, "unreadable", "make it readable for this user", err)
+	}
+	return strings.TrimSpace(string(b)), nil
+}
+
+func (s Secrets) read(name string) ([]byte, error) {
+	text, err := s.text(name)
+	if err != nil {
+		return nil, err
+	}
+	key, err := hex.DecodeString(text)
 	if err != nil || len(key) != ids.SecretLen {
-		return nil, refuse("malformed", "64 hexadecimal digits are expected", fmt.Errorf("%d characters", len(strings.TrimSpace(text))))
+		return nil, refusedSecret(name, "malformed", "64 hexadecimal digits are expected", fmt.Errorf("%d characters", len(text)))
 	}
 	return key, nil
+}
+
+// Redis is the password of Redis; empty if there is none.
+func (s Secrets) Redis() (string, error) {
+	text, err := s.text(redisSecret)
+	if errors.Is(err, os.ErrNotExist) {
+		return "", nil
+	}
+	return text, err
 }
 
 // Code is the code secret.

@@ -62,7 +62,7 @@ func (a *App) OperatorAddr() string { return a.operator.Addr().String() }
 func (a *App) Run(ctx context.Context) error {
 	TuneGC()
 	c := a.Config.Consumers
-	runners := a.bus.first()
+	runners := append([]runner{{"coordination", a.Coord.Run}}, a.bus.first()...)
 	if a.Config.has(RoleGateway) {
 		runners = append(append(runners, a.carriers...), runner{"voucher view", func(ctx context.Context) error { return a.Views.Run(ctx, c.Idle, c.BackoffMax) }})
 	}
@@ -74,7 +74,7 @@ func (a *App) Run(ctx context.Context) error {
 	for _, cell := range a.cells {
 		runners = append(runners, runner{cell.name(), cell.run})
 	}
-	runners = append(runners, runner{"directory", func(ctx context.Context) error { return a.directory.Run(ctx, a.Config.DirectoryPoll) }})
+	runners = append(runners, runner{"directory", a.followDirectory})
 	if a.Config.has(RoleGateway) {
 		runners = append(runners, runner{"public API", a.servePublic})
 	}
