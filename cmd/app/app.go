@@ -39,18 +39,20 @@ type Channels interface {
 // Deps is everything that comes from outside: in production from the folder, the
 // clock and the operating system; in a simulation from its seed.
 type Deps struct {
-	Dir       string
-	Config    Config
-	Secret    *ids.Secret
-	Tokens    *api.TokenRing
-	Directory *merchant.Directory
-	Channels  Channels
-	Executor  prepay.Executor
-	Now       func() time.Time
-	Random    io.Reader  // for ids
-	Rand      *rand.Rand // for jitter; used by prepay alone
-	Points    fault.Points
-	NoSync    bool // only the simulation may
+	Dir    string
+	Config Config
+	Secret *ids.Secret
+	Tokens *api.TokenRing
+	// KafkaPassword is that of kafka.sasl.username; empty without it.
+	KafkaPassword string
+	Directory     *merchant.Directory
+	Channels      Channels
+	Executor      prepay.Executor
+	Now           func() time.Time
+	Random        io.Reader  // for ids
+	Rand          *rand.Rand // for jitter; used by prepay alone
+	Points        fault.Points
+	NoSync        bool // only the simulation may
 	// CommitFault fails commits of all stores; see sqldb.Options. For the simulation.
 	CommitFault func() error
 	Log         *slog.Logger

@@ -29,6 +29,23 @@ type KafkaConfig struct {
 	BatchRecordsMax int           `yaml:"batch_records_max"`
 	BatchBytesMax   int           `yaml:"batch_bytes_max"`
 	RecordBytes     int64         `yaml:"record_bytes"` // about what an intent takes, to tell bytes from records
+	TLS             KafkaTLS      `yaml:"tls"`
+	SASL            KafkaSASL     `yaml:"sasl"`
+}
+
+// KafkaTLS says how connections to the brokers are encrypted. See kafka.TLS.
+type KafkaTLS struct {
+	Enabled    bool   `yaml:"enabled"`
+	CAFile     string `yaml:"ca_file"`
+	CertFile   string `yaml:"cert_file"`
+	KeyFile    string `yaml:"key_file"`
+	ServerName string `yaml:"server_name"`
+}
+
+// KafkaSASL says who connects. The password is the secret of KafkaPassword.
+type KafkaSASL struct {
+	Mechanism string `yaml:"mechanism"` // SCRAM-SHA-512 or PLAIN; empty for none
+	Username  string `yaml:"username"`
 }
 
 func defaultKafka() KafkaConfig {
@@ -41,7 +58,8 @@ func defaultKafka() KafkaConfig {
 func (c Config) kafka() kafka.Config {
 	k := c.Kafka
 	out := kafka.Config{Prefix: k.TopicPrefix, Groups: c.Groups, Epoch: 1, Replication: k.Replication, MinInSync: k.MinInSync, Retention: k.Retention,
-		ProduceTimeout: k.ProduceTimeout, FetchWait: k.FetchWait, FetchBytesMax: k.FetchBytesMax, BufferBytesMax: k.BufferBytesMax}
+		ProduceTimeout: k.ProduceTimeout, FetchWait: k.FetchWait, FetchBytesMax: k.FetchBytesMax, BufferBytesMax: k.BufferBytesMax,
+		BatchBytesMax: k.BatchBytesMax, TLS: kafka.TLS(k.TLS), SASL: kafka.SASL{Mechanism: k.SASL.Mechanism, Username: k.SASL.Username}}
 	for b := range strings.SplitSeq(k.Brokers, ",") {
 		if b = strings.TrimSpace(b); b != "" {
 			out.Brokers = append(out.Brokers, b)
@@ -71,7 +89,9 @@ func entering() []bus.Topic { return []bus.Topic{bus.Intents, bus.Callbacks} }
 
 // openKafka connects, and waits for the topics.
 func (a *App) openKafka(ctx context.Context) (transport, error) {
-	c, err := kafka.Connect(a.Config.kafka())
+	cfg := a.Config.kafka()
+	cfg.SASL.Password = a.KafkaPassword
+	c, err := kafka.Connect(cfg)
 	if err != nil {
 		return nil, err
 	}

@@ -14,18 +14,19 @@ import (
 	"github.com/tallystick/tallystick/internal/ids"
 )
 
-// Secrets are the keys of an installation. Each is a file of 64 hexadecimal
-// digits in the secrets folder, readable by its owner alone, or an environment
-// variable that takes its place.
+// Secrets are the keys and passwords of an installation. A key is a file of 64
+// hexadecimal digits in the secrets folder, a password one of text; readable by its
+// owner alone, or an environment variable that takes its place.
 type Secrets struct {
 	dir string
 	env func(string) (string, bool)
 }
 
-// The names of secrets: the code secret, client token keys by key id, and PSP
-// keys by the directory's key_name.
+// The names of secrets: the code secret, client token keys by key id, PSP keys by
+// the directory's key_name, and the password of kafka.sasl.
 const (
 	codeSecret  = "code"
+	kafkaSecret = "kafka-password"
 	tokenPrefix = "token-"
 	pspPrefix   = "psp-"
 	keyFileExt  = ".key"
@@ -40,32 +41,60 @@ func envName(name string) string {
 	return envSecret + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
 }
 
-func (s Secrets) read(name string) ([]byte, error) {
-	path := filepath.Join(s.dir, name+keyFileExt)
-	refuse := func(code, fix string, err error) error {
-		return &fault.Error{Kind: fault.Invalid, Op: "secret " + name, Code: code, Fix: fix, Err: err}
+func refuseSecret(name, code, fix string, err error) error {
+	return &fault.Error{Kind: fault.Invalid, Op: "secret " + name, Code: code, Fix: fix, Err: err}
+}
+
+// text is a secret as it is written. make is how one comes to be.
+func (s Secrets) text(name, make string) (string, error) {
+	if text, given := s.env(envName(name)); given {
+		return text, nil
 	}
-	text, given := s.env(envName(name))
-	if !given {
-		info, err := os.Stat(path)
-		if err != nil {
-			return nil, refuse("missing", fmt.Sprintf("run `tallystick init`, or set %s", envName(name)), err)
-		}
-		if info.Mode().Perm()&0o077 != 0 {
-			return nil, refuse("readable_by_others", "chmod 600 "+path, fmt.Errorf("%s has mode %o", path, info.Mode().Perm()))
-		}
-		b, err := os.ReadFile(path) //nolint:gosec // the operator's own folder
-		if err != nil {
-			return nil, refuse("unreadable", "make it readable for this user", err)
-		}
-		text = string(b)
+	path := filepath.Join(s.dir, name+keyFileExt)
+	info, err := os.Stat(path)
+	if err != nil {
+		return "", refuseSecret(name, "missing", fmt.Sprintf("%s, or set %s", make, envName(name)), err)
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		return "", refuseSecret(name, "readable_by_others", "chmod 600 "+path, fmt.Errorf("%s has mode %o", path, info.Mode().Perm()))
+	}
+	b, err := os.ReadFile(path) //nolint:gosec // the operator's own folder
+	if err != nil {
+		return "", refuseSecret(name, "unreadable", "make it readable for this user", err)
+	}
+	return string(b), nil
+}
+
+func (s Secrets) read(name string) ([]byte, error) {
+	text, err := s.text(name, "run `tallystick init`")
+	if err != nil {
+		return nil, err
 	}
 	key, err := hex.DecodeString(strings.TrimSpace(text))
 	if err != nil || len(key) != ids.SecretLen {
-		return nil, refuse("malformed", "64 hexadecimal digits are expected", fmt.Errorf("%d characters", len(strings.TrimSpace(text))))
+		return nil, refuseSecret(name, "malformed", "64 hexadecimal digits are expected", fmt.Errorf("%d characters", len(strings.TrimSpace(text))))
 	}
 	return key, nil
 }
+
+// passwordBytesMax bounds a password.
+const passwordBytesMax = 1024
+
+// password is a secret that somebody else made: a line of text.
+func (s Secrets) password(name string) (string, error) {
+	text, err := s.text(name, fmt.Sprintf("write it into %s.key in the secrets folder", name))
+	if err != nil {
+		return "", err
+	}
+	text = strings.TrimRight(text, "\r\n")
+	if text == "" || len(text) > passwordBytesMax || strings.ContainsAny(text, "\r\n\x00") {
+		return "", refuseSecret(name, "malformed", fmt.Sprintf("one line of at most %d bytes is expected", passwordBytesMax), fmt.Errorf("%d bytes", len(text)))
+	}
+	return text, nil
+}
+
+// KafkaPassword is the password of kafka.sasl.username.
+func (s Secrets) KafkaPassword() (string, error) { return s.password(kafkaSecret) }
 
 // Code is the code secret.
 func (s Secrets) Code() (*ids.Secret, error) {
