@@ -101,15 +101,18 @@ func TestDamagedRecords(t *testing.T) {
 	}
 	body := func(change func(b []byte) []byte) []byte { return framed(change(bytes.Clone(good[8:]))) }
 	for name, b := range map[string][]byte{
-		"version 0":       body(func(b []byte) []byte { b[0] = 0; return b }),
-		"version 2":       body(func(b []byte) []byte { b[0] = 2; return b }),
-		"nothing":         framed(nil),
-		"one byte more":   append(bytes.Clone(good), 0),
-		"string too long": body(func(b []byte) []byte { b[1], b[2] = 0xff, 0x7f; return b }),
-		"endless length":  framed(append([]byte{1}, bytes.Repeat([]byte{0xff}, 11)...)),
-		"no time":         framed(append([]byte{1}, make([]byte, 10)...)),
-		"too few strings": framed(append([]byte{1}, make([]byte, 9)...)),
-		"length over all": {0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 1},
+		"version 0":                              body(func(b []byte) []byte { b[0] = 0; return b }),
+		"version 3":                              body(func(b []byte) []byte { b[0] = 3; return b }),
+		"version 255":                            body(func(b []byte) []byte { b[0] = 255; return b }),
+		"version 2 that adds more than there is": framed(append(append([]byte{2}, make([]byte, 11)...), 9, 'x')),
+		"version 2 without what it adds":         framed(append([]byte{2}, make([]byte, 11)...)),
+		"nothing":                                framed(nil),
+		"one byte more":                          append(bytes.Clone(good), 0),
+		"string too long":                        body(func(b []byte) []byte { b[1], b[2] = 0xff, 0x7f; return b }),
+		"endless length":                         framed(append([]byte{1}, bytes.Repeat([]byte{0xff}, 11)...)),
+		"no time":                                framed(append([]byte{1}, make([]byte, 10)...)),
+		"too few strings":                        framed(append([]byte{1}, make([]byte, 9)...)),
+		"length over all":                        {0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 1},
 	} {
 		if got, err := bus.ParseRecords(b); err == nil {
 			t.Errorf("%s: read as %v", name, got)

@@ -76,6 +76,24 @@ func unknown(err error) error {
 	return &fault.Error{Kind: fault.Unknown, Op: "kafka: append", Code: "append_unknown", Err: err}
 }
 
+// overheadBytes is more than Kafka adds to a record with its headers.
+const overheadBytes = 64
+
+// pack makes records of messages, from the first one on, as many as go into one
+// request: at least one.
+func (c *Cluster) pack(msgs []bus.Message) []kafka.Record {
+	records, bytes := make([]kafka.Record, 0, len(msgs)), 0
+	for i := range msgs {
+		r := record(&msgs[i].Event, msgs[i].Place)
+		bytes += r.Key.Len() + r.Value.Len() + overheadBytes
+		if i > 0 && bytes > c.cfg.BatchBytesMax {
+			break
+		}
+		records = append(records, r)
+	}
+	return records
+}
+
 // record is an event as it is appended. place is that in the area's log; the zero
 // Place for what enters from outside, whose place is its offset.
 func record(e *bus.Event, place bus.Place) kafka.Record {

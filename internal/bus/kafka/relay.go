@@ -7,8 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/segmentio/kafka-go"
-
 	"github.com/tallystick/tallystick/internal/bus"
 	"github.com/tallystick/tallystick/internal/fault"
 )
@@ -25,6 +23,26 @@ type Relay struct {
 
 	mu     sync.Mutex
 	places map[int]bus.Place // acknowledged
+}
+
+// Standings are for a bus.Watchdog. Of a group whose end at the brokers is not known
+// yet, nothing counts as published.
+func (r *Relay) Standings() []bus.Standing {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := make([]bus.Standing, r.Source.Groups())
+	for g := range out {
+		out[g] = bus.Standing{Group: g, At: r.places[g], Head: r.Source.Head(g)}
+	}
+	return out
+}
+
+// Lag is the number of events in the area's log that are not published yet.
+func (r *Relay) Lag() (lag int64) {
+	for _, s := range r.Standings() {
+		lag += max(0, s.Head.Seq-s.At.Seq)
+	}
+	return lag
 }
 
 // Step publishes at most one batch of each group. worked is false when there was
@@ -53,16 +71,13 @@ func (r *Relay) step(ctx context.Context, group int) (worked bool, err error) {
 	if err != nil || len(msgs) == 0 {
 		return false, err
 	}
-	records := make([]kafka.Record, len(msgs))
-	for i := range msgs {
-		records[i] = record(&msgs[i].Event, msgs[i].Place)
-	}
+	records := r.Cluster.pack(msgs)
 	if _, err := r.Cluster.produce(ctx, r.Source.Topic(), group, records); err != nil {
 		return false, err
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.places[group] = msgs[len(msgs)-1].Place
+	r.places[group] = msgs[len(records)-1].Place
 	return true, nil
 }
 
@@ -87,9 +102,51 @@ func (r *Relay) place(ctx context.Context, group int) (bus.Place, error) {
 	return end.place, nil
 }
 
-// Run steps until ctx ends. Errors are logged, and tried again with backoff up to
-// backoffMax: a broker that is gone comes back.
+// Run publishes until ctx ends, each group for itself: one whose leader is gone holds
+// up no other. Errors are logged, and tried again with backoff up to backoffMax: a
+// broker that is gone comes back.
 func (r *Relay) Run(ctx context.Context, idle, backoffMax time.Duration) error {
-	bus.Follow(ctx, r.Source, "relay", r.Log.With("topic", string(r.Source.Topic())), idle, backoffMax, r.Step)
+	log := r.Log.With("topic", string(r.Source.Topic()))
+	wakes := make([]chan struct{}, r.Source.Groups())
+	var wg sync.WaitGroup
+	for g := range wakes {
+		wakes[g] = make(chan struct{}, 1)
+		wg.Go(func() { r.follow(ctx, g, wakes[g], log.With("group", g), backoffMax) })
+	}
+	bus.Follow(ctx, r.Source, "relay", log, idle, backoffMax, func(context.Context) (bool, error) {
+		for _, w := range wakes {
+			select {
+			case w <- struct{}{}:
+			default:
+			}
+		}
+		return false, nil
+	})
+	wg.Wait()
 	return nil
+}
+
+// follow publishes one group.
+func (r *Relay) follow(ctx context.Context, group int, wake <-chan struct{}, log *slog.Logger, backoffMax time.Duration) {
+	backoff := time.Duration(0)
+	for ctx.Err() == nil {
+		worked, err := r.step(ctx, group)
+		switch {
+		case err != nil && ctx.Err() == nil:
+			backoff = min(max(2*backoff, 10*time.Millisecond), backoffMax)
+			log.Error("relay will retry", "error", err, "backoff_millis", backoff.Milliseconds())
+			select {
+			case <-ctx.Done():
+			case <-time.After(backoff):
+			}
+		case worked:
+			backoff = 0
+		default:
+			backoff = 0
+			select {
+			case <-ctx.Done():
+			case <-wake:
+			}
+		}
+	}
 }
