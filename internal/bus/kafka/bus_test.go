@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 	"time"
 
@@ -218,3 +219,5 @@ func openRelay(how func(dir string) kafka.Config) bustest.Open {
 		return suite
 	}
 }
+
+func itoa(n int64) string { return strconv.FormatInt(n, 10) }
