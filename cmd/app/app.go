@@ -72,6 +72,7 @@ type App struct {
 	API       *api.Server
 	Callback  *callback.Receiver
 	consumers []*bus.Consumer
+	watchdogs []*bus.Watchdog
 	ids       *ids.Source
 	bus       transport
 	queries   queries
@@ -118,6 +119,10 @@ func New(ctx context.Context, d Deps) (a *App, err error) {
 			return nil, err
 		}
 	}
+	if err = a.openRelays(ctx); err != nil {
+		return nil, err
+	}
+	a.buildWatchdogs()
 	a.registerGauges()
 	done = true
 	return a, nil

@@ -95,6 +95,9 @@ func (a *App) runGauges(ctx context.Context) error {
 // ReadGauges reads what /metrics and /readyz show and is not at hand. Run does it
 // every few seconds.
 func (a *App) ReadGauges(ctx context.Context) error {
+	for _, w := range a.watchdogs {
+		w.Step()
+	}
 	stores := a.checkStores(ctx)
 	a.gauges.mu.Lock()
 	a.gauges.stores = stores // also when what follows cannot be read

@@ -79,6 +79,7 @@ type kafkaBus struct {
 	in      *kafka.Intake
 	unread  *kafka.Backlog
 	sources []*kafka.Source
+	logs    []*kafka.Relay // of the areas' logs
 
 	mu   sync.Mutex
 	told map[bus.Topic]map[int]bus.Place // core's places that the brokers do not know yet
@@ -101,8 +102,22 @@ func (a *App) openKafka(ctx context.Context) (transport, error) {
 	}
 	k.unread = kafka.NewBacklog(c, kafka.BacklogConfig{Reader: string(RoleCore), UnreadBytesMax: a.Config.Intake.UnreadBytesMax,
 		UnreadAgeMax: a.Config.Intake.UnreadAgeMax, RecordBytes: a.Config.Kafka.RecordBytes}, a.Now, entering()...)
+	for _, log := range a.Stores.Sources() {
+		k.logs = append(k.logs, &kafka.Relay{Cluster: c, Source: log, MessagesMax: a.Config.Consumers.MessagesMax, Log: a.Log})
+	}
 	k.in, err = kafka.NewIntake(c, a.Config.kafkaIntake(), k.unread.Admit, entering()...)
-	return k, err
+	if err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	a.Metrics.GetOrCreateGauge(`tallystick_kafka_queued_bytes`, func() float64 { return float64(k.in.Queued()) })
+	a.Metrics.GetOrCreateGauge(`tallystick_kafka_fetched_bytes`, func() float64 {
+		held := int64(0)
+		for _, s := range k.sources {
+			held += s.Held()
+		}
+		return float64(held)
+	})
+	return k, nil
 }
 
 // awaitTopics waits for brokers that are still starting.
@@ -110,7 +125,7 @@ func (k *kafkaBus) awaitTopics(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, k.app.Config.Kafka.StartTimeout)
 	defer cancel()
 	for {
-		err := k.cluster.EnsureTopics(ctx, bus.Intents, bus.Callbacks, bus.Dispatch, bus.Outcomes, bus.Payments, bus.Postings)
+		err := k.cluster.EnsureTopics(ctx, topics()...)
 		if err == nil || !fault.Is(err, fault.Unavailable) || ctx.Err() != nil {
 			return err
 		}
@@ -170,6 +185,8 @@ func (k *kafkaBus) tell(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+func (k *kafkaBus) relays() []*kafka.Relay { return k.logs }
+
 func (k *kafkaBus) backlog(t bus.Topic) (int64, time.Duration) { return k.unread.Of(t) }
 
 func (k *kafkaBus) first() (out []runner) {
@@ -193,9 +210,8 @@ func (k *kafkaBus) first() (out []runner) {
 	if c.has(RoleGateway) {
 		out = append(out, runner{"intake", k.in.Run}, runner{"backlog", every(k.unread.Step)})
 	}
-	for _, log := range k.app.Stores.Sources() {
-		relay := &kafka.Relay{Cluster: k.cluster, Source: log, MessagesMax: c.Consumers.MessagesMax, Log: k.app.Log}
-		out = append(out, runner{"relay of " + string(log.Topic()), func(ctx context.Context) error { return relay.Run(ctx, c.Consumers.Idle, c.Consumers.BackoffMax) }})
+	for _, relay := range k.logs {
+		out = append(out, runner{"relay of " + string(relay.Source.Topic()), func(ctx context.Context) error { return relay.Run(ctx, c.Consumers.Idle, c.Consumers.BackoffMax) }})
 	}
 	for _, s := range k.sources {
 		out = append(out, runner{"fetch of " + string(s.Topic()), func(ctx context.Context) error { return s.Run(ctx, c.Consumers.BackoffMax) }})

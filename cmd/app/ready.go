@@ -33,8 +33,8 @@ func (a *App) probes() []api.Probe {
 	if len(a.Stores.databases()) > 0 {
 		out = append(out, api.Probe{Name: "disk", Check: func() error { return a.gauges.store("disk") }})
 	}
-	// Consumers are made after the gateway.
-	return append(out, api.Probe{Name: "stopped_groups", Check: func() error {
+	// Consumers and their watchdogs are made after the gateway.
+	return append(append(out, a.stalled()...), api.Probe{Name: "stopped_groups", Check: func() error {
 		for _, c := range a.consumers {
 			if stopped := c.Stopped(); len(stopped) > 0 {
 				return fault.New(fault.Unavailable, "consumer", "%s has stopped in groups %v of %s: the log says why", c.Area, stopped, c.Source.Topic())

@@ -6,6 +6,7 @@ import (
 
 	"github.com/tallystick/tallystick/internal/bus"
 	"github.com/tallystick/tallystick/internal/bus/embedded"
+	"github.com/tallystick/tallystick/internal/bus/kafka"
 )
 
 // transport is how the areas of this process hear of each other, and of those in
@@ -19,6 +20,9 @@ type transport interface {
 	passed(topic bus.Topic, moves []bus.Move)
 	// backlog is what is unread of a topic that enters from outside.
 	backlog(bus.Topic) (bytes int64, age time.Duration)
+	// relays publish the logs of the areas of this process; none where readers read
+	// the logs themselves.
+	relays() []*kafka.Relay
 	// first are runners that start before all readers and end after them.
 	first() []runner
 	steps() []Step
@@ -66,6 +70,8 @@ func (e *embeddedBus) passed(topic bus.Topic, moves []bus.Move) {
 }
 
 func (e *embeddedBus) backlog(t bus.Topic) (int64, time.Duration) { return e.log.Backlog(t) }
+
+func (e *embeddedBus) relays() []*kafka.Relay { return nil }
 
 func (e *embeddedBus) first() []runner {
 	return []runner{{"intake", func(ctx context.Context) error { return e.log.Run(ctx, e.app.Config.Intake.MeasureEvery) }}}

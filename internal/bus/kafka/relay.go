@@ -3,6 +3,7 @@ package kafka
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -81,6 +82,19 @@ func (r *Relay) step(ctx context.Context, group int) (worked bool, err error) {
 	return true, nil
 }
 
+// Open reads how far each group was published. A topic that ends behind its log was
+// written from another one, or from this one before it was restored from an older
+// copy: what comes next would be taken for published already. It is refused, with
+// fault.Conflict; see Rewind.
+func (r *Relay) Open(ctx context.Context) error {
+	for g := range r.Source.Groups() {
+		if _, err := r.place(ctx, g); err != nil {
+			return fault.Wrap("relay "+string(r.Source.Topic()), err)
+		}
+	}
+	return nil
+}
+
 // place is how far a group was published: known, or read from the topic's end.
 func (r *Relay) place(ctx context.Context, group int) (bus.Place, error) {
 	r.mu.Lock()
@@ -90,8 +104,16 @@ func (r *Relay) place(ctx context.Context, group int) (bus.Place, error) {
 		return at, nil
 	}
 	end, err := r.Cluster.end(ctx, r.Source.Topic(), group)
+	if err == nil {
+		err = r.Source.Refresh(ctx) // after it: another relay publishes what comes meanwhile
+	}
 	if err != nil {
 		return at, err
+	}
+	if head := r.Source.Head(group); end.place != (bus.Place{}) && (end.place.Epoch != head.Epoch || end.place.Seq > head.Seq) {
+		return at, &fault.Error{Kind: fault.Conflict, Op: "relay", Code: "log_behind_topic", Fix: "stop everything, and run `tallystick rewind`",
+			Err: fmt.Errorf("group %d of %s was published up to %d of epoch %d, and its log ends at %d of epoch %d: the log was replaced, or restored from an older copy",
+				group, r.Source.Topic(), end.place.Seq, end.place.Epoch, head.Seq, head.Epoch)}
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
