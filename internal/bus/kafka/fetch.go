@@ -36,11 +36,15 @@ func (c *Cluster) scan(ctx context.Context, topic bus.Topic, group int, offset i
 		return offset, unavailable(err)
 	}
 	switch {
-	case errors.Is(res.Error, kafka.OffsetOutOfRange) && offset < res.LogStartOffset:
-		// It was deleted: the reader sees the gap.
-		return c.scan(ctx, topic, group, res.LogStartOffset, wait, fn)
-	case errors.Is(res.Error, kafka.OffsetOutOfRange):
-		return offset, fault.New(fault.Conflict, "fetch", "%s/%d has %d to %d, and is to be read from %d: %w", c.topic(topic), group, res.LogStartOffset, res.HighWatermark, offset, res.Error)
+	case errors.Is(res.Error, kafka.OffsetOutOfRange): // it does not say what the range is
+		first, last, err := c.ends(ctx, topic, group)
+		switch {
+		case err != nil:
+			return offset, err
+		case offset < first: // it was deleted: the reader sees the gap
+			return c.scan(ctx, topic, group, first, wait, fn)
+		}
+		return offset, fault.New(fault.Conflict, "fetch", "%s/%d has %d to %d, and is to be read from %d: %w", c.topic(topic), group, first, last, offset, res.Error)
 	case res.Error != nil:
 		return offset, unavailable(res.Error)
 	}
@@ -116,20 +120,29 @@ type endOf struct {
 // the very last record may be a relay's repetition of an earlier one.
 const tailRecords = 256
 
-// end reads the end of a partition.
-func (c *Cluster) end(ctx context.Context, topic bus.Topic, group int) (e endOf, err error) {
+// ends are the first offset of a partition, and the one that its next record gets.
+func (c *Cluster) ends(ctx context.Context, topic bus.Topic, group int) (first, last int64, err error) {
 	name := c.topic(topic)
 	res, err := c.client.ListOffsets(ctx, &kafka.ListOffsetsRequest{Topics: map[string][]kafka.OffsetRequest{name: {kafka.FirstOffsetOf(group), kafka.LastOffsetOf(group)}}})
 	if err != nil {
-		return e, unavailable(err)
+		return 0, 0, unavailable(err)
 	}
-	var first int64
 	for _, p := range res.Topics[name] {
 		if p.Error != nil {
-			return e, unavailable(p.Error)
+			return 0, 0, unavailable(p.Error)
 		}
-		first, e.offset = max(0, p.FirstOffset), p.LastOffset
+		first, last = max(0, p.FirstOffset), p.LastOffset
 	}
+	return first, last, nil
+}
+
+// end reads the end of a partition.
+func (c *Cluster) end(ctx context.Context, topic bus.Topic, group int) (e endOf, err error) {
+	first, last, err := c.ends(ctx, topic, group)
+	if err != nil {
+		return e, err
+	}
+	e.offset = last
 	for at := max(first, e.offset-tailRecords); at < e.offset; {
 		next, err := c.scan(ctx, topic, group, at, c.cfg.FetchWait, func(r *kafka.Record) error {
 			p, err := c.placeOf(r)
@@ -142,7 +155,7 @@ func (c *Cluster) end(ctx context.Context, topic bus.Topic, group int) (e endOf,
 			return e, err
 		}
 		if next == at {
-			return e, fault.New(fault.Unavailable, "kafka: end", "%s/%d gives nothing at %d of %d", name, group, at, e.offset)
+			return e, fault.New(fault.Unavailable, "kafka: end", "%s/%d gives nothing at %d of %d", c.topic(topic), group, at, e.offset)
 		}
 		at = next
 	}
