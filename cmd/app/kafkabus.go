@@ -100,6 +100,9 @@ func (a *App) openKafka(ctx context.Context) (transport, error) {
 	if err := k.awaitTopics(ctx); err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
+	if err := bindStores(ctx, a.Stores, c, a.Config.Kafka.TopicPrefix); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
 	k.unread = kafka.NewBacklog(c, kafka.BacklogConfig{Reader: string(RoleCore), UnreadBytesMax: a.Config.Intake.UnreadBytesMax,
 		UnreadAgeMax: a.Config.Intake.UnreadAgeMax, RecordBytes: a.Config.Kafka.RecordBytes}, a.Now, entering()...)
 	for _, log := range a.Stores.Sources() {

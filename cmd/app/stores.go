@@ -29,6 +29,10 @@ type Stores struct {
 	lock *os.File
 }
 
+// busStamp is the installation constant that says where the places of the stores
+// are: a folder goes to one bus for good.
+const busStamp = "bus"
+
 // intakePageBytes is the page size of the intake, whose rows are whole batches.
 const intakePageBytes = 16 << 10
 
@@ -51,8 +55,11 @@ func OpenStores(ctx context.Context, d Deps) (s *Stores, err error) {
 		return nil, err
 	}
 	options := func(file string) sqldb.Options {
-		return sqldb.Options{Path: filepath.Join(dir, file), NoSync: d.NoSync, Points: d.Points, CommitFault: d.CommitFault, CacheKiBMax: d.Config.StoreCacheKiBMax,
-			Stamp: map[string]string{"code_secret": d.Secret.Fingerprint(), "groups": strconv.Itoa(d.Config.Groups)}}
+		stamp := map[string]string{"code_secret": d.Secret.Fingerprint(), "groups": strconv.Itoa(d.Config.Groups)}
+		if d.Config.Bus == BusEmbedded {
+			stamp[busStamp] = BusEmbedded
+		}
+		return sqldb.Options{Path: filepath.Join(dir, file), NoSync: d.NoSync, Points: d.Points, CommitFault: d.CommitFault, CacheKiBMax: d.Config.StoreCacheKiBMax, Stamp: stamp}
 	}
 	for _, area := range []struct {
 		here bool

@@ -215,6 +215,12 @@ func schemaNewer(have, want int64) error {
 		Err: fmt.Errorf("the schema has version %d, this build knows up to %d", have, want)}
 }
 
+// Stamp stores constants that are known only after Open, and compares them at every
+// other call: fault.Conflict when one differs.
+func (db *DB) Stamp(ctx context.Context, stamp map[string]string) error {
+	return fault.Wrap("sqldb: stamp "+db.area, db.checkStamp(ctx, stamp))
+}
+
 // checkStamp stores each constant at first open and compares it at every other.
 func (db *DB) checkStamp(ctx context.Context, stamp map[string]string) error {
 	if len(stamp) == 0 {

@@ -117,6 +117,15 @@ func (c *Cluster) Close() error {
 	return nil
 }
 
+// ID is what the brokers' cluster was given when it was made.
+func (c *Cluster) ID(ctx context.Context) (string, error) {
+	res, err := c.client.Metadata(ctx, &kafka.MetadataRequest{})
+	if err != nil {
+		return "", fault.Wrap("kafka: cluster id", unavailable(err))
+	}
+	return res.ClusterID, nil
+}
+
 // topic is a topic's name at the brokers.
 func (c *Cluster) topic(t bus.Topic) string { return c.cfg.Prefix + string(t) }
 

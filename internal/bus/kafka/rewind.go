@@ -17,12 +17,13 @@ import (
 // restored from a copy that is older than the bus: what was published of a log
 // behind its end came from a past that is no more. Such a group's records are
 // deleted at the brokers, and its log is published anew from its beginning. Groups
-// that fit are left alone. It may be interrupted, and be called again.
+// that fit are left alone. It may be interrupted, and be called again. check is asked
+// once before: are these the right brokers?
 //
 // Nothing else may run: neither a reader nor a writer of these topics. Readers'
 // places must be of the same moment as the logs; a later one is refused at their
 // start.
-func Rewind(ctx context.Context, c Config, messagesMax int, log *slog.Logger, logs ...bus.Source) error {
+func Rewind(ctx context.Context, c Config, messagesMax int, log *slog.Logger, check func(context.Context, *Cluster) error, logs ...bus.Source) error {
 	// kafka-go does not know this request. It is made known before anything is
 	// connected, as the library's table has no lock.
 	protocol.Register(&deleteRecords{}, &deletedRecords{})
@@ -31,6 +32,9 @@ func Rewind(ctx context.Context, c Config, messagesMax int, log *slog.Logger, lo
 		return err
 	}
 	defer cluster.Close() //nolint:errcheck // nothing is on its way
+	if err := check(ctx, cluster); err != nil {
+		return err
+	}
 	for _, source := range logs {
 		if err := cluster.EnsureTopics(ctx, source.Topic()); err != nil {
 			return err
