@@ -34,7 +34,7 @@ func mutual(dir string) kafka.Config {
 
 // Every connection is secured: the brokers of these addresses take no other.
 func TestSecured(t *testing.T) {
-	cases := []string{"content and order by key", "concurrent writers", "reopening", "heads", "consumers fence each other", "poison waits with its key"}
+	cases := []string{"content and order by key", "concurrent writers", "heads", "poison waits with its key"}
 	plain := func(dir string) kafka.Config {
 		c := secured(dir)
 		c.SASL.Mechanism = kafka.Plain

@@ -190,6 +190,25 @@ func TestThreeValues(t *testing.T) {
 	}
 }
 
+// Every append asks for all copies, and is made once.
+func TestEveryCopyIsAskedFor(t *testing.T) {
+	t.Parallel()
+	fake, cluster := open(t, bus.Intents, bus.Payments)
+	var acks []int16
+	fake.ControlKey(int16(kmsg.Produce), func(r kmsg.Request) (kmsg.Response, error, bool) {
+		acks = append(acks, r.(*kmsg.ProduceRequest).Acks) // one at a time
+		return nil, nil, false
+	})
+	events := bustest.Events("a", 2, 1)
+	must(t, ask(t, intake(t, cluster), &events[0]))
+	r := &kafka.Relay{Cluster: cluster, Source: newArea(events), MessagesMax: 3, Log: slog.New(slog.DiscardHandler)}
+	_, err := r.Step(t.Context())
+	must(t, err)
+	if fmt.Sprint(acks) != "[-1 -1]" {
+		t.Errorf("acknowledgements that were asked for: %v, want -1 (all) twice", acks)
+	}
+}
+
 // area is a log in memory.
 type area struct {
 	bus.Wakes
