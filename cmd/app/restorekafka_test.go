@@ -1,6 +1,7 @@
 package app_test
 
 import (
+	"bytes"
 	"io"
 	"os"
 	"path/filepath"
@@ -70,6 +71,21 @@ func TestRestoreOnKafka(t *testing.T) {
 	s := in.start(dir, all)
 	pay(s, 0, 12)
 	s.verified(t, vouchers, 12)
+	for _, want := range []string{`tallystick_relay_lag{topic="payments"} 0`, `tallystick_stalled_groups{area="relay",topic="dispatch"} 0`,
+		`tallystick_stalled_groups{area="core",topic="intents"} 0`, `tallystick_consumer_lag{area="accounting",topic="payments"} 0`, "tallystick_kafka_queued_bytes 0",
+		"tallystick_kafka_fetched_bytes "} {
+		for tries := 0; ; tries++ {
+			var figures bytes.Buffer
+			s.app.Metrics.WritePrometheus(&figures)
+			if strings.Contains(figures.String(), want) {
+				break
+			}
+			if tries > 500 {
+				t.Fatalf("the figures have no %s:\n%s", want, figures.String())
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
 	s.stop()
 	backup := filepath.Join(t.TempDir(), "backup")
 	must(t, os.CopyFS(backup, os.DirFS(dir)))
