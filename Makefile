@@ -1,6 +1,6 @@
 # What can be made here. `make test` is everything that must hold before a change
-# lands. It needs Go, git, a C compiler (for the race detector) and a Kafka broker,
-# which deploy/engines/install fetches if it is missing.
+# lands. It needs Go, git, a C compiler (for the race detector), PostgreSQL and a Kafka
+# broker, which deploy/engines/install fetches if they are missing.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -28,10 +28,10 @@ KFAKE := internal/bus/kafka/kfaketest
 
 test: engines lint race norace kfake
 
-# The broker that tests start, if it is missing; they would fetch it themselves, on
-# their own time.
+# The engines that tests start, if they are missing; they would fetch them
+# themselves, on their own time.
 engines:
-	deploy/engines/install kafka
+	deploy/engines/install postgres kafka
 
 lint: vet staticcheck
 

@@ -244,7 +244,7 @@ func TestViolatedBalance(t *testing.T) {
 	if r, err := o.store.Verify(t.Context()); err != nil || r.Violated != 2 { // the fold, and the book
 		t.Errorf("verify: %+v %v", r, err)
 	}
-	w := accounting.NewWatch(o.store, o.set, slog.New(slog.NewJSONHandler(o.log, nil)), accounting.DefaultConfig())
+	w := accounting.NewWatch(o.set, slog.New(slog.NewJSONHandler(o.log, nil)), accounting.DefaultConfig(), o.store)
 	if _, err := w.Step(t.Context()); err != nil {
 		t.Fatal(err)
 	}

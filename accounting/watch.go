@@ -15,15 +15,20 @@ import (
 // Watch takes the trial balance again and again, and raises an alarm when it is
 // not zero.
 type Watch struct {
-	store     Store
+	store     Trials
 	log       *slog.Logger
 	every     time.Duration
 	imbalance atomic.Int64
 }
 
+// Trials is the part of a Store that is watched.
+type Trials interface {
+	TrialBalance(ctx context.Context) ([]Trial, error)
+}
+
 // NewWatch registers the gauge tallystick_accounting_imbalance_minor: the sum of
 // all imbalances, in minor units and without signs. It is 0, always.
-func NewWatch(store Store, m *metrics.Set, log *slog.Logger, c Config) *Watch {
+func NewWatch(m *metrics.Set, log *slog.Logger, c Config, store Trials) *Watch {
 	w := &Watch{store: store, log: log, every: time.Duration(c.WatchEveryMillis) * time.Millisecond}
 	m.GetOrCreateGauge(`tallystick_accounting_imbalance_minor`, func() float64 { return float64(w.imbalance.Load()) })
 	return w

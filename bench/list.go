@@ -2,6 +2,7 @@ package main
 
 import (
 	"github.com/tallystick/tallystick/bench/accept"
+	"github.com/tallystick/tallystick/bench/chaos"
 	"github.com/tallystick/tallystick/bench/crash"
 	"github.com/tallystick/tallystick/bench/e2e"
 	"github.com/tallystick/tallystick/bench/memory"
@@ -16,6 +17,7 @@ func benches() []bench {
 		{"accept", "cost of accepting a payment, against an echo of the same bytes", accept.Run},
 		{accept.ServerBench, "", accept.Server},
 		{"e2e", "settled payments per second, and the CPU of each by area", e2e.Run},
+		{"chaos", "a cluster under load while engines die, processes stand still and disks fill", chaos.Run},
 		{"memory", "resident memory of an idle server", memory.Run},
 	}
 }

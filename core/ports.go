@@ -159,7 +159,14 @@ func (w *Work) payment(y ids.Code) (*Trade, *Payment) {
 }
 
 // Queries is what core answers to other areas.
-type Queries struct{ Store Store }
+type Queries struct{ Store Trades }
+
+// Trades is what queries read.
+type Trades interface {
+	// Trade gives a trade by its X or by the Y of any of its payment orders; nil if
+	// there is none.
+	Trade(ctx context.Context, code ids.Code) (*Trade, error)
+}
 
 // Payment gives a payment order by Y, and its context; ok is false if core has
 // not seen it.

@@ -3,6 +3,7 @@ package sqlstore
 import (
 	"github.com/tallystick/tallystick/internal/bus"
 	"github.com/tallystick/tallystick/internal/bus/embedded"
+	"github.com/tallystick/tallystick/internal/lease"
 )
 
 // A posting's id is its entry's number in the upper and its line in the lower
@@ -20,7 +21,7 @@ func shardID(account int64, group int) int64 { return account<<shardBits | int64
 // migrations are the scripts of this area's schema.
 func migrations(postgres bool) []string {
 	if postgres {
-		return []string{embedded.Schema(bus.Postings) + schema + triggersPostgres}
+		return []string{lease.Schema + embedded.Schema(bus.Postings) + schema + triggersPostgres}
 	}
 	return []string{embedded.Schema(bus.Postings) + schema + triggersSQLite}
 }

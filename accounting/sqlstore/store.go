@@ -24,6 +24,7 @@ type Options struct {
 	Stamp    map[string]string // see sqldb.Options
 	NoSync   bool              // only the simulation may
 	Points   fault.Points
+	Held     []int // see sqldb.Options
 	// CommitFault fails commits; see sqldb.Options. For tests and the simulation.
 	CommitFault func() error
 	// CacheKiBMax bounds the page cache of each connection; 8,192 by default.
@@ -38,6 +39,7 @@ type Store struct {
 	db     *sqldb.DB
 	log    *embedded.Log
 	groups int
+	mine   []int // groups of this process; nil is all
 
 	mu       sync.Mutex // one batch at a time: it guards what is held
 	held     *accounting.Held
@@ -63,7 +65,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Store{db: db, log: embedded.NewLog(db, o.Groups, bus.Postings), groups: o.Groups,
+	return &Store{db: db, log: embedded.NewLog(db, o.Groups, bus.Postings), groups: o.Groups, mine: o.Held,
 		held: accounting.NewHeld(o.HeldMax), accounts: newAccountCache(o.HeldMax)}, nil
 }
 
@@ -88,7 +90,7 @@ func (s *Store) Log() *embedded.Log { return s.log }
 func (s *Store) Source() bus.Source { return s.log.Source(bus.Postings) }
 
 // Places is what the poster's consumer starts from.
-func (s *Store) Places() embedded.Places { return embedded.Places{DB: s.db} }
+func (s *Store) Places() embedded.Places { return embedded.Places{DB: s.db, Groups: s.mine} }
 
 // Close waits for running transactions and closes the database.
 func (s *Store) Close() error { return s.db.Close() }

@@ -10,6 +10,7 @@ import (
 	"github.com/tallystick/tallystick/accounting"
 	"github.com/tallystick/tallystick/accounting/sqlstore"
 	"github.com/tallystick/tallystick/accounting/storetest"
+	"github.com/tallystick/tallystick/internal/engines/pgtest"
 	"github.com/tallystick/tallystick/internal/fault"
 )
 
@@ -32,7 +33,31 @@ func fresh(t *testing.T) storetest.Open {
 	return func() (storetest.Ledger, error) { return open(t, path, nil), nil }
 }
 
-func TestStore(t *testing.T) { storetest.Run(t, fresh) }
+func TestSQLite(t *testing.T) { storetest.Run(t, fresh) }
+
+var server pgtest.Server
+
+func TestMain(m *testing.M) { server.Main(m) }
+
+func freshPostgres(t *testing.T) storetest.Open {
+	o := sqlstore.Options{Postgres: server.Schema(t), Groups: storetest.Groups, NoSync: true}
+	if err := sqlstore.Migrate(t.Context(), o, ""); err != nil {
+		t.Fatal(err)
+	}
+	return func() (storetest.Ledger, error) {
+		s, err := sqlstore.Open(t.Context(), o)
+		if err == nil {
+			t.Cleanup(func() {
+				if err := s.Close(); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		return s, err
+	}
+}
+
+func TestPostgreSQL(t *testing.T) { storetest.Run(t, freshPostgres) }
 
 // broken is a store with one thing wrong.
 type broken struct {

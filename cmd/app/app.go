@@ -8,13 +8,12 @@ import (
 	"math/rand/v2"
 	"net"
 	"path/filepath"
-	"strings"
+	"sync"
 	"time"
 
 	"github.com/VictoriaMetrics/metrics"
 
 	"github.com/tallystick/tallystick/accounting"
-	"github.com/tallystick/tallystick/accounting/rules"
 	"github.com/tallystick/tallystick/channels"
 	"github.com/tallystick/tallystick/core"
 	"github.com/tallystick/tallystick/core/merchant"
@@ -39,12 +38,13 @@ type Channels interface {
 // Deps is everything that comes from outside: in production from the folder, the
 // clock and the operating system; in a simulation from its seed.
 type Deps struct {
-	Dir    string
-	Config Config
-	Secret *ids.Secret
-	Tokens *api.TokenRing
+	Dir       string
+	Config    Config
+	Secret    *ids.Secret
+	Passwords map[Role]string // of areas, for stores: postgres
 	// KafkaPassword is that of kafka.sasl.username; empty without it.
 	KafkaPassword string
+	Tokens        *api.TokenRing
 	Directory     *merchant.Directory
 	Channels      Channels
 	Executor      prepay.Executor
@@ -71,8 +71,6 @@ type App struct {
 	Views     *voucher.Views
 	API       *api.Server
 	Callback  *callback.Receiver
-	consumers []*bus.Consumer
-	watchdogs []*bus.Watchdog
 	ids       *ids.Source
 	bus       transport
 	queries   queries
@@ -80,6 +78,11 @@ type App struct {
 	directory *merchant.Watcher
 	public    net.Listener
 	operator  net.Listener
+	cells     []*cell  // of the cluster
+	carriers  []runner // of the voucher view
+
+	mu     sync.Mutex
+	duties []*duty // at work
 }
 
 // New opens the stores and wires the areas. Close closes them.
@@ -101,59 +104,85 @@ func New(ctx context.Context, d Deps) (a *App, err error) {
 	if a.bus, err = open(ctx); err != nil {
 		return nil, err
 	}
-	for _, build := range []struct {
-		role Role
-		run  func() error
-	}{{RoleCore, a.buildCore}, {RolePrepay, a.buildPrepay}, {RoleAccounting, a.buildAccounting}, {RoleGateway, a.buildGateway}} {
-		if !d.Config.has(build.role) {
-			continue
-		}
-		if err = build.run(); err != nil {
-			return nil, err
-		}
+	build := a.buildAreas
+	if d.Config.Stores == StoresPostgres {
+		build = a.buildCells
 	}
-	a.buildConsumers()
-	a.directory = merchant.NewWatcher(filepath.Join(a.Dir, DirectoryFile), a.Directory, a.Log)
-	for _, c := range a.consumers { // a store from another backup is refused before anything moves
-		if err = c.Open(ctx); err != nil {
-			return nil, err
-		}
-	}
-	if err = a.openRelays(ctx); err != nil {
+	if err = build(ctx); err != nil {
 		return nil, err
 	}
-	a.buildWatchdogs()
+	if d.Config.has(RoleGateway) {
+		if err = a.buildGateway(); err != nil {
+			return nil, err
+		}
+	}
+	a.directory = merchant.NewWatcher(filepath.Join(a.Dir, DirectoryFile), a.Directory, a.Log)
 	a.registerGauges()
 	done = true
 	return a, nil
 }
 
-func (a *App) buildCore() (err error) {
-	a.Core, err = core.New(core.Deps{Store: a.Stores.Core, Directory: a.Directory, IDs: a.ids, Now: a.Now, Config: a.Config.Core, Log: a.Log, Metrics: a.Metrics})
-	return err
+// buildAreas puts this process's areas to work on all groups.
+func (a *App) buildAreas(ctx context.Context) error {
+	if err := a.bus.bind(ctx, a.Stores); err != nil {
+		return err
+	}
+	for _, role := range a.Config.areas() {
+		d, err := a.newDuty(role, a.Stores, nil)
+		if err != nil {
+			return err
+		}
+		if err := d.open(ctx); err != nil {
+			return err
+		}
+		a.take(d)
+		switch role {
+		case RoleCore:
+			a.Core = d.core
+		case RolePrepay:
+			a.Prepay = d.prepay
+		case RoleAccounting:
+			a.Poster = d.poster
+			a.Watch = accounting.NewWatch(a.Metrics, a.Log, a.Config.Accounting, a.Stores.Accounting)
+		}
+	}
+	return nil
 }
 
-func (a *App) buildPrepay() (err error) {
-	base := strings.TrimSuffix(a.Config.PublicURL, "/")
-	a.Prepay, err = prepay.New(prepay.Deps{Store: a.Stores.Prepay, Channels: a.Channels, Executor: a.Executor, IDs: a.ids, Now: a.Now, Rand: a.Rand,
-		NotifyURL: func(channel, account string) string { return base + "/v1/callbacks/" + channel + "/" + account },
-		Points:    a.Points, Metrics: a.Metrics, Log: a.Log, Config: a.Config.Prepay})
-	return err
-}
-
-func (a *App) buildAccounting() (err error) {
-	a.Poster, err = accounting.NewPoster(accounting.Deps{Store: a.Stores.Accounting, Rules: rules.Payments{}, IDs: a.ids, Now: a.Now,
-		Groups: a.Config.Groups, Metrics: a.Metrics, Log: a.Log, Config: a.Config.Accounting})
-	a.Watch = accounting.NewWatch(a.Stores.Accounting, a.Metrics, a.Log, a.Config.Accounting)
-	return err
+// buildCells lists the areas in each database. One that cannot be reached now is
+// joined later; one that is not of this installation, or not of this build's
+// version, is refused.
+func (a *App) buildCells(ctx context.Context) error {
+	list, err := a.Config.Postgres.list()
+	if err != nil {
+		return err
+	}
+	for _, db := range list {
+		for _, role := range a.Config.areas() {
+			c := &cell{app: a, role: role, db: db, state: fault.New(fault.Unavailable, "cell", "not joined yet")}
+			a.cells = append(a.cells, c)
+			if _, err := c.readStores(ctx); err != nil {
+				if !fault.Is(err, fault.Unavailable) {
+					return err
+				}
+				a.Log.Error("a database cannot be reached: its groups stand still", "cell", c.name(), "error", err)
+			}
+		}
+	}
+	if a.Config.has(RoleAccounting) {
+		a.Watch = accounting.NewWatch(a.Metrics, a.Log, a.Config.Accounting, trials{a})
+	}
+	return nil
 }
 
 func (a *App) buildGateway() (err error) {
 	a.queries = newRemoteQueries(a.Config.CoreURL)
 	if a.Config.has(RoleCore) {
-		a.queries = core.Queries{Store: a.Stores.Core}
+		a.queries = core.Queries{Store: a.trades()}
 	}
-	a.Views, err = voucher.New(a.Config.Voucher, a.bus.source(bus.Payments), a.queries, a.Now, a.Metrics, a.Log)
+	var source bus.Source
+	source, a.carriers = a.bus.source(bus.Payments, nil)
+	a.Views, err = voucher.New(a.Config.Voucher, source, a.queries, a.Now, a.Metrics, a.Log)
 	if err != nil {
 		return err
 	}
@@ -167,35 +196,12 @@ func (a *App) buildGateway() (err error) {
 	return err
 }
 
-// reader is an area that reads a topic.
-type reader struct {
-	role     Role
-	topic    bus.Topic
-	places   bus.Places
-	apply    func(context.Context, *bus.Batch) error
-	pauseMin time.Duration
-}
-
-// buildConsumers lists who reads what.
-func (a *App) buildConsumers() {
-	bounds := a.Config.Consumers
-	var readers []reader
-	if a.Config.has(RoleCore) {
-		c := a.Stores.Core
-		readers = append(readers, reader{RoleCore, bus.Callbacks, c, a.Core.ApplyCallbacks, 0}, reader{RoleCore, bus.Outcomes, c, a.Core.ApplyOutcomes, 0},
-			reader{RoleCore, bus.Intents, c, a.Core.ApplyIntents, 0})
+// trades are where core's questions are answered from.
+func (a *App) trades() core.Trades {
+	if a.Config.Stores == StoresPostgres {
+		return a
 	}
-	if a.Config.has(RolePrepay) {
-		readers = append(readers, reader{RolePrepay, bus.Dispatch, a.Stores.Prepay.Places(), a.Prepay.Apply, 0})
-	}
-	if a.Config.has(RoleAccounting) {
-		readers = append(readers, reader{RoleAccounting, bus.Payments, a.Stores.Accounting.Places(), a.Poster.Apply, bounds.LedgerPause})
-	}
-	for _, r := range readers {
-		a.consumers = append(a.consumers, &bus.Consumer{Area: string(r.role), Source: a.bus.source(r.topic), Places: r.places, Apply: r.apply,
-			MessagesMax: bounds.MessagesMax, ParkedMax: bounds.ParkedMax, PauseMin: r.pauseMin, PauseMax: max(r.pauseMin, bounds.PauseMax), Now: a.Now,
-			Log: a.Log, Advanced: a.bus.passed})
-	}
+	return a.Stores.Core
 }
 
 // Step is one bounded piece of work of one part of the app.
@@ -208,7 +214,7 @@ type Step struct {
 // calls them in an order of its own, one at a time, instead of Run.
 func (a *App) Steps() []Step {
 	steps := append(a.bus.steps(), Step{"voucher", a.Views.Step})
-	for _, c := range a.consumers {
+	for _, c := range a.consumers() {
 		steps = append(steps, Step{c.Area + "." + string(c.Source.Topic()), c.Step})
 	}
 	return append(steps, Step{"core.timers", a.Core.StepTimers}, Step{"prepay.lanes", a.Prepay.StepLanes},
@@ -216,4 +222,10 @@ func (a *App) Steps() []Step {
 }
 
 // Close closes the stores. Nothing may run any more.
-func (a *App) Close() error { return errors.Join(a.bus.close(), a.Stores.Close()) }
+func (a *App) Close() error {
+	errs := []error{a.bus.close(), a.Stores.Close()}
+	for _, c := range a.cells {
+		errs = append(errs, c.close())
+	}
+	return errors.Join(errs...)
+}

@@ -54,6 +54,11 @@ type Config struct {
 	Bus     string `yaml:"bus"`
 	CoreURL string `yaml:"core_url"`
 
+	// Stores is where areas keep their rows.
+	Stores   string         `yaml:"stores"`
+	Postgres PostgresConfig `yaml:"postgres"`
+	Lease    LeaseConfig    `yaml:"lease"`
+
 	Kafka      KafkaConfig       `yaml:"kafka"`
 	Intake     IntakeConfig      `yaml:"intake"`
 	Consumers  ConsumersConfig   `yaml:"consumers"`
@@ -95,6 +100,7 @@ func DefaultConfig() Config {
 		Groups: 16, DirectoryPoll: time.Second, ShutdownTimeout: 30 * time.Second, StoreCacheKiBMax: 16_384,
 		DiskFreeBytesMin: 64 << 20,
 		Roles:            "gateway,core,prepay,accounting", Bus: BusEmbedded, Kafka: defaultKafka(),
+		Stores: StoresSQLite, Postgres: defaultPostgres(), Lease: defaultLease(),
 		Intake: IntakeConfig{BatchRecordsMax: 1024, BatchBytesMax: 1 << 20, QueueBatchesMax: 8, UnreadBytesMax: 64 << 20,
 			UnreadAgeMax: 30 * time.Second, TrimEveryBatches: 256, MeasureEvery: 100 * time.Millisecond},
 		Consumers: ConsumersConfig{MessagesMax: 512, PauseMax: 20 * time.Millisecond, LedgerPause: 50 * time.Millisecond, ParkedMax: 100_000,
@@ -187,7 +193,7 @@ func (c Config) validate() error {
 			}
 		}
 	}
-	for _, err := range []error{c.validateRoles(), c.intake().Validate(), c.API.Validate(), c.Callback.Validate(), c.Voucher.Validate(), c.Core.Validate(),
+	for _, err := range []error{c.validateRoles(), c.validatePostgres(), c.intake().Validate(), c.API.Validate(), c.Callback.Validate(), c.Voucher.Validate(), c.Core.Validate(),
 		c.Prepay.Validate(), c.Accounting.Validate()} {
 		if err != nil {
 			return err

@@ -2,11 +2,14 @@ package app
 
 import (
 	"context"
+	"fmt"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/tallystick/tallystick/core"
 	"github.com/tallystick/tallystick/core/event"
+	"github.com/tallystick/tallystick/internal/bus"
 	"github.com/tallystick/tallystick/internal/fault"
 )
 
@@ -35,7 +38,8 @@ const gaugesEvery = 2 * time.Second
 
 func (a *App) registerGauges() {
 	a.gauges.open, a.gauges.parked = map[event.Status]core.Age{}, map[string]int64{}
-	for area := range a.Stores.Parked() {
+	for _, role := range a.Config.areas() {
+		area := string(role)
 		a.Metrics.GetOrCreateGauge(`tallystick_parked_messages{area="`+area+`"}`, func() float64 {
 			a.gauges.mu.Lock()
 			defer a.gauges.mu.Unlock()
@@ -62,10 +66,52 @@ func (a *App) registerGauges() {
 	for area, db := range a.Stores.databases() {
 		a.Metrics.GetOrCreateGauge(`tallystick_store_commits_total{area="`+area+`"}`, func() float64 { return float64(db.Commits()) })
 	}
-	for _, c := range a.consumers {
-		label := `{area="` + c.Area + `",topic="` + string(c.Source.Topic()) + `"}`
-		a.Metrics.GetOrCreateGauge(`tallystick_consumer_lag`+label, func() float64 { return float64(c.Lag()) })
-		a.Metrics.GetOrCreateGauge(`tallystick_consumer_stopped_groups`+label, func() float64 { return float64(len(c.Stopped())) })
+	for role, topics := range reads() {
+		if !a.Config.has(role) {
+			continue
+		}
+		for _, t := range topics {
+			label := `{area="` + string(role) + `",topic="` + string(t) + `"}`
+			sum := func(of func(*bus.Consumer) int64) func() float64 {
+				return func() (n float64) {
+					for _, c := range a.consumers() {
+						if c.Area == string(role) && c.Source.Topic() == t {
+							n += float64(of(c))
+						}
+					}
+					return n
+				}
+			}
+			a.Metrics.GetOrCreateGauge(`tallystick_consumer_lag`+label, sum((*bus.Consumer).Lag))
+			a.Metrics.GetOrCreateGauge(`tallystick_consumer_stopped_groups`+label, sum(func(c *bus.Consumer) int64 { return int64(len(c.Stopped())) }))
+		}
+	}
+	a.registerStalls()
+	a.registerCells()
+}
+
+// reads is what each area reads.
+func reads() map[Role][]bus.Topic {
+	return map[Role][]bus.Topic{RoleCore: {bus.Callbacks, bus.Outcomes, bus.Intents}, RolePrepay: {bus.Dispatch}, RoleAccounting: {bus.Payments}}
+}
+
+// registerCells shows which groups this process is on duty for.
+func (a *App) registerCells() {
+	for _, c := range a.cells {
+		label := fmt.Sprintf(`{area=%q,database="%d"}`, c.role, c.db.number)
+		a.Metrics.GetOrCreateGauge(`tallystick_lease_groups`+label, func() (n float64) {
+			for _, d := range a.atWork() {
+				if d.role == c.role && d.stores.db().Number() == c.db.number {
+					n += float64(len(d.groups))
+				}
+			}
+			return n
+		})
+		a.Metrics.GetOrCreateGauge(`tallystick_lease_duties_total`+label, func() float64 {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			return float64(c.duties)
+		})
 	}
 }
 
@@ -95,44 +141,71 @@ func (a *App) runGauges(ctx context.Context) error {
 // ReadGauges reads what /metrics and /readyz show and is not at hand. Run does it
 // every few seconds.
 func (a *App) ReadGauges(ctx context.Context) error {
-	for _, w := range a.watchdogs {
-		w.Step()
+	for _, d := range a.atWork() {
+		for _, w := range d.watchdogs {
+			w.Step()
+		}
 	}
 	stores := a.checkStores(ctx)
 	a.gauges.mu.Lock()
 	a.gauges.stores = stores // also when what follows cannot be read
 	a.gauges.mu.Unlock()
 	var ages []core.Age
-	var err error
-	if a.Stores.Core != nil {
-		if ages, err = a.Stores.Core.Open(ctx); err != nil {
-			return err
-		}
-	}
 	parked := map[string]int64{}
-	for area, p := range a.Stores.Parked() {
-		if parked[area], err = p.Count(ctx); err != nil {
-			return err
+	for _, s := range a.storesAtWork() {
+		if s.Core != nil {
+			more, err := s.Core.Open(ctx)
+			if err != nil {
+				return err
+			}
+			ages = append(ages, more...)
+		}
+		for area, p := range s.Parked() {
+			n, err := p.Count(ctx)
+			if err != nil {
+				return err
+			}
+			parked[area] += n
 		}
 	}
 	a.gauges.mu.Lock()
 	defer a.gauges.mu.Unlock()
 	clear(a.gauges.open)
 	for _, o := range ages {
-		a.gauges.open[o.Status] = o
+		sum := a.gauges.open[o.Status]
+		if sum.Orders == 0 || o.OldestMillis < sum.OldestMillis {
+			sum.OldestMillis = o.OldestMillis
+		}
+		sum.Status, sum.Orders = o.Status, sum.Orders+o.Orders
+		a.gauges.open[o.Status] = sum
 	}
 	a.gauges.parked = parked
 	return nil
 }
 
+// storesAtWork are the stores of all duties, each once.
+func (a *App) storesAtWork() (out []*Stores) {
+	for _, d := range a.atWork() {
+		if !slices.Contains(out, d.stores) {
+			out = append(out, d.stores)
+		}
+	}
+	return out
+}
+
 // Drained reports whether every consumer has read everything, and no call is out.
 func (a *App) Drained() bool {
-	for _, c := range a.consumers {
-		if c.Lag() > 0 {
+	for _, d := range a.atWork() {
+		for _, c := range d.consumers {
+			if c.Lag() > 0 {
+				return false
+			}
+		}
+		if d.prepay != nil && d.prepay.InFlight() > 0 {
 			return false
 		}
 	}
-	return a.Prepay == nil || a.Prepay.InFlight() == 0
+	return true
 }
 
 // CatchUp lets every consumer apply what is in the logs already, until none has
@@ -141,7 +214,7 @@ func (a *App) Drained() bool {
 func (a *App) CatchUp(ctx context.Context) error {
 	for worked := true; worked; {
 		worked = false
-		for _, c := range a.consumers {
+		for _, c := range a.consumers() {
 			c.CheckReplays()
 			did, err := c.Step(ctx)
 			if err != nil {

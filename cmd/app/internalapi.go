@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -75,22 +76,42 @@ func answerQueries(q core.Queries, timeout time.Duration, next fasthttp.RequestH
 	}
 }
 
-// remoteQueries ask core in another process.
+// remoteQueries ask core in other processes, any of which can answer: one after
+// the other, until one does.
 type remoteQueries struct {
 	client *fasthttp.Client
-	base   string
+	bases  []string
+	next   *atomic.Uint32
 }
 
-func newRemoteQueries(base string) remoteQueries {
-	return remoteQueries{base: strings.TrimSuffix(base, "/"), client: &fasthttp.Client{MaxConnsPerHost: 64, MaxIdleConnDuration: 10 * time.Second,
+func newRemoteQueries(bases string) remoteQueries {
+	r := remoteQueries{next: new(atomic.Uint32), client: &fasthttp.Client{MaxConnsPerHost: 64, MaxIdleConnDuration: 10 * time.Second,
 		MaxResponseBodySize: 4 << 20, NoDefaultUserAgentHeader: true, MaxConnWaitTimeout: time.Second}}
+	for _, b := range strings.Fields(bases) {
+		r.bases = append(r.bases, strings.TrimSuffix(b, "/"))
+	}
+	return r
 }
 
 func (r remoteQueries) ask(ctx context.Context, path string, code ids.Code) (a internalAnswer, err error) {
+	first := r.next.Load()
+	for i := range r.bases {
+		at := (first + uint32(i)) % uint32(len(r.bases)) //nolint:gosec // a handful
+		if a, err = r.askOne(ctx, r.bases[at], path, code); err == nil || ctx.Err() != nil {
+			if i > 0 {
+				r.next.Store(at) // the ones before do not answer
+			}
+			return a, err
+		}
+	}
+	return a, err
+}
+
+func (r remoteQueries) askOne(ctx context.Context, base, path string, code ids.Code) (a internalAnswer, err error) {
 	req, res := fasthttp.AcquireRequest(), fasthttp.AcquireResponse()
 	defer fasthttp.ReleaseRequest(req)
 	defer fasthttp.ReleaseResponse(res)
-	req.SetRequestURI(r.base + path + string(code))
+	req.SetRequestURI(base + path + string(code))
 	deadline, ok := ctx.Deadline()
 	if !ok {
 		deadline = time.Now().Add(5 * time.Second)

@@ -37,7 +37,7 @@ func newInstallation(t *testing.T, faults sim.Faults) *installation {
 	in.made, err = app.Init(filepath.Join(t.TempDir(), "made"))
 	must(t, err)
 	secure := in.broker.Secure
-	must(t, os.WriteFile(filepath.Join(in.made.Dir, app.SecretsDir, "kafka-password.key"), []byte(secure.Password+"\n"), 0o600))
+	must(t, os.WriteFile(filepath.Join(in.made.Dir, app.SecretsDir, "kafka.password"), []byte(secure.Password+"\n"), 0o600))
 	var accounts []sim.Account
 	for _, name := range app.ExampleAccounts() {
 		key, err := app.NewSecrets(filepath.Join(in.made.Dir, app.SecretsDir), func(string) (string, bool) { return "", false }).PSP(name)
@@ -61,7 +61,7 @@ func newInstallation(t *testing.T, faults sim.Faults) *installation {
 func (in *installation) folder(name string) string {
 	dir := filepath.Join(in.t.TempDir(), name)
 	must(in.t, os.CopyFS(dir, os.DirFS(in.made.Dir)))
-	keys, err := filepath.Glob(filepath.Join(dir, app.SecretsDir, "*.key"))
+	keys, err := filepath.Glob(filepath.Join(dir, app.SecretsDir, "*"))
 	must(in.t, err)
 	for _, k := range keys {
 		must(in.t, os.Chmod(k, 0o600))
@@ -82,6 +82,7 @@ func (in *installation) start(dir string, env ...string) *system {
 	}
 	deps.Directory.Replace(&snapshot)
 	s := &system{psp: in.psp}
+	deps.NoSync = slices.Contains(in.env, "TALLYSTICK_STORES=postgres") // its server is one for tests
 	s.app, err = app.New(in.t.Context(), deps)
 	must(in.t, err)
 	must(in.t, s.app.Listen())

@@ -78,8 +78,6 @@ type kafkaBus struct {
 	cluster *kafka.Cluster
 	in      *kafka.Intake
 	unread  *kafka.Backlog
-	sources []*kafka.Source
-	logs    []*kafka.Relay // of the areas' logs
 
 	mu   sync.Mutex
 	told map[bus.Topic]map[int]bus.Place // core's places that the brokers do not know yet
@@ -100,25 +98,20 @@ func (a *App) openKafka(ctx context.Context) (transport, error) {
 	if err := k.awaitTopics(ctx); err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
-	if err := bindStores(ctx, a.Stores, c, a.Config.Kafka.TopicPrefix); err != nil {
-		return nil, errors.Join(err, c.Close())
-	}
 	k.unread = kafka.NewBacklog(c, kafka.BacklogConfig{Reader: string(RoleCore), UnreadBytesMax: a.Config.Intake.UnreadBytesMax,
 		UnreadAgeMax: a.Config.Intake.UnreadAgeMax, RecordBytes: a.Config.Kafka.RecordBytes}, a.Now, entering()...)
-	for _, log := range a.Stores.Sources() {
-		k.logs = append(k.logs, &kafka.Relay{Cluster: c, Source: log, MessagesMax: a.Config.Consumers.MessagesMax, Log: a.Log})
-	}
 	k.in, err = kafka.NewIntake(c, a.Config.kafkaIntake(), k.unread.Admit, entering()...)
 	if err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
 	a.Metrics.GetOrCreateGauge(`tallystick_kafka_queued_bytes`, func() float64 { return float64(k.in.Queued()) })
-	a.Metrics.GetOrCreateGauge(`tallystick_kafka_fetched_bytes`, func() float64 {
-		held := int64(0)
-		for _, s := range k.sources {
-			held += s.Held()
+	a.Metrics.GetOrCreateGauge(`tallystick_kafka_fetched_bytes`, func() (held float64) {
+		for _, c := range a.consumers() {
+			if s, ok := c.Source.(*kafka.Source); ok {
+				held += float64(s.Held())
+			}
 		}
-		return float64(held)
+		return held
 	})
 	return k, nil
 }
@@ -142,10 +135,23 @@ func (k *kafkaBus) awaitTopics(ctx context.Context) error {
 
 func (k *kafkaBus) intake() bus.Intake { return k.in }
 
-func (k *kafkaBus) source(t bus.Topic) bus.Source {
-	s := kafka.NewSource(k.cluster, t, k.app.Log)
-	k.sources = append(k.sources, s)
-	return s
+func (k *kafkaBus) source(t bus.Topic, groups []int) (bus.Source, []runner) {
+	s := kafka.NewSource(k.cluster, t, k.app.Log, groups...)
+	return s, []runner{{"fetch of " + string(t), func(ctx context.Context) error { return s.Run(ctx, k.app.Config.Consumers.BackoffMax) }}}
+}
+
+func (k *kafkaBus) relays(logs []bus.Source, groups []int) (relays []*kafka.Relay, run []runner) {
+	c := k.app.Config.Consumers
+	for _, log := range logs {
+		r := &kafka.Relay{Cluster: k.cluster, Source: log, Groups: groups, MessagesMax: c.MessagesMax, Log: k.app.Log}
+		relays = append(relays, r)
+		run = append(run, runner{"relay of " + string(log.Topic()), func(ctx context.Context) error { return r.Run(ctx, c.Idle, c.BackoffMax) }})
+	}
+	return relays, run
+}
+
+func (k *kafkaBus) bind(ctx context.Context, s *Stores) error {
+	return bindStores(ctx, s, k.cluster, k.app.Config.Kafka.TopicPrefix)
 }
 
 // passed keeps what the brokers are told once in a while.
@@ -188,8 +194,6 @@ func (k *kafkaBus) tell(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-func (k *kafkaBus) relays() []*kafka.Relay { return k.logs }
-
 func (k *kafkaBus) backlog(t bus.Topic) (int64, time.Duration) { return k.unread.Of(t) }
 
 func (k *kafkaBus) first() (out []runner) {
@@ -212,12 +216,6 @@ func (k *kafkaBus) first() (out []runner) {
 	}
 	if c.has(RoleGateway) {
 		out = append(out, runner{"intake", k.in.Run}, runner{"backlog", every(k.unread.Step)})
-	}
-	for _, relay := range k.logs {
-		out = append(out, runner{"relay of " + string(relay.Source.Topic()), func(ctx context.Context) error { return relay.Run(ctx, c.Consumers.Idle, c.Consumers.BackoffMax) }})
-	}
-	for _, s := range k.sources {
-		out = append(out, runner{"fetch of " + string(s.Topic()), func(ctx context.Context) error { return s.Run(ctx, c.Consumers.BackoffMax) }})
 	}
 	if c.has(RoleCore) {
 		out = append(out, runner{"places", every(k.tell)})

@@ -43,6 +43,14 @@ func Production(dir string, environ []string, logTo io.Writer) (d Deps, err erro
 	if d.Secret, err = secrets.Code(); err != nil {
 		return d, err
 	}
+	if d.Config.Stores == StoresPostgres {
+		d.Passwords = map[Role]string{}
+		for _, role := range []Role{RoleCore, RolePrepay, RoleAccounting} {
+			if d.Passwords[role], err = secrets.Password(role); err != nil {
+				return d, err
+			}
+		}
+	}
 	tokens, err := secrets.Tokens()
 	if err != nil {
 		return d, err

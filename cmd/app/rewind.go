@@ -5,6 +5,7 @@ import (
 
 	"github.com/tallystick/tallystick/internal/bus/kafka"
 	"github.com/tallystick/tallystick/internal/fault"
+	"github.com/tallystick/tallystick/internal/lease"
 )
 
 // Rewind makes the topics of the areas of a folder say again what their logs say,
@@ -15,16 +16,47 @@ func Rewind(ctx context.Context, d Deps) error {
 	if d.Config.Bus != BusKafka {
 		return &fault.Error{Kind: fault.Invalid, Op: op, Field: "bus", Code: "not_kafka", Fix: "only bus: kafka has topics beside the logs: there is nothing to do"}
 	}
-	stores, err := OpenStores(ctx, d)
+	cfg := d.Config.kafka()
+	cfg.SASL.Password = d.KafkaPassword
+	rewind := func(stores *Stores, groups []int) error {
+		return fault.Wrap(op, kafka.Rewind(ctx, cfg, d.Config.Consumers.MessagesMax, d.Log, func(ctx context.Context, c *kafka.Cluster) error {
+			return bindStores(ctx, stores, c, cfg.Prefix)
+		}, groups, stores.Sources()...))
+	}
+	if d.Config.Stores != StoresPostgres {
+		stores, err := OpenStores(ctx, d)
+		if err != nil {
+			return err
+		}
+		defer stores.Close() //nolint:errcheck // nothing is written
+		return rewind(stores, nil)
+	}
+	list, err := d.Config.Postgres.list()
+	if err != nil {
+		return err
+	}
+	for _, db := range list {
+		for _, role := range d.Config.areas() {
+			if err := d.rewindCell(ctx, role, db, rewind); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// rewindCell rewinds the groups of one area that a database owns.
+func (d Deps) rewindCell(ctx context.Context, role Role, db database, rewind func(*Stores, []int) error) error {
+	stores, err := d.storesFor(ctx, role, db, nil, nil)
 	if err != nil {
 		return err
 	}
 	defer stores.Close() //nolint:errcheck // nothing is written
-	cfg := d.Config.kafka()
-	cfg.SASL.Password = d.KafkaPassword
-	return fault.Wrap(op, kafka.Rewind(ctx, cfg, d.Config.Consumers.MessagesMax, d.Log, func(ctx context.Context, c *kafka.Cluster) error {
-		return bindStores(ctx, stores, c, cfg.Prefix)
-	}, stores.Sources()...))
+	owned, err := lease.Owned(ctx, stores.db())
+	if err != nil || len(owned) == 0 {
+		return err // nil would be all groups
+	}
+	return rewind(stores, owned)
 }
 
 // bindStores binds stores to brokers and topics: places in others mean nothing.

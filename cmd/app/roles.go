@@ -39,6 +39,16 @@ func (c *Config) has(r Role) bool {
 	return false
 }
 
+// areas are the roles of this process that have stores.
+func (c *Config) areas() (out []Role) {
+	for _, r := range []Role{RoleCore, RolePrepay, RoleAccounting} {
+		if c.has(r) {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
 // validateRoles names the key that does not fit the roles.
 func (c *Config) validateRoles() error {
 	bad := func(field, code, fix string) error {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -26,10 +27,11 @@ type Secrets struct {
 // the directory's key_name, and the password of kafka.sasl.
 const (
 	codeSecret  = "code"
-	kafkaSecret = "kafka-password"
+	kafkaSecret = "kafka"
 	tokenPrefix = "token-"
 	pspPrefix   = "psp-"
 	keyFileExt  = ".key"
+	passwordExt = ".password"
 	envSecret   = "TALLYSTICK_SECRET_" //nolint:gosec // the name of a variable
 )
 
@@ -46,11 +48,11 @@ func refuseSecret(name, code, fix string, err error) error {
 }
 
 // text is a secret as it is written. make is how one comes to be.
-func (s Secrets) text(name, make string) (string, error) {
+func (s Secrets) text(name, ext, make string) (string, error) {
 	if text, given := s.env(envName(name)); given {
 		return text, nil
 	}
-	path := filepath.Join(s.dir, name+keyFileExt)
+	path := filepath.Join(s.dir, name+ext)
 	info, err := os.Stat(path)
 	if err != nil {
 		return "", refuseSecret(name, "missing", fmt.Sprintf("%s, or set %s", make, envName(name)), err)
@@ -66,7 +68,7 @@ func (s Secrets) text(name, make string) (string, error) {
 }
 
 func (s Secrets) read(name string) ([]byte, error) {
-	text, err := s.text(name, "run `tallystick init`")
+	text, err := s.text(name, keyFileExt, "run `tallystick init`")
 	if err != nil {
 		return nil, err
 	}
@@ -82,7 +84,7 @@ const passwordBytesMax = 1024
 
 // password is a secret that somebody else made: a line of text.
 func (s Secrets) password(name string) (string, error) {
-	text, err := s.text(name, fmt.Sprintf("write it into %s.key in the secrets folder", name))
+	text, err := s.text(name, passwordExt, fmt.Sprintf("write it into %s%s in the secrets folder", name, passwordExt))
 	if err != nil {
 		return "", err
 	}
@@ -107,6 +109,28 @@ func (s Secrets) Code() (*ids.Secret, error) {
 
 // PSP is the key that a channel account names.
 func (s Secrets) PSP(keyName string) ([]byte, error) { return s.read(pspPrefix + keyName) }
+
+// Password is that of an area's user in PostgreSQL; empty if there is none: users
+// may be known by certificates, or by where they come from. It is the first line of
+// its file, as it is.
+func (s Secrets) Password(role Role) (string, error) {
+	name := "postgres-" + string(role)
+	if text, given := s.env(envName(name)); given {
+		return text, nil
+	}
+	path := filepath.Join(s.dir, name+passwordExt)
+	info, err := os.Stat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return "", nil
+	}
+	if err == nil && info.Mode().Perm()&0o077 != 0 {
+		return "", &fault.Error{Kind: fault.Invalid, Op: "secret " + name, Code: "readable_by_others", Fix: "chmod 600 " + path,
+			Err: fmt.Errorf("%s has mode %o", path, info.Mode().Perm())}
+	}
+	text, err := os.ReadFile(path) //nolint:gosec // the operator's own folder
+	line, _, _ := strings.Cut(string(text), "\n")
+	return strings.TrimSpace(line), fault.Wrap("secret "+name, err)
+}
 
 // Tokens are all client token keys by key id; the newest signs.
 func (s Secrets) Tokens() (map[string][]byte, error) {

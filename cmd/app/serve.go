@@ -64,24 +64,15 @@ func (a *App) Run(ctx context.Context) error {
 	c := a.Config.Consumers
 	runners := a.bus.first()
 	if a.Config.has(RoleGateway) {
-		runners = append(runners, runner{"voucher view", func(ctx context.Context) error { return a.Views.Run(ctx, c.Idle, c.BackoffMax) }})
+		runners = append(append(runners, a.carriers...), runner{"voucher view", func(ctx context.Context) error { return a.Views.Run(ctx, c.Idle, c.BackoffMax) }})
 	}
 	if a.Config.has(RoleAccounting) {
 		runners = append(runners, runner{"ledger watch", a.Watch.Run})
 	}
 	runners = append(runners, runner{"gauges", a.runGauges}, runner{"operator port", a.serveOperator})
-	// Readers start before, and stop after, those whose events they read.
-	for i := len(a.consumers) - 1; i >= 0; i-- {
-		consumer := a.consumers[i]
-		runners = append(runners, runner{consumer.Area + " of " + string(consumer.Source.Topic()), func(ctx context.Context) error {
-			return consumer.Run(ctx, c.Idle, c.BackoffMax)
-		}})
-	}
-	if a.Config.has(RoleCore) {
-		runners = append(runners, runner{"core timers", func(ctx context.Context) error { return a.Core.RunTimers(ctx, c.TimersEvery) }})
-	}
-	if a.Config.has(RolePrepay) {
-		runners = append(runners, runner{"prepay", a.Prepay.Run})
+	runners = append(runners, a.runnersOf(a.atWork()...)...)
+	for _, cell := range a.cells {
+		runners = append(runners, runner{cell.name(), cell.run})
 	}
 	runners = append(runners, runner{"directory", func(ctx context.Context) error { return a.directory.Run(ctx, a.Config.DirectoryPoll) }})
 	if a.Config.has(RoleGateway) {
@@ -111,9 +102,9 @@ func (a *App) servePublic(ctx context.Context) error {
 func (a *App) serveOperator(ctx context.Context) error {
 	handler := obs.Operator(a.Metrics)
 	if a.Config.has(RoleCore) {
-		handler = answerQueries(core.Queries{Store: a.Stores.Core}, a.Config.Voucher.QueryTimeout, handler)
+		handler = answerQueries(core.Queries{Store: a.trades()}, a.Config.Voucher.QueryTimeout, handler)
 	}
-	s := &fasthttp.Server{Handler: handler, Name: "tallystick", ReadTimeout: 10 * time.Second, Concurrency: 32,
+	s := &fasthttp.Server{Handler: answerHealth(a.probes(), handler), Name: "tallystick", ReadTimeout: 10 * time.Second, Concurrency: 32,
 		MaxRequestBodySize: 1 << 10, ReadBufferSize: 4096, CloseOnShutdown: true}
 	failed := make(chan error, 1)
 	go func() { failed <- s.Serve(a.operator) }()

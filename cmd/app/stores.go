@@ -18,8 +18,9 @@ import (
 	prepaystore "github.com/tallystick/tallystick/prepay/sqlstore"
 )
 
-// Stores are the databases of the embedded profile: one SQLite file per area and
-// one for the intake, in one folder that belongs to one process.
+// Stores are areas' databases. In the embedded profile they are one SQLite file per
+// area and one for the intake, in one folder that belongs to one process; in the
+// cluster, schemas of one PostgreSQL database.
 type Stores struct {
 	Intake     *sqldb.DB
 	Core       *corestore.Store
@@ -38,8 +39,11 @@ const intakePageBytes = 16 << 10
 
 // OpenStores opens or makes the stores of a data folder. Another process that has
 // them open, another code secret or another number of groups is refused with
-// fault.Conflict.
+// fault.Conflict. With stores: postgres there are none.
 func OpenStores(ctx context.Context, d Deps) (s *Stores, err error) {
+	if d.Config.Stores == StoresPostgres {
+		return &Stores{}, nil
+	}
 	dir := filepath.Join(d.Dir, StoresDir)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fault.Wrap("stores", err)
@@ -54,48 +58,62 @@ func OpenStores(ctx context.Context, d Deps) (s *Stores, err error) {
 	if s.lock, err = lockFolder(dir); err != nil {
 		return nil, err
 	}
-	options := func(file string) sqldb.Options {
-		stamp := map[string]string{"code_secret": d.Secret.Fingerprint(), "groups": strconv.Itoa(d.Config.Groups)}
-		if d.Config.Bus == BusEmbedded {
-			stamp[busStamp] = BusEmbedded
+	if d.Config.Bus == BusEmbedded {
+		o := d.storeOptions()
+		o.Path, o.PageBytes = filepath.Join(dir, "intake.db"), intakePageBytes
+		o.Area, o.Migrations = "intake", []string{embedded.IntakeSchema(bus.Intents, bus.Callbacks)}
+		if s.Intake, err = sqldb.Open(ctx, o); err != nil {
+			return nil, err
 		}
-		return sqldb.Options{Path: filepath.Join(dir, file), NoSync: d.NoSync, Points: d.Points, CommitFault: d.CommitFault, CacheKiBMax: d.Config.StoreCacheKiBMax, Stamp: stamp}
 	}
-	for _, area := range []struct {
-		here bool
-		open func() error
-	}{
-		{d.Config.Bus == BusEmbedded, func() (err error) {
-			o := options("intake.db")
-			o.PageBytes, o.Area, o.Migrations = intakePageBytes, "intake", []string{embedded.IntakeSchema(bus.Intents, bus.Callbacks)}
-			s.Intake, err = sqldb.Open(ctx, o)
-			return err
-		}},
-		{d.Config.has(RoleCore), func() (err error) {
-			s.Core, err = corestore.Open(ctx, options("core.db"), d.Config.Groups, d.Now)
-			return err
-		}},
-		{d.Config.has(RolePrepay), func() (err error) {
-			s.Prepay, err = prepaystore.Open(ctx, prepaystore.Config{Options: options("prepay.db"), Groups: d.Config.Groups,
-				NowMillis: func() int64 { return d.Now().UnixMilli() }})
-			return err
-		}},
-		{d.Config.has(RoleAccounting), func() (err error) {
-			o := options("accounting.db")
-			s.Accounting, err = accountingstore.Open(ctx, accountingstore.Options{Path: o.Path, Groups: d.Config.Groups, Stamp: o.Stamp, NoSync: o.NoSync,
-				Points: o.Points, CommitFault: o.CommitFault, CacheKiBMax: o.CacheKiBMax})
-			return err
-		}},
-	} {
-		if !area.here {
-			continue
-		}
-		if err = area.open(); err != nil {
+	for _, role := range d.Config.areas() {
+		o := d.storeOptions()
+		o.Path = filepath.Join(dir, string(role)+".db")
+		if err = s.open(ctx, d, role, o); err != nil {
 			return nil, err
 		}
 	}
 	done = true
 	return s, nil
+}
+
+// storeOptions are those of every store of this process.
+func (d Deps) storeOptions() sqldb.Options {
+	stamp := map[string]string{"code_secret": d.Secret.Fingerprint(), "groups": strconv.Itoa(d.Config.Groups)}
+	if d.Config.Bus == BusEmbedded {
+		stamp[busStamp] = BusEmbedded
+	}
+	return sqldb.Options{NoSync: d.NoSync, Points: d.Points, CommitFault: d.CommitFault, CacheKiBMax: d.Config.StoreCacheKiBMax, Stamp: stamp}
+}
+
+// open opens one area's store.
+func (s *Stores) open(ctx context.Context, d Deps, role Role, o sqldb.Options) (err error) {
+	switch role {
+	case RoleCore:
+		s.Core, err = corestore.Open(ctx, o, d.Config.Groups, d.Now)
+	case RolePrepay:
+		s.Prepay, err = prepaystore.Open(ctx, d.prepayStore(o))
+	case RoleAccounting:
+		s.Accounting, err = accountingstore.Open(ctx, d.accountingStore(o))
+	}
+	return err
+}
+
+func (d Deps) prepayStore(o sqldb.Options) prepaystore.Config {
+	return prepaystore.Config{Options: o, Groups: d.Config.Groups, NowMillis: func() int64 { return d.Now().UnixMilli() }}
+}
+
+func (d Deps) accountingStore(o sqldb.Options) accountingstore.Options {
+	return accountingstore.Options{Path: o.Path, Postgres: o.Postgres, Held: o.Held, Groups: d.Config.Groups, Stamp: o.Stamp, NoSync: o.NoSync,
+		Points: o.Points, CommitFault: o.CommitFault, CacheKiBMax: o.CacheKiBMax}
+}
+
+// db is the database of the one area that is open.
+func (s *Stores) db() *sqldb.DB {
+	for _, db := range s.databases() {
+		return db
+	}
+	return nil
 }
 
 // lockFolder makes sure that one process has the stores: SQLite would let two in,
@@ -164,17 +182,30 @@ func (s *Stores) Parked() map[string]embedded.Places {
 	return out
 }
 
-// OpenParked opens only what the areas of a data folder put aside, beside the
-// process that serves it: to list it, and to ask that process for a replay.
-func OpenParked(ctx context.Context, dir string) (areas map[string]embedded.Places, closeAll func(), err error) {
+// OpenParked opens only what areas put aside, beside the processes that work on
+// them: to list it, and to ask those for a replay. They are named core, or core_1
+// where there are databases.
+func OpenParked(ctx context.Context, d Deps) (areas map[string]embedded.Places, closeAll func(), err error) {
 	areas = map[string]embedded.Places{}
+	if d.Config.Stores == StoresPostgres {
+		all, err := OpenDatabases(ctx, d)
+		if err != nil {
+			return nil, nil, err
+		}
+		for _, s := range all.All {
+			for area, p := range s.Parked() {
+				areas[fmt.Sprintf("%s_%d", area, p.DB.Number())] = p
+			}
+		}
+		return areas, func() { _ = all.Close() }, nil
+	}
 	closeAll = func() {
 		for _, p := range areas {
 			_ = p.DB.Close()
 		}
 	}
 	for _, area := range []string{"core", "prepay", "accounting"} {
-		path := filepath.Join(dir, StoresDir, area+".db")
+		path := filepath.Join(d.Dir, StoresDir, area+".db")
 		if _, err := os.Stat(path); err != nil {
 			closeAll()
 			return nil, nil, &fault.Error{Kind: fault.Invalid, Op: "parked", Field: "--data", Code: "no_stores", Fix: "give a folder that was served", Err: err}

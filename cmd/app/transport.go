@@ -14,15 +14,18 @@ import (
 type transport interface {
 	// intake takes what enters from outside; gateways alone ask for it.
 	intake() bus.Intake
-	// source reads a topic for one reader.
-	source(bus.Topic) bus.Source
+	// source reads some groups of a topic, nil for all, for one reader; what runs for
+	// it comes with it.
+	source(t bus.Topic, groups []int) (bus.Source, []runner)
+	// relays bring what is told of some groups to readers in other processes; none
+	// where readers read the logs themselves.
+	relays(logs []bus.Source, groups []int) ([]*kafka.Relay, []runner)
+	// bind refuses stores whose places are in another bus.
+	bind(ctx context.Context, s *Stores) error
 	// passed is told how far core has come in a topic.
 	passed(topic bus.Topic, moves []bus.Move)
 	// backlog is what is unread of a topic that enters from outside.
 	backlog(bus.Topic) (bytes int64, age time.Duration)
-	// relays publish the logs of the areas of this process; none where readers read
-	// the logs themselves.
-	relays() []*kafka.Relay
 	// first are runners that start before all readers and end after them.
 	first() []runner
 	steps() []Step
@@ -50,18 +53,23 @@ func (a *App) openEmbedded(ctx context.Context) (transport, error) {
 
 func (e *embeddedBus) intake() bus.Intake { return e.log }
 
-func (e *embeddedBus) source(t bus.Topic) bus.Source {
+func (e *embeddedBus) source(t bus.Topic, _ []int) (bus.Source, []runner) {
 	switch t {
 	case bus.Dispatch, bus.Payments:
-		return e.app.Stores.Core.Log().Source(t)
+		return e.app.Stores.Core.Log().Source(t), nil
 	case bus.Outcomes:
-		return e.app.Stores.Prepay.Outcomes()
+		return e.app.Stores.Prepay.Outcomes(), nil
 	case bus.Postings:
-		return e.app.Stores.Accounting.Source()
+		return e.app.Stores.Accounting.Source(), nil
 	default:
-		return e.log.Source(t)
+		return e.log.Source(t), nil
 	}
 }
+
+func (e *embeddedBus) relays([]bus.Source, []int) ([]*kafka.Relay, []runner) { return nil, nil }
+
+// bind has nothing to do: see storeOptions.
+func (e *embeddedBus) bind(context.Context, *Stores) error { return nil }
 
 func (e *embeddedBus) passed(topic bus.Topic, moves []bus.Move) {
 	for _, m := range moves {
@@ -70,8 +78,6 @@ func (e *embeddedBus) passed(topic bus.Topic, moves []bus.Move) {
 }
 
 func (e *embeddedBus) backlog(t bus.Topic) (int64, time.Duration) { return e.log.Backlog(t) }
-
-func (e *embeddedBus) relays() []*kafka.Relay { return nil }
 
 func (e *embeddedBus) first() []runner {
 	return []runner{{"intake", func(ctx context.Context) error { return e.log.Run(ctx, e.app.Config.Intake.MeasureEvery) }}}

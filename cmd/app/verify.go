@@ -303,8 +303,12 @@ func (f *findings) checkMoney(l *MoneyLine, s *Stores) {
 // CheckVouchers looks for every voucher that a client was promised, and says what
 // core makes of it. One that core does not know is a violation: a promise lost.
 func (s *Stores) CheckVouchers(ctx context.Context, vouchers []string) (byStatus map[event.Status]int, violations []string, err error) {
+	return checkVouchers(ctx, s.Core, vouchers)
+}
+
+func checkVouchers(ctx context.Context, trades core.Trades, vouchers []string) (byStatus map[event.Status]int, violations []string, err error) {
 	byStatus = map[event.Status]int{}
-	q := core.Queries{Store: s.Core}
+	q := core.Queries{Store: trades}
 	for _, id := range vouchers {
 		_, y, err := ids.ParseID(id)
 		if err != nil {

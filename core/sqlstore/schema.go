@@ -3,10 +3,14 @@ package sqlstore
 import (
 	"github.com/tallystick/tallystick/internal/bus"
 	"github.com/tallystick/tallystick/internal/bus/embedded"
+	"github.com/tallystick/tallystick/internal/lease"
 )
 
 // migrations bring core's database up to date. A released one never changes.
-func migrations() []string {
+func migrations(postgres bool) []string {
+	if postgres {
+		return []string{lease.Schema + embedded.Schema(bus.Dispatch, bus.Payments) + schema}
+	}
 	return []string{embedded.Schema(bus.Dispatch, bus.Payments) + schema}
 }
 

@@ -24,25 +24,30 @@ type Store struct {
 	log  *embedded.Log
 	now  func() time.Time
 	held *held
+	// mine is the condition that something is in a group of this process, if it has
+	// not all of them.
+	mine     string
+	mineArgs []any
 
 	together *together
 }
 
 // Open opens or makes core's database for a number of groups.
 func Open(ctx context.Context, o sqldb.Options, groups int, now func() time.Time) (*Store, error) {
-	o.Area, o.Migrations = "core", migrations()
+	o.Area, o.Migrations = "core", migrations(o.Postgres != nil)
 	db, err := sqldb.Open(ctx, o)
 	if err != nil {
 		return nil, err
 	}
-	return &Store{places: places{DB: db}, db: db, now: now, held: newHeld(TradesHeldMax), together: newTogether(),
+	mine, args := ids.InGroups("biz_code", o.Held, groups)
+	return &Store{places: places{DB: db, Groups: o.Held}, mine: mine, mineArgs: args, db: db, now: now, held: newHeld(TradesHeldMax), together: newTogether(),
 		log: embedded.NewLog(db, groups, bus.Dispatch, bus.Payments)}, nil
 }
 
 // Migrate makes core's schema in PostgreSQL, or brings it up to date; see
 // sqldb.Migrate.
 func Migrate(ctx context.Context, o sqldb.Options, role string) error {
-	o.Area, o.Migrations = "core", migrations()
+	o.Area, o.Migrations = "core", migrations(true)
 	return sqldb.Migrate(ctx, o, role)
 }
 
@@ -164,8 +169,8 @@ func releaseWaiting(tx *sqldb.Tx) error {
 func (s *Store) Due(ctx context.Context, nowMillis int64, limit int) ([]ids.Code, error) {
 	var out []ids.Code
 	err := s.db.Read(ctx, func(tx *sqldb.Tx) error {
-		return tx.Query(`SELECT biz_code FROM payment_orders WHERE next_at_millis > 0 AND next_at_millis <= ? ORDER BY next_at_millis LIMIT ?`,
-			[]any{nowMillis, limit}, func(scan sqldb.Scan) error {
+		return tx.Query(`SELECT biz_code FROM payment_orders WHERE next_at_millis > 0 AND next_at_millis <= ?`+s.mine+` ORDER BY next_at_millis LIMIT ?`,
+			slices.Concat([]any{nowMillis}, s.mineArgs, []any{limit}), func(scan sqldb.Scan) error {
 				var x ids.Code
 				err := scan(&x)
 				out = append(out, x)

@@ -13,6 +13,7 @@ import (
 	"github.com/tallystick/tallystick/core/sqlstore"
 	"github.com/tallystick/tallystick/core/storetest"
 	"github.com/tallystick/tallystick/internal/bus"
+	"github.com/tallystick/tallystick/internal/engines/pgtest"
 	"github.com/tallystick/tallystick/internal/sqldb"
 )
 
@@ -20,10 +21,27 @@ type store struct{ *sqlstore.Store }
 
 func (s store) Source(t bus.Topic) bus.Source { return s.Log().Source(t) }
 
+var server pgtest.Server
+
+func TestMain(m *testing.M) { server.Main(m) }
+
 func open(t *testing.T) storetest.Store {
 	t.Helper()
-	s, err := sqlstore.Open(t.Context(), sqldb.Options{Path: filepath.Join(t.TempDir(), "core.db"), NoSync: true}, 16,
-		func() time.Time { return time.Unix(1_760_000_000, 0) })
+	return openWith(t, sqldb.Options{Path: filepath.Join(t.TempDir(), "core.db"), NoSync: true})
+}
+
+func openPostgres(t *testing.T) storetest.Store {
+	t.Helper()
+	o := sqldb.Options{Postgres: server.Schema(t), NoSync: true}
+	if err := sqlstore.Migrate(t.Context(), o, ""); err != nil {
+		t.Fatal(err)
+	}
+	return openWith(t, o)
+}
+
+func openWith(t *testing.T, o sqldb.Options) storetest.Store {
+	t.Helper()
+	s, err := sqlstore.Open(t.Context(), o, 16, func() time.Time { return time.Unix(1_760_000_000, 0) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,7 +53,9 @@ func open(t *testing.T) storetest.Store {
 	return store{s}
 }
 
-func TestStore(t *testing.T) { storetest.Run(t, open) }
+func TestSQLite(t *testing.T) { storetest.Run(t, open) }
+
+func TestPostgreSQL(t *testing.T) { storetest.Run(t, openPostgres) }
 
 // broken is a store with one fault.
 type broken struct {

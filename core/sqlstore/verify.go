@@ -45,8 +45,8 @@ func (s *Store) Received(ctx context.Context) ([]core.Received, error) {
 func (s *Store) Open(ctx context.Context) ([]core.Age, error) {
 	var out []core.Age
 	err := s.db.Read(ctx, func(tx *sqldb.Tx) error {
-		return tx.Query(`SELECT status, count(*), min(accepted_at_millis) FROM payment_orders WHERE next_at_millis > 0 GROUP BY status ORDER BY status`,
-			nil, func(scan sqldb.Scan) error {
+		return tx.Query(`SELECT status, count(*), min(accepted_at_millis) FROM payment_orders WHERE next_at_millis > 0`+s.mine+` GROUP BY status ORDER BY status`,
+			s.mineArgs, func(scan sqldb.Scan) error {
 				var a core.Age
 				err := scan(&a.Status, &a.Orders, &a.OldestMillis)
 				out = append(out, a)

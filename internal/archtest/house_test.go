@@ -128,6 +128,7 @@ var dependencies = map[string]string{
 	"github.com/goccy/go-yaml":           "configuration, strict, with good errors",
 	"github.com/google/pprof":            "the benches read CPU profiles",
 	"github.com/google/uuid":             "the text form of UUIDs",
+	"github.com/jackc/pgx/v5":            "PostgreSQL",
 	"github.com/pressly/goose/v3":        "migrations",
 	"github.com/segmentio/kafka-go":      "Apache Kafka, the bus of the cluster profile",
 	"github.com/sony/gobreaker/v2":       "circuit breakers",

@@ -84,6 +84,8 @@ var allowed = []struct{ pkg, may string }{
 	{`internal/bus/embedded`, `internal/(bus|sqldb)|` + leaf},
 	{`internal/bus/kafka`, `internal/bus|` + leaf},
 	{`internal/engines`, `none`}, // for tests and the demo
+	{`internal/engines/pgtest`, `internal/(engines|sqldb)`},
+	{`internal/lease`, `internal/sqldb|` + leaf},
 	{`internal/bus/bustest`, `internal/bus|` + leaf},
 	{`internal/bus/bustest/sqlreader`, `internal/(bus|bus/(bustest|embedded)|sqldb)|` + leaf},
 	{`internal/archtest`, `none`},
@@ -100,19 +102,19 @@ var allowed = []struct{ pkg, may string }{
 	{`accounting/event`, leaf},
 
 	{`core`, `core/(event|merchant)|prepay/event|channels|internal/bus|` + leaf},
-	{`core/(sqlstore|storetest)`, `core(/event|/merchant)?|channels|internal/(bus|bus/embedded|sqldb)|` + leaf},
+	{`core/(sqlstore|storetest)`, `core(/event|/merchant)?|channels|internal/(bus|bus/embedded|lease|sqldb)|` + leaf},
 	{`prepay`, `prepay/event|core/(event|merchant)|channels|internal/bus|` + leaf},
-	{`prepay/(sqlstore|storetest)`, `prepay(/event)?|core/event|channels|internal/(bus|bus/embedded|sqldb)|` + leaf},
+	{`prepay/(sqlstore|storetest)`, `prepay(/event)?|core/event|channels|internal/(bus|bus/embedded|lease|sqldb)|` + leaf},
 	{`accounting`, `accounting/event|internal/bus|` + leaf},
 	{`accounting/rules`, `accounting|core/event|internal/bus|` + leaf},
-	{`accounting/(sqlstore|storetest)`, `accounting(/event)?|internal/(bus|bus/embedded|sqldb)|` + leaf},
+	{`accounting/(sqlstore|storetest)`, `accounting(/event)?|internal/(bus|bus/embedded|lease|sqldb)|` + leaf},
 
 	{`gateway/voucher`, `core/event|channels|internal/bus|` + leaf},
 	{`gateway/callback`, `core/event|channels|internal/bus|` + leaf},
 	{`gateway/api`, `gateway/(voucher|callback)|core/(event|merchant)|channels|internal/(bus|cardguard)|` + leaf},
 
 	{`cmd/app`, `.*`}, // the wiring: the only place that knows all
-	{`cmd/tallystick`, `cmd/app|bench/load|channels(/sandbox/sim)?|core(/event|/merchant)?|internal/(bus|bus/embedded)|` + leaf},
+	{`cmd/tallystick`, `cmd/app|bench/(load|rig)|channels(/(breaker|sandbox/sim))?|core(/event|/merchant)?|internal/(bus|bus/embedded)|` + leaf},
 	{`cmd/pspsim`, `channels(/sandbox(/.*)?)?|internal/obs|` + leaf},
 	{`bench(/.*)?`, `.*`},
 }
@@ -120,6 +122,7 @@ var allowed = []struct{ pkg, may string }{
 // drivers are libraries that one place alone may import.
 var drivers = []struct{ library, onlyIn string }{
 	{`modernc\.org/(sqlite|libc).*`, `internal/sqldb`},
+	{`github\.com/jackc/pgx/v5.*`, `internal/sqldb`},
 	{`github\.com/pressly/goose.*`, `internal/sqldb`},
 	{`database/sql.*`, `internal/sqldb`},
 	{`github\.com/sony/gobreaker.*`, `channels/breaker`},

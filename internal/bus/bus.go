@@ -82,6 +82,18 @@ type Source interface {
 	Subscribe() (wake <-chan struct{}, cancel func())
 }
 
+// GroupsOf are some of a source's groups, or all of them if some is nil.
+func GroupsOf(s Source, some []int) []int {
+	if some != nil {
+		return some
+	}
+	all := make([]int, s.Groups())
+	for g := range all {
+		all[g] = g
+	}
+	return all
+}
+
 // Intake takes what enters from outside: see the embedded and Kafka adapters.
 type Intake interface {
 	// Append queues one event for a topic and returns at once; the event's bytes

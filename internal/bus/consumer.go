@@ -31,6 +31,8 @@ type Consumer struct {
 	Places      Places
 	Apply       func(ctx context.Context, b *Batch) error
 	MessagesMax int // of one batch; at least 1
+	// Groups are those that it reads; nil is all.
+	Groups []int
 	// ParkedMax bounds the messages of the topic that are parked. At the bound the
 	// group of what would be parked next stops instead. 0 is no bound.
 	ParkedMax int
@@ -48,13 +50,14 @@ type Consumer struct {
 
 	loaded     bool
 	replayed   bool       // the last step looked for replays: they and news take turns
-	mu         sync.Mutex // guards places and gap, which Step alone writes, for whoever watches
+	mu         sync.Mutex // guards places, groups and gap, which Step alone writes, for whoever watches
 	places     []Place
+	groups     []int          // that it reads
 	gap        []bool         // groups that stopped
 	parked     map[string]int // messages by key, and their sum
 	parkedRows int
 	replay     bool // look for replays at the next step
-	first      int  // group that the last batch began with
+	first      int  // which of its groups the last batch began with
 	full       bool // the last batch was: there may be more already
 }
 
@@ -76,7 +79,7 @@ func (c *Consumer) Lag() int64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var lag int64
-	for g := range c.places {
+	for _, g := range c.groups {
 		lag += max(0, c.Source.Head(g).Seq-c.places[g].Seq)
 	}
 	return lag
@@ -136,8 +139,8 @@ func (c *Consumer) load(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	places := make([]Place, c.Source.Groups())
-	for g := range places {
+	places, groups := make([]Place, c.Source.Groups()), GroupsOf(c.Source, c.Groups)
+	for _, g := range groups {
 		places[g] = stored[g]
 		head := c.Source.Head(g)
 		switch {
@@ -152,7 +155,7 @@ func (c *Consumer) load(ctx context.Context) error {
 		}
 	}
 	c.mu.Lock()
-	c.places, c.gap = places, make([]bool, len(places))
+	c.places, c.groups, c.gap = places, groups, make([]bool, len(places))
 	c.mu.Unlock()
 	c.know(parked)
 	c.replay = len(parked) > 0
@@ -182,9 +185,9 @@ func (c *Consumer) gather(ctx context.Context) (*Batch, error) {
 	b := &Batch{Topic: c.Source.Topic()}
 	var failed error
 	// Each batch starts at another group, so that a busy one starves none.
-	c.first = (c.first + 1) % max(1, len(c.places))
-	for i := range c.places {
-		g := (c.first + i) % len(c.places)
+	c.first = (c.first + 1) % max(1, len(c.groups))
+	for i := range c.groups {
+		g := c.groups[(c.first+i)%len(c.groups)]
 		from := c.places[g]
 		if c.gap[g] || c.Source.Head(g).Seq <= from.Seq || len(b.Messages) >= c.MessagesMax {
 			continue

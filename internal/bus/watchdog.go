@@ -91,9 +91,9 @@ func (w *Watchdog) Stalled() []int {
 func (c *Consumer) Standings() []Standing {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	out := make([]Standing, len(c.places))
-	for g := range c.places {
-		out[g] = Standing{Group: g, At: c.places[g], Head: c.Source.Head(g)}
+	out := make([]Standing, len(c.groups))
+	for i, g := range c.groups {
+		out[i] = Standing{Group: g, At: c.places[g], Head: c.Source.Head(g)}
 	}
 	return out
 }

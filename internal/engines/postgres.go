@@ -30,7 +30,13 @@ var forgetful = []string{"fsync=off", "synchronous_commit=off", "full_page_write
 
 // StartPostgres makes a fresh server and starts it. One that is not durable is
 // quicker.
-func StartPostgres(ctx context.Context, durable bool) (_ *Postgres, err error) {
+func StartPostgres(ctx context.Context, durable bool) (*Postgres, error) {
+	return StartPostgresIn(ctx, "", durable)
+}
+
+// StartPostgresIn makes the server's folder in another one, which its user must be
+// able to pass through.
+func StartPostgresIn(ctx context.Context, parent string, durable bool) (_ *Postgres, err error) {
 	if _, err := install(ctx, "postgres"); err != nil {
 		return nil, err
 	}
@@ -46,7 +52,7 @@ func StartPostgres(ctx context.Context, durable bool) (_ *Postgres, err error) {
 		return nil, err
 	}
 	// Not in a test's own folder, which its user could not pass through.
-	if p.dir, err = os.MkdirTemp("", "tallystick-postgres-"); err != nil {
+	if p.dir, err = os.MkdirTemp(parent, "tallystick-postgres-"); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -87,14 +93,18 @@ func (p *Postgres) runAs(name string) error {
 
 // postgresBin is the folder of initdb and postgres, which Debian keeps off the path.
 func postgresBin() (string, error) {
-	if path, err := exec.LookPath("initdb"); err == nil {
-		return filepath.Dir(path), nil
-	}
 	found, err := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
-	if err != nil || len(found) == 0 {
-		return "", errors.New("PostgreSQL is not installed: no initdb")
+	if err == nil && len(found) > 0 {
+		return filepath.Dir(found[len(found)-1]), nil
 	}
-	return filepath.Dir(found[len(found)-1]), nil
+	path, err := exec.LookPath("initdb")
+	if err == nil {
+		path, err = filepath.EvalSymlinks(path)
+	}
+	if err != nil {
+		return "", fmt.Errorf("PostgreSQL is not installed: %w", err)
+	}
+	return filepath.Dir(path), nil
 }
 
 func (p *Postgres) data() string { return filepath.Join(p.dir, "data") }
@@ -121,6 +131,8 @@ func (p *Postgres) Start(ctx context.Context) (err error) {
 	if err := p.p.ready(ctx, p.Addr()); err != nil {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(ctx, startMax)
+	defer cancel()
 	for { // the port is open before it has recovered
 		out, err := exec.CommandContext(ctx, filepath.Join(p.bin, "pg_isready"), "-q", "-h", "127.0.0.1", "-p", itoa(p.port)).CombinedOutput() //nolint:gosec // our own arguments
 		if err == nil {
@@ -151,6 +163,16 @@ func (p *Postgres) Query(ctx context.Context, database, sql string) (string, err
 // Stop is a fast shutdown: it breaks connections, and writes everything.
 func (p *Postgres) Stop() error { return p.p.signal(syscall.SIGINT, 30*time.Second) }
 
+// Alive reports whether the server runs.
+func (p *Postgres) Alive() bool {
+	select {
+	case <-p.p.done:
+		return false
+	default:
+		return true
+	}
+}
+
 // Kill is kill -9 of the server; its own children end by themselves.
 func (p *Postgres) Kill() error { return p.p.signal(syscall.SIGKILL, 30*time.Second) }
 
@@ -158,22 +180,4 @@ func (p *Postgres) Kill() error { return p.p.signal(syscall.SIGKILL, 30*time.Sec
 func (p *Postgres) Close() error {
 	err := p.p.signal(syscall.SIGQUIT, 30*time.Second)
 	return errors.Join(err, os.RemoveAll(p.dir))
-}
-
-// WithPostgres runs the tests of a package beside a server that is started before
-// them, and gives the exit code.
-func WithPostgres(run func() int, server **Postgres) (code int) {
-	p, err := StartPostgres(context.Background(), false)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	*server = p
-	defer func() {
-		if err := p.Close(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			code = 1
-		}
-	}()
-	return run()
 }

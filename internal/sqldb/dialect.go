@@ -66,6 +66,30 @@ func postgresText(query string) string {
 	return b.String()
 }
 
+// Among is a condition behind others: that a column is one of some numbers, which
+// come from code. nil is no condition.
+func Among(column string, numbers []int) string {
+	if numbers == nil {
+		return ""
+	}
+	if len(numbers) == 0 {
+		return " AND FALSE"
+	}
+	list := make([]string, len(numbers))
+	for i, n := range numbers {
+		list[i] = strconv.Itoa(n)
+	}
+	return " AND " + column + " IN (" + strings.Join(list, ",") + ")"
+}
+
+// NotAmong is a condition behind others: that a column is none of some numbers.
+func NotAmong(column string, numbers []int) string {
+	if len(numbers) == 0 {
+		return ""
+	}
+	return strings.Replace(Among(column, numbers), " IN (", " NOT IN (", 1)
+}
+
 // TypedRow is a row of placeholders with types, as the first row of VALUES in a
 // WITH: PostgreSQL would take them for texts. The types are BIGINT, TEXT, BOOLEAN.
 func TypedRow(types ...string) string {

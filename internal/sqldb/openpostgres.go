@@ -167,7 +167,7 @@ func Migrate(ctx context.Context, o Options, role string) (err error) {
 		}
 	}
 	o.NoSync = true // whether the server is durable is asked by who writes
-	db, err := openPostgres(ctx, o)
+	db, err := Open(ctx, o)
 	if err != nil {
 		return err
 	}

@@ -92,7 +92,8 @@ func (p *Postgres) schema(area string) string {
 type postgres struct {
 	config  *pgx.ConnConfig
 	conn    *pgx.Conn
-	timeout time.Duration // of a statement: the server's own, and some time on the way
+	ctx     context.Context //nolint:containedctx // of who uses it now, without its end: nobody who leaves interrupts a transaction
+	timeout time.Duration   // of a statement: the server's own, and some time on the way
 	texts   map[string]string
 }
 
@@ -108,8 +109,9 @@ func newPostgres(p *Postgres, area string, readOnly bool) (*postgres, error) {
 	return &postgres{config: c, texts: map[string]string{}, timeout: timeout + 5*time.Second}, nil
 }
 
-// ready connects if there is no connection.
+// ready connects if there is no connection. It comes before each use.
 func (c *postgres) ready(ctx context.Context) (err error) {
+	c.ctx = context.WithoutCancel(ctx)
 	if c.conn != nil && !c.conn.IsClosed() {
 		return nil
 	}
@@ -137,7 +139,7 @@ func (c *postgres) exec(query string, args []any) (int64, error) {
 	if c.conn == nil {
 		return 0, errNoConnection
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), c.timeout)
+	ctx, cancel := context.WithTimeout(c.ctx, c.timeout)
 	defer cancel()
 	tag, err := c.conn.Exec(ctx, c.text(query), plain(args)...)
 	return tag.RowsAffected(), err
@@ -147,7 +149,7 @@ func (c *postgres) query(query string, args []any, row func(Scan) error) error {
 	if c.conn == nil {
 		return errNoConnection
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), c.timeout)
+	ctx, cancel := context.WithTimeout(c.ctx, c.timeout)
 	defer cancel()
 	rows, err := c.conn.Query(ctx, c.text(query), plain(args)...)
 	if err != nil {
@@ -171,7 +173,7 @@ func (c *postgres) close() error {
 	if c.conn == nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(c.ctx, 5*time.Second)
 	defer cancel()
 	return c.conn.Close(ctx)
 }

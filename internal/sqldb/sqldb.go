@@ -35,6 +35,9 @@ type Options struct {
 	// number of groups). They are stored at first open; a later Open with another
 	// value is refused.
 	Stamp map[string]string
+	// Held are the groups that this process works on; nil is all. Stores look for what
+	// is due among these.
+	Held []int
 	// NoSync turns fsync off, and takes a PostgreSQL server that has it off. Only the
 	// simulation and tests, which kill no machine, may.
 	NoSync bool
@@ -253,6 +256,9 @@ func (db *DB) stampMismatch(name, have, want string) error {
 		Fix: "open this data with the secret and settings that made it",
 		Err: fmt.Errorf("the %s store was made with %s=%q, this process has %q", db.area, name, have, want)}
 }
+
+// Number is that of a PostgreSQL database; 0 for SQLite.
+func (db *DB) Number() int { return db.number }
 
 // Statements is how many SQL statements have run, and Commits how many writing
 // transactions were committed: tests hold both down.

@@ -19,7 +19,7 @@ func (s *Store) Clean(ctx context.Context, o prepay.Old) (prepay.Cleaned, error)
 	var list []int64
 	looked, young := 0, false
 	err := s.db.Read(ctx, func(tx *sqldb.Tx) error {
-		return tx.Query(`SELECT id, created_at_millis > ?1, `+cleanable+` FROM progress WHERE id > ?3 ORDER BY id LIMIT ?4`,
+		return tx.Query(`SELECT id, created_at_millis > ?1, `+cleanable+` FROM progress WHERE id > ?3`+s.mine("grp")+` ORDER BY id LIMIT ?4`,
 			[]any{o.BeforeMillis, o.NowMillis, o.After, o.Limit}, func(scan sqldb.Scan) error {
 				var id int64
 				var isYoung, old bool
@@ -44,11 +44,11 @@ func (s *Store) Clean(ctx context.Context, o prepay.Old) (prepay.Cleaned, error)
 			s.held.byID(id) // is taken, and not put back
 		}
 		args := []any{o.BeforeMillis, o.NowMillis, list[0], list[len(list)-1]}
-		_, err := tx.Exec(`DELETE FROM calls WHERE id IN (SELECT id FROM progress WHERE `+cleanable+` AND id BETWEEN ?3 AND ?4)`, args...)
+		_, err := tx.Exec(`DELETE FROM calls WHERE id IN (SELECT id FROM progress WHERE `+cleanable+s.mine("grp")+` AND id BETWEEN ?3 AND ?4)`, args...)
 		if err != nil {
 			return err
 		}
-		n, err := tx.Exec(`DELETE FROM progress WHERE `+cleanable+` AND id BETWEEN ?3 AND ?4`, args...)
+		n, err := tx.Exec(`DELETE FROM progress WHERE `+cleanable+s.mine("grp")+` AND id BETWEEN ?3 AND ?4`, args...)
 		did.Rows = int(n)
 		if err != nil {
 			return err

@@ -14,7 +14,7 @@ import (
 // progress: what never changes once a row is there, and all that may.
 var (
 	fixed   = append(append([]string{"id", "out_trade_no", "y", "account"}, ids.Columns...), "amount_minor", "currency", "method", "subject", "return_url")
-	begun   = []string{"traffic", "account", "expires_at_millis", "created_at_millis"}
+	begun   = []string{"traffic", "grp", "account", "expires_at_millis", "created_at_millis"}
 	mutable = []string{"notify_url", "status", "op", "standing", "next_at_millis", "asks", "tries", "close_wanted", "stop_wanted",
 		"ask_wanted", "has_credential", "last_result", "last_state", "last_code", "owner", "sent_at_millis", "desk_at_millis"}
 	first      = slices.Concat([]string{"id"}, begun, []string{"open", "version"})
@@ -26,9 +26,13 @@ var (
 	fromProgress = selectText + `progress p %s CROSS JOIN calls c ON c.id = p.id `
 	fromCalls    = selectText + `calls c CROSS JOIN progress p ON p.id = c.id `
 	selectUnsent = fmt.Sprintf(fromProgress, `INDEXED BY progress_unsent`) + `WHERE p.status = 'due' AND p.standing = 'never_sent' AND p.expires_at_millis > 0
-		AND p.expires_at_millis <= ? ORDER BY p.expires_at_millis, p.id LIMIT ?`
-	selectOpen = fmt.Sprintf(fromProgress, `INDEXED BY progress_open`) + `WHERE p.open = TRUE AND `
+		AND p.expires_at_millis <= ?`
+	unsentOrder = ` ORDER BY p.expires_at_millis, p.id LIMIT ?`
+	selectOpen  = fmt.Sprintf(fromProgress, `INDEXED BY progress_open`) + `WHERE p.open = TRUE AND `
 )
+
+// mine is a condition behind others: what is in the groups of this process.
+func (s *Store) mine(column string) string { return sqldb.Among(column, s.groups) }
 
 func isOpen(c *prepay.Call) bool { return c.Status == prepay.Due || c.Status == prepay.Sending }
 
@@ -68,12 +72,12 @@ func (s *Store) pick(tx *sqldb.Tx, p prepay.Pick) (picked prepay.Picked, err err
 	case p.Due != nil:
 		return s.pickDue(tx, p)
 	case p.Expired:
-		picked.Calls, err = query(tx, s.held, selectUnsent, p.NowMillis, p.Limit)
+		picked.Calls, err = query(tx, s.held, selectUnsent+s.mine("p.grp")+unsentOrder, p.NowMillis, p.Limit)
 	case p.Sending:
-		picked.Calls, err = query(tx, s.held, selectOpen+`p.status = 'sending' ORDER BY p.id LIMIT ?`, p.Limit)
+		picked.Calls, err = query(tx, s.held, selectOpen+`p.status = 'sending'`+s.mine("p.grp")+` ORDER BY p.id LIMIT ?`, p.Limit)
 	case p.OldOpen:
 		// The oldest open calls have the lowest ids: a call's id grows with its time.
-		picked.Calls, err = query(tx, s.held, selectOpen+`p.desk_at_millis = 0 AND p.created_at_millis <= ? ORDER BY p.id LIMIT ?`, p.BeforeMillis, p.Limit)
+		picked.Calls, err = query(tx, s.held, selectOpen+`p.desk_at_millis = 0 AND p.created_at_millis <= ?`+s.mine("p.grp")+` ORDER BY p.id LIMIT ?`, p.BeforeMillis, p.Limit)
 	default:
 		numbers := p.Numbers
 		picked.Calls, numbers = s.held.byNumber(make([]prepay.Call, 0, len(numbers)), numbers)
@@ -93,8 +97,8 @@ func (s *Store) pickDue(tx *sqldb.Tx, p prepay.Pick) (picked prepay.Picked, err 
 	picked.NextAtMillis = make([]int64, len(p.Due))
 	for i, d := range p.Due {
 		var due []int64
-		err := tx.Query(`SELECT id FROM progress INDEXED BY progress_due WHERE status = 'due' AND account = ? AND next_at_millis <= ?
-			ORDER BY next_at_millis, id LIMIT ?`, []any{d.Account, p.NowMillis, d.Limit}, func(scan sqldb.Scan) error {
+		err := tx.Query(`SELECT id FROM progress INDEXED BY progress_due WHERE status = 'due' AND account = ? AND next_at_millis <= ?`+s.mine("grp")+
+			` ORDER BY next_at_millis, id LIMIT ?`, []any{d.Account, p.NowMillis, d.Limit}, func(scan sqldb.Scan) error {
 			var id int64
 			err := scan(&id)
 			due = append(due, id)
@@ -109,8 +113,8 @@ func (s *Store) pickDue(tx *sqldb.Tx, p prepay.Pick) (picked prepay.Picked, err 
 		if len(due) == d.Limit {
 			continue // there may be more at once: nobody needs to know what comes after
 		}
-		err = tx.Query(`SELECT next_at_millis FROM progress INDEXED BY progress_due WHERE status = 'due' AND account = ? AND next_at_millis > ?
-			ORDER BY next_at_millis LIMIT 1`, []any{d.Account, p.NowMillis}, func(scan sqldb.Scan) error {
+		err = tx.Query(`SELECT next_at_millis FROM progress INDEXED BY progress_due WHERE status = 'due' AND account = ? AND next_at_millis > ?`+s.mine("grp")+
+			` ORDER BY next_at_millis LIMIT 1`, []any{d.Account, p.NowMillis}, func(scan sqldb.Scan) error {
 			return scan(&picked.NextAtMillis[i])
 		})
 		if err != nil {
@@ -144,7 +148,7 @@ func (s *Store) byID(tx *sqldb.Tx, dst []prepay.Call, list []int64) ([]prepay.Ca
 }
 
 // insert adds calls, and gives them their ids and versions.
-func insert(tx *sqldb.Tx, calls []prepay.Call) error {
+func insert(tx *sqldb.Tx, calls []prepay.Call, groups int) error {
 	if len(calls) == 0 {
 		return nil
 	}
@@ -163,7 +167,7 @@ func insert(tx *sqldb.Tx, calls []prepay.Call) error {
 	}
 	_, err = tx.Insert("progress", columns, len(calls), "", func(dst []any, i int) []any {
 		c := &calls[i]
-		dst = append(dst, &c.ID, (*string)(&c.Context.Traffic), &c.Account, &c.ExpiresAtMillis, &c.CreatedAtMillis, isOpen(c), &c.Version)
+		dst = append(dst, &c.ID, (*string)(&c.Context.Traffic), c.Context.BizCode.Group(groups), &c.Account, &c.ExpiresAtMillis, &c.CreatedAtMillis, isOpen(c), &c.Version)
 		return appendSet(dst, c, written)
 	})
 	return err

@@ -3,6 +3,7 @@ package sqlstore
 import (
 	"github.com/tallystick/tallystick/internal/bus"
 	"github.com/tallystick/tallystick/internal/bus/embedded"
+	"github.com/tallystick/tallystick/internal/lease"
 )
 
 // migrations bring the schema up, one script per version. A call is two rows of
@@ -12,8 +13,14 @@ import (
 // The checks hold, below all code, that a due call has a time and a sending one
 // an owner. Whether a call is open is a column of its own, so that the index of
 // open ones is left alone while a call goes from due to sending and back.
-func migrations() []string {
-	return []string{embedded.Schema(bus.Outcomes) + `
+func migrations(postgres bool) []string {
+	if postgres {
+		return []string{lease.Schema + embedded.Schema(bus.Outcomes) + schema}
+	}
+	return []string{embedded.Schema(bus.Outcomes) + schema}
+}
+
+const schema = `
 CREATE TABLE calls (
   id INTEGER PRIMARY KEY,
   out_trade_no TEXT NOT NULL UNIQUE,
@@ -33,6 +40,7 @@ CREATE TABLE cleaned (id INTEGER PRIMARY KEY CHECK (id = 1), before_millis INTEG
 CREATE TABLE progress (
   id INTEGER PRIMARY KEY,
   traffic TEXT NOT NULL CHECK (traffic IN ('real', 'shadow')),
+  grp INTEGER NOT NULL,
   account TEXT NOT NULL,
   expires_at_millis INTEGER NOT NULL,
   created_at_millis INTEGER NOT NULL,
@@ -63,5 +71,4 @@ CREATE TABLE progress (
 CREATE INDEX progress_due ON progress (account, next_at_millis) WHERE status = 'due';
 CREATE INDEX progress_unsent ON progress (expires_at_millis) WHERE status = 'due' AND standing = 'never_sent';
 CREATE INDEX progress_open ON progress (id) WHERE open = TRUE;
-`}
-}
+`

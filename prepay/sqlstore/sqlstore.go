@@ -27,6 +27,9 @@ type Store struct {
 	now   func() int64
 	held  *held
 	texts map[updateOf]string // of statements, by the writer
+	all   int                 // groups of the installation
+	// groups are those of this process; nil is all.
+	groups []int
 }
 
 var _ prepay.Store = (*Store)(nil)
@@ -34,18 +37,19 @@ var _ prepay.Store = (*Store)(nil)
 // Open opens or makes the database. It fails with fault.Conflict when the stamp
 // differs or the schema is newer than this build.
 func Open(ctx context.Context, c Config) (*Store, error) {
-	c.Area, c.Migrations = "prepay", migrations()
+	c.Area, c.Migrations = "prepay", migrations(c.Postgres != nil)
 	db, err := sqldb.Open(ctx, c.Options)
 	if err != nil {
 		return nil, fault.Wrap("prepay/sqlstore", err)
 	}
-	return &Store{db: db, log: embedded.NewLog(db, c.Groups, bus.Outcomes), now: c.NowMillis, held: newHeld(CallsHeldMax), texts: map[updateOf]string{}}, nil
+	return &Store{db: db, log: embedded.NewLog(db, c.Groups, bus.Outcomes), now: c.NowMillis, held: newHeld(CallsHeldMax), texts: map[updateOf]string{},
+		all: c.Groups, groups: c.Held}, nil
 }
 
 // Migrate makes prepay's schema in PostgreSQL, or brings it up to date; see
 // sqldb.Migrate.
 func Migrate(ctx context.Context, o sqldb.Options, role string) error {
-	o.Area, o.Migrations = "prepay", migrations()
+	o.Area, o.Migrations = "prepay", migrations(true)
 	return sqldb.Migrate(ctx, o, role)
 }
 
@@ -59,7 +63,7 @@ func (s *Store) DB() *sqldb.DB { return s.db }
 func (s *Store) Outcomes() bus.Source { return s.log.Source(bus.Outcomes) }
 
 // Places is where the consumer of dispatch starts from, and its parked messages.
-func (s *Store) Places() embedded.Places { return embedded.Places{DB: s.db} }
+func (s *Store) Places() embedded.Places { return embedded.Places{DB: s.db, Groups: s.groups} }
 
 // Close waits for running transactions.
 func (s *Store) Close() error { return s.db.Close() }
@@ -86,7 +90,7 @@ func (s *Store) change(ctx context.Context, p prepay.Pick, fn func(prepay.Picked
 		if err != nil {
 			return err
 		}
-		if err := insert(tx, ch.Insert); err != nil {
+		if err := insert(tx, ch.Insert, s.all); err != nil {
 			return err
 		}
 		if err := s.update(tx, ch.Update); err != nil {
@@ -138,7 +142,7 @@ func (s *Store) Stats(ctx context.Context, nowMillis int64) (stats []prepay.Acco
 				COALESCE(MIN(CASE WHEN status = 'due' AND next_at_millis <= ? THEN next_at_millis END), 0),
 				COUNT(CASE WHEN status = 'due' AND next_at_millis > ? THEN 1 END),
 				COUNT(CASE WHEN standing = 'unknown' THEN 1 END), COUNT(CASE WHEN desk_at_millis > 0 THEN 1 END)
-			FROM progress INDEXED BY progress_open WHERE open = TRUE GROUP BY account ORDER BY account`,
+			FROM progress INDEXED BY progress_open WHERE open = TRUE`+s.mine("grp")+` GROUP BY account ORDER BY account`,
 			[]any{nowMillis, nowMillis, nowMillis}, func(scan sqldb.Scan) error {
 				var a prepay.AccountStats
 				err := scan(&a.Account, &a.Due, &a.OldestDueMillis, &a.Waiting, &a.Unknown, &a.Desk)

@@ -22,6 +22,9 @@ type Harness struct {
 	// Statements counts SQL statements so far.
 	Statements func() int64
 	Groups     int
+	// Leased says that the store leaves it to a lease that no other one writes: it
+	// need not see what a second one wrote, and one opened after that must.
+	Leased bool
 }
 
 // Open makes an empty store; it registers its own clean-up with t.

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/tallystick/tallystick/internal/bus"
+	"github.com/tallystick/tallystick/internal/engines/pgtest"
 	"github.com/tallystick/tallystick/internal/sqldb"
 	"github.com/tallystick/tallystick/prepay"
 	"github.com/tallystick/tallystick/prepay/sqlstore"
@@ -16,11 +17,27 @@ import (
 
 const groups = 4
 
+var server pgtest.Server
+
+func TestMain(m *testing.M) { server.Main(m) }
+
 func open(t testing.TB) storetest.Harness {
-	path := t.TempDir() + "/prepay.db"
+	return openWith(t, sqldb.Options{Path: t.TempDir() + "/prepay.db", NoSync: true})
+}
+
+func openPostgres(t testing.TB) storetest.Harness {
+	o := sqldb.Options{Postgres: server.Schema(t), NoSync: true}
+	if err := sqlstore.Migrate(t.Context(), o, ""); err != nil {
+		t.Fatal(err)
+	}
+	h := openWith(t, o)
+	h.Leased = true
+	return h
+}
+
+func openWith(t testing.TB, o sqldb.Options) storetest.Harness {
 	opened := func() *sqlstore.Store {
-		s, err := sqlstore.Open(context.Background(), sqlstore.Config{Groups: groups, NowMillis: func() int64 { return 1 },
-			Options: sqldb.Options{Path: path, NoSync: true}})
+		s, err := sqlstore.Open(context.Background(), sqlstore.Config{Groups: groups, NowMillis: func() int64 { return 1 }, Options: o})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -50,6 +67,8 @@ func open(t testing.TB) storetest.Harness {
 }
 
 func TestSQLite(t *testing.T) { storetest.Run(t, open) }
+
+func TestPostgreSQL(t *testing.T) { storetest.Run(t, openPostgres) }
 
 // broken is a store that does one thing wrong.
 type broken struct {

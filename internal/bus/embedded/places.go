@@ -120,7 +120,11 @@ type Parked struct {
 }
 
 // Places implements bus.Places on an area's database.
-type Places struct{ DB *sqldb.DB }
+type Places struct {
+	DB *sqldb.DB
+	// Groups are those whose replays are taken; nil is all.
+	Groups []int
+}
 
 // Places gives the stored place of each group.
 func (p Places) Places(ctx context.Context, topic bus.Topic) (map[int]bus.Place, error) {
@@ -156,8 +160,8 @@ func (p Places) ParkedKeys(ctx context.Context, topic bus.Topic) (map[string]int
 
 // TakeReplay gives the messages of the first key whose replay was asked for.
 func (p Places) TakeReplay(ctx context.Context, topic bus.Topic) ([]bus.Message, []int64, error) {
-	all, err := p.List(ctx, `WHERE topic = ? AND biz_code = (SELECT biz_code FROM parked WHERE topic = ? AND replay = TRUE ORDER BY id LIMIT 1)`,
-		string(topic), string(topic))
+	all, err := p.List(ctx, `WHERE topic = ? AND biz_code = (SELECT biz_code FROM parked WHERE topic = ? AND replay = TRUE`+
+		sqldb.Among("grp", p.Groups)+` ORDER BY id LIMIT 1)`, string(topic), string(topic))
 	var msgs []bus.Message
 	var rows []int64
 	for i := range all {

@@ -257,7 +257,7 @@ func TestDeletedRecordsAreAGap(t *testing.T) {
 	// A log without its first two and its last one, published anew: the brokers have
 	// deleted the first two, as they do when their time has come.
 	short := shortened{log.Source(bus.Payments), bad, msgs[:len(msgs)-1]}
-	must(t, kafka.Rewind(t.Context(), c, 50, slog.New(slog.DiscardHandler), func(context.Context, *kafka.Cluster) error { return nil }, short))
+	must(t, kafka.Rewind(t.Context(), c, 50, slog.New(slog.DiscardHandler), func(context.Context, *kafka.Cluster) error { return nil }, nil, short))
 
 	r := sqlreader.Open(t, dir, nil)
 	defer r.DB.Close() //nolint:errcheck // a test

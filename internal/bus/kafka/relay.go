@@ -20,6 +20,7 @@ type Relay struct {
 	Cluster     *Cluster
 	Source      bus.Source // the area's log, from the database
 	MessagesMax int        // of one request
+	Groups      []int      // that are published; nil is all
 	Log         *slog.Logger
 
 	mu     sync.Mutex
@@ -31,9 +32,10 @@ type Relay struct {
 func (r *Relay) Standings() []bus.Standing {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	out := make([]bus.Standing, r.Source.Groups())
-	for g := range out {
-		out[g] = bus.Standing{Group: g, At: r.places[g], Head: r.Source.Head(g)}
+	groups := bus.GroupsOf(r.Source, r.Groups)
+	out := make([]bus.Standing, len(groups))
+	for i, g := range groups {
+		out[i] = bus.Standing{Group: g, At: r.places[g], Head: r.Source.Head(g)}
 	}
 	return out
 }
@@ -51,7 +53,7 @@ func (r *Relay) Lag() (lag int64) {
 func (r *Relay) Step(ctx context.Context) (worked bool, err error) {
 	var wg sync.WaitGroup
 	var mu sync.Mutex
-	for g := range r.Source.Groups() {
+	for _, g := range bus.GroupsOf(r.Source, r.Groups) {
 		wg.Go(func() {
 			did, e := r.step(ctx, g)
 			mu.Lock()
@@ -87,7 +89,7 @@ func (r *Relay) step(ctx context.Context, group int) (worked bool, err error) {
 // copy: what comes next would be taken for published already. It is refused, with
 // fault.Conflict; see Rewind.
 func (r *Relay) Open(ctx context.Context) error {
-	for g := range r.Source.Groups() {
+	for _, g := range bus.GroupsOf(r.Source, r.Groups) {
 		if _, err := r.place(ctx, g); err != nil {
 			return fault.Wrap("relay "+string(r.Source.Topic()), err)
 		}
@@ -129,11 +131,12 @@ func (r *Relay) place(ctx context.Context, group int) (bus.Place, error) {
 // broker that is gone comes back.
 func (r *Relay) Run(ctx context.Context, idle, backoffMax time.Duration) error {
 	log := r.Log.With("topic", string(r.Source.Topic()))
-	wakes := make([]chan struct{}, r.Source.Groups())
+	groups := bus.GroupsOf(r.Source, r.Groups)
+	wakes := make([]chan struct{}, len(groups))
 	var wg sync.WaitGroup
-	for g := range wakes {
-		wakes[g] = make(chan struct{}, 1)
-		wg.Go(func() { r.follow(ctx, g, wakes[g], log.With("group", g), backoffMax) })
+	for i, g := range groups {
+		wakes[i] = make(chan struct{}, 1)
+		wg.Go(func() { r.follow(ctx, g, wakes[i], log.With("group", g), backoffMax) })
 	}
 	bus.Follow(ctx, r.Source, "relay", log, idle, backoffMax, func(context.Context) (bool, error) {
 		for _, w := range wakes {

@@ -122,14 +122,14 @@ func TestADatabaseOlderThanTheBus(t *testing.T) {
 		t.Errorf("the restored log is published: %t %v", worked, err)
 	}
 	no := errors.New("the wrong brokers")
-	if err := kafka.Rewind(t.Context(), w.cfg, 7, slog.New(slog.DiscardHandler), func(context.Context, *kafka.Cluster) error { return no }, w.log.Source(bus.Payments)); !errors.Is(err, no) {
+	if err := kafka.Rewind(t.Context(), w.cfg, 7, slog.New(slog.DiscardHandler), func(context.Context, *kafka.Cluster) error { return no }, nil, w.log.Source(bus.Payments)); !errors.Is(err, no) {
 		t.Errorf("nobody was asked: %v", err)
 	}
 	if n := len(all(t, w.cluster, bus.Payments)); n != 90 {
 		t.Errorf("%d events are at brokers that are the wrong ones, want 90", n)
 	}
 	for range 2 { // a second time it finds nothing to do
-		must(t, kafka.Rewind(t.Context(), w.cfg, 7, slog.New(slog.DiscardHandler), func(context.Context, *kafka.Cluster) error { return nil }, w.log.Source(bus.Payments)))
+		must(t, kafka.Rewind(t.Context(), w.cfg, 7, slog.New(slog.DiscardHandler), func(context.Context, *kafka.Cluster) error { return nil }, nil, w.log.Source(bus.Payments)))
 	}
 	w.relay = &kafka.Relay{Cluster: w.cluster, Source: w.log.Source(bus.Payments), MessagesMax: 7, Log: slog.New(slog.DiscardHandler)}
 	w.consume()

@@ -18,12 +18,13 @@ import (
 // behind its end came from a past that is no more. Such a group's records are
 // deleted at the brokers, and its log is published anew from its beginning. Groups
 // that fit are left alone. It may be interrupted, and be called again. check is asked
-// once before: are these the right brokers?
+// once before: are these the right brokers? groups are those that the logs' database
+// owns; nil is all.
 //
 // Nothing else may run: neither a reader nor a writer of these topics. Readers'
 // places must be of the same moment as the logs; a later one is refused at their
 // start.
-func Rewind(ctx context.Context, c Config, messagesMax int, log *slog.Logger, check func(context.Context, *Cluster) error, logs ...bus.Source) error {
+func Rewind(ctx context.Context, c Config, messagesMax int, log *slog.Logger, check func(context.Context, *Cluster) error, groups []int, logs ...bus.Source) error {
 	// kafka-go does not know this request. It is made known before anything is
 	// connected, as the library's table has no lock.
 	protocol.Register(&deleteRecords{}, &deletedRecords{})
@@ -42,7 +43,7 @@ func Rewind(ctx context.Context, c Config, messagesMax int, log *slog.Logger, ch
 		if err := source.Refresh(ctx); err != nil {
 			return err
 		}
-		for g := range source.Groups() {
+		for _, g := range bus.GroupsOf(source, groups) {
 			end, err := cluster.end(ctx, source.Topic(), g)
 			if err != nil {
 				return err
@@ -56,7 +57,7 @@ func Rewind(ctx context.Context, c Config, messagesMax int, log *slog.Logger, ch
 				return err
 			}
 		}
-		relay := &Relay{Cluster: cluster, Source: source, MessagesMax: messagesMax, Log: log}
+		relay := &Relay{Cluster: cluster, Source: source, Groups: groups, MessagesMax: messagesMax, Log: log}
 		for worked := true; worked; {
 			if worked, err = relay.Step(ctx); err != nil {
 				return err

@@ -165,7 +165,7 @@ func (c *Cluster) misconfigured(err error) error {
 	var op *net.OpError
 	switch {
 	case errors.Is(err, kafka.SASLAuthenticationFailed):
-		return refuse("sasl.username", "authentication_failed", "give a user that the brokers know, and its password as the secret of kafka.sasl")
+		return refuse("sasl.username", "authentication_failed", "give a user that the brokers know, and its password in secrets/kafka.password")
 	case errors.Is(err, kafka.UnsupportedSASLMechanism), errors.Is(err, kafka.IllegalSASLState):
 		return refuse("sasl.mechanism", "mechanism_refused", "use a mechanism that the brokers' listener has")
 	case errors.As(err, &name):

@@ -18,8 +18,10 @@ type Source struct {
 	topic   bus.Topic
 	log     *slog.Logger
 
+	groups []int // that are read
+
 	mu    sync.Mutex
-	parts []part
+	parts []part        // of all groups
 	moved chan struct{} // a part has room, or was moved: whoever fetches looks again
 }
 
@@ -45,9 +47,11 @@ func (p *part) last() bus.Place {
 	return p.from
 }
 
-// NewSource makes a source of a topic.
-func NewSource(c *Cluster, topic bus.Topic, log *slog.Logger) *Source {
-	return &Source{cluster: c, topic: topic, log: log, parts: make([]part, c.cfg.Groups), moved: make(chan struct{})}
+// NewSource makes a source of some groups of a topic; without any, of all.
+func NewSource(c *Cluster, topic bus.Topic, log *slog.Logger, groups ...int) *Source {
+	s := &Source{cluster: c, topic: topic, log: log, parts: make([]part, c.cfg.Groups), moved: make(chan struct{})}
+	s.groups = bus.GroupsOf(s, groups)
+	return s
 }
 
 // Topic implements bus.Source.
@@ -67,7 +71,7 @@ func (s *Source) Head(group int) bus.Place {
 func (s *Source) Refresh(ctx context.Context) error {
 	var wg sync.WaitGroup
 	errs := make([]error, len(s.parts))
-	for g := range s.parts {
+	for _, g := range s.groups {
 		wg.Go(func() {
 			end, err := s.cluster.end(ctx, s.topic, g)
 			if errs[g] = err; err != nil {
@@ -199,7 +203,7 @@ func (s *Source) Held() (bytes int64) {
 // answer of each group. Errors are logged and tried again.
 func (s *Source) Run(ctx context.Context, backoffMax time.Duration) error {
 	var wg sync.WaitGroup
-	for g := range s.parts {
+	for _, g := range s.groups {
 		wg.Go(func() { s.follow(ctx, g, backoffMax) })
 	}
 	wg.Wait()

@@ -1,0 +1,250 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/tallystick/tallystick/internal/fault"
+	"github.com/tallystick/tallystick/internal/ids"
+	"github.com/tallystick/tallystick/internal/lease"
+	"github.com/tallystick/tallystick/internal/sqldb"
+)
+
+// cell is an area in one database of the cluster, as seen by this process: it joins
+// those that divide the database's groups, and is on duty for its share. When the
+// share changes, or something goes wrong of which nobody knows how it ended, the
+// duty ends, everything that was in memory is forgotten, and another one begins.
+type cell struct {
+	app  *App
+	role Role
+	db   database
+
+	mu     sync.Mutex
+	look   *Stores // reads, without a lease
+	owned  []int   // groups of the database, as they were last seen
+	state  error   // why it is not at work
+	duties int64   // that have begun
+}
+
+// name tells cells apart: core in database 1.
+func (c *cell) name() string { return fmt.Sprintf("%s_%d", c.role, c.db.number) }
+
+// storesFor opens the area's store in the database. held and guard are those of a duty.
+func (d Deps) storesFor(ctx context.Context, role Role, db database, held []int, guard func(*sqldb.Tx) error) (*Stores, error) {
+	o := d.storeOptions()
+	o.Postgres, o.Held = d.place(db, role), held
+	o.Postgres.Guard = guard
+	s := &Stores{}
+	return s, s.open(ctx, d, role, o)
+}
+
+// readStores gives the store that is read without a lease. It is opened when the
+// database can be reached.
+func (c *cell) readStores(ctx context.Context) (*Stores, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.look != nil {
+		return c.look, nil
+	}
+	s, err := c.app.storesFor(ctx, c.role, c.db, nil, nil)
+	if err != nil {
+		c.state = err
+		return nil, err
+	}
+	if err := c.app.bus.bind(ctx, s); err != nil {
+		c.state = err
+		return nil, errors.Join(err, s.Close())
+	}
+	c.look = s
+	return s, nil
+}
+
+// run joins again and again, until ctx ends.
+func (c *cell) run(ctx context.Context) error {
+	l := c.app.Config.Lease
+	backoff := time.Duration(0)
+	for ctx.Err() == nil {
+		begun := c.app.Now()
+		err := c.membership(ctx)
+		if ctx.Err() != nil {
+			break
+		}
+		if err == nil {
+			err = errors.New("it ended by itself")
+		}
+		c.set(err)
+		if c.app.Now().Sub(begun) > l.TTL {
+			backoff = 0
+		}
+		backoff = min(max(2*backoff, l.RenewEvery), c.app.Config.Consumers.BackoffMax)
+		c.app.Log.Error("off duty, will join again", "cell", c.name(), "error", err, "backoff_millis", backoff.Milliseconds())
+		select {
+		case <-ctx.Done():
+		case <-time.After(backoff):
+		}
+	}
+	return nil
+}
+
+func (c *cell) set(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.state = err
+}
+
+// membership is the time from joining until it is lost, or ctx ends.
+func (c *cell) membership(ctx context.Context) (err error) {
+	read, err := c.readStores(ctx)
+	if err != nil {
+		return err
+	}
+	m := lease.NewMember(read.db(), c.app.ids.New("mbr_"), c.app.Config.ListenOperator, c.app.Config.Lease.TTL)
+	share, err := m.Renew(ctx, true)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		// Whatever has happened: others need not wait for the end of our time.
+		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.app.Config.Lease.TTL)
+		defer cancel()
+		if e := m.Leave(bounded); e != nil && ctx.Err() == nil {
+			c.app.Log.Warn("could not leave", "cell", c.name(), "error", e)
+		}
+	}()
+	for {
+		held, err := m.Hold(ctx, m.Want(share))
+		if err != nil {
+			return err
+		}
+		c.app.Log.Info("on duty", "cell", c.name(), "groups", held, "members", share.Members)
+		if share, err = c.onDuty(ctx, m, held); err != nil || ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
+// onDuty works on the groups until others are wanted: then it gives the share. All
+// that it has begun has ended when it returns, or can write no more.
+func (c *cell) onDuty(ctx context.Context, m *lease.Member, held []int) (share lease.Share, err error) {
+	own, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ended := make(chan error, 1)
+	stop := func() error { return nil }
+	if len(held) > 0 {
+		d, err := c.begin(ctx, m, held)
+		if err != nil {
+			return share, err
+		}
+		go func() { ended <- runAll(own, c.app.runnersOf(d), c.app.Config.Lease.Patience) }()
+		stop = func() error {
+			cancel()
+			err := <-ended
+			c.app.drop(d)
+			return errors.Join(err, d.stores.Close())
+		}
+	}
+	c.set(nil)
+	tick := time.NewTicker(c.app.Config.Lease.RenewEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return share, stop()
+		case err := <-ended:
+			ended <- err
+			return share, errors.Join(stop(), errors.New("a part has stopped"))
+		case <-tick.C:
+		}
+		share, err = c.renew(ctx, m)
+		switch {
+		case fault.Is(err, fault.Fenced):
+			return share, errors.Join(err, stop())
+		case err != nil:
+			c.set(err) // the database may come back before anybody takes us out
+		case !slices.Equal(m.Want(share), held):
+			return share, stop()
+		default:
+			c.set(nil)
+		}
+	}
+}
+
+// begin opens the store of a duty, and puts the area to work.
+func (c *cell) begin(ctx context.Context, m *lease.Member, held []int) (*duty, error) {
+	stores, err := c.app.storesFor(ctx, c.role, c.db, held, m.Guard)
+	if err != nil {
+		return nil, err
+	}
+	d, err := c.app.newDuty(c.role, stores, held)
+	if err == nil {
+		err = d.open(ctx)
+	}
+	if err != nil {
+		return nil, errors.Join(err, stores.Close())
+	}
+	c.mu.Lock()
+	c.duties++
+	c.mu.Unlock()
+	c.app.take(d)
+	return d, nil
+}
+
+// renew renews, and looks which groups the database owns.
+func (c *cell) renew(ctx context.Context, m *lease.Member) (lease.Share, error) {
+	bounded, cancel := context.WithTimeout(ctx, c.app.Config.Lease.TTL)
+	defer cancel()
+	share, err := m.Renew(bounded, false)
+	if err != nil {
+		return share, err
+	}
+	_, err = c.groups(ctx, true)
+	return share, err
+}
+
+// groups are those that the database owns: as they were last seen, or anew.
+func (c *cell) groups(ctx context.Context, anew bool) ([]int, error) {
+	read, err := c.readStores(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	owned := c.owned
+	c.mu.Unlock()
+	if owned != nil && !anew {
+		return owned, nil
+	}
+	if owned, err = lease.Owned(ctx, read.db()); err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.owned = owned
+	return owned, nil
+}
+
+// close closes what is read.
+func (c *cell) close() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.look == nil {
+		return nil
+	}
+	return c.look.Close()
+}
+
+// ready says why the cell is not at work; nil if it is.
+func (c *cell) ready() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.state
+}
+
+// errNoOwner is for groups that no database that can be reached owns.
+func errNoOwner(code ids.Code, group int, why error) error {
+	return &fault.Error{Kind: fault.Unavailable, Op: "route", Code: "group_unreachable",
+		Err: fmt.Errorf("no database that can be reached owns group %d of %s: %w", group, code, why)}
+}

@@ -1,0 +1,150 @@
+package app_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/tallystick/tallystick/bench/load"
+	"github.com/tallystick/tallystick/channels/sandbox/sim"
+	"github.com/tallystick/tallystick/cmd/app"
+	"github.com/tallystick/tallystick/internal/engines"
+)
+
+// cluster is an installation on Kafka and PostgreSQL, with as many processes' worth
+// as are started.
+type cluster struct {
+	*installation
+	pg    *engines.Postgres
+	ports []string // public of two gateways, operators' of two cores
+}
+
+// newCluster makes one on so many databases of one server.
+func newCluster(t *testing.T, databases int, faults sim.Faults) *cluster {
+	t.Helper()
+	c := &cluster{installation: newInstallation(t, faults)}
+	var err error
+	c.pg, err = engines.StartPostgres(t.Context(), false)
+	must(t, err)
+	t.Cleanup(func() { _ = c.pg.Close() })
+	urls := ""
+	for i := range databases {
+		name := fmt.Sprint("pay", i+1)
+		_, err := c.pg.Query(t.Context(), "postgres", "CREATE DATABASE "+name)
+		must(t, err)
+		urls += fmt.Sprintf("%d=%s ", i+1, c.pg.URL(name))
+	}
+	for range 4 {
+		addr, err := app.FreeAddress()
+		must(t, err)
+		c.ports = append(c.ports, addr)
+	}
+	c.env = append(c.env, "TALLYSTICK_STORES=postgres", "TALLYSTICK_POSTGRES_DATABASES="+urls, "TALLYSTICK_LEASE_TTL=1s", "TALLYSTICK_LEASE_RENEW_EVERY=100ms",
+		"TALLYSTICK_PUBLIC_URL=http://"+c.ports[0], "TALLYSTICK_CORE_URL=http://"+c.ports[2]+" http://"+c.ports[3])
+	_, err = app.Migrate(t.Context(), c.deps(), "postgres", "")
+	must(t, err)
+	return c
+}
+
+// deps are those of a process that looks from outside.
+func (c *cluster) deps(env ...string) app.Deps {
+	c.t.Helper()
+	d, err := app.Production(c.folder("outside"), append(slices.Clone(c.env), env...), io.Discard)
+	must(c.t, err)
+	d.NoSync = true
+	return d
+}
+
+func (c *cluster) gateway(n int) *system {
+	return c.start(c.folder(fmt.Sprint("gateway", n)), "TALLYSTICK_ROLES=gateway", "TALLYSTICK_LISTEN="+c.ports[n])
+}
+
+func (c *cluster) core(n int) *system {
+	return c.start(c.folder(fmt.Sprint("core", n)), "TALLYSTICK_ROLES=core", "TALLYSTICK_LISTEN_OPERATOR="+c.ports[2+n])
+}
+
+func (c *cluster) worker(role string) *system {
+	return c.start(c.folder(role), "TALLYSTICK_ROLES="+role)
+}
+
+// settled waits until nothing is open and nothing on its way, and verifies.
+func (c *cluster) settled(ctx context.Context, promised []string) app.Verification {
+	c.t.Helper()
+	all, err := app.OpenDatabases(ctx, c.deps())
+	must(c.t, err)
+	defer all.Close() //nolint:errcheck // it was read
+	var v app.Verification
+	var lost []string
+	for range 600 {
+		v, err = all.Verify(ctx)
+		must(c.t, err)
+		_, lost, err = all.CheckVouchers(ctx, promised)
+		must(c.t, err)
+		open, unread := int64(0), int64(0)
+		for _, o := range v.Orders {
+			open += o.InFlight
+		}
+		for _, u := range v.Unread {
+			unread += u.Count
+		}
+		if len(v.Violations)+len(lost) == 0 && open+unread == 0 && !v.Moved {
+			return v
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	c.t.Fatalf("not settled: violations %q, lost %q, orders %+v, unread %+v", v.Violations, lost, v.Orders, v.Unread)
+	return v
+}
+
+// pay makes orders from one number to another, at both gateways in turn, and gives
+// their vouchers.
+func pay(t *testing.T, gateways []*system, from, to int) (promised []string) {
+	t.Helper()
+	order := load.Orders(1)
+	for n := from; n < to; n++ {
+		a, status, err := gateways[n%len(gateways)].client.Pay(order(n))
+		if status != 202 {
+			t.Fatalf("pay %d: %d %v", n, status, err)
+		}
+		promised = append(promised, a.Voucher)
+	}
+	return promised
+}
+
+// Two of each role share two databases. Each is stopped and started again while
+// payments come; each pair divides the groups between it, and everything is explained
+// in the end.
+func TestTwoOfEachRole(t *testing.T) {
+	c := newCluster(t, 2, sim.Faults{AutoPayShare: 1, LostReplyShare: .05, DeclineShare: .1, DuplicateCallbackShare: .1, EarlyCallbackShare: .1})
+	gateways := []*system{c.gateway(0), c.gateway(1)}
+	workers := map[string]*system{}
+	begin := map[string]func() *system{}
+	for n := range 2 {
+		begin[fmt.Sprint("core", n)] = func() *system { return c.core(n) }
+		begin[fmt.Sprint("prepay", n)] = func() *system { return c.worker("prepay") }
+		begin[fmt.Sprint("accounting", n)] = func() *system { return c.worker("accounting") }
+	}
+	names := []string{"core0", "prepay0", "accounting0", "core1", "prepay1", "accounting1"}
+	for _, name := range names {
+		workers[name] = begin[name]()
+	}
+	promised := pay(t, gateways, 0, 20)
+	for i, name := range names {
+		workers[name].stop()
+		promised = append(promised, pay(t, gateways, 20+10*i, 30+10*i)...)
+		workers[name] = begin[name]()
+	}
+	v := c.settled(t.Context(), promised)
+	if v.Orders[0].Accepted != int64(len(promised)) {
+		t.Errorf("%d accepted, %d promised", v.Orders[0].Accepted, len(promised))
+	}
+	for _, w := range workers {
+		w.stop()
+	}
+	for _, g := range gateways {
+		g.stop()
+	}
+}

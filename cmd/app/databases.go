@@ -1,0 +1,188 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/tallystick/tallystick/core"
+	"github.com/tallystick/tallystick/core/event"
+	"github.com/tallystick/tallystick/internal/fault"
+	"github.com/tallystick/tallystick/internal/ids"
+	"github.com/tallystick/tallystick/internal/lease"
+)
+
+// Databases are all areas' stores of the cluster, one Stores for each database, to
+// be looked at from outside: without a lease, beside the processes that work on them.
+type Databases struct {
+	All    []*Stores
+	owned  []map[int]bool // groups, by database
+	groups int
+}
+
+// OpenDatabases opens them. Each must be there, and of this build's version.
+func OpenDatabases(ctx context.Context, d Deps) (*Databases, error) {
+	list, err := d.Config.Postgres.list()
+	if err != nil {
+		return nil, err
+	}
+	all := &Databases{groups: d.Config.Groups}
+	for _, at := range list {
+		s := &Stores{}
+		all.All = append(all.All, s)
+		for _, role := range []Role{RoleCore, RolePrepay, RoleAccounting} {
+			o := d.storeOptions()
+			o.Postgres = d.place(at, role)
+			if err := s.open(ctx, d, role, o); err != nil {
+				return nil, errors.Join(fault.Wrap(fmt.Sprintf("database %d", at.number), err), all.Close())
+			}
+		}
+		groups, err := lease.Owned(ctx, s.Core.DB())
+		if err != nil {
+			return nil, errors.Join(err, all.Close())
+		}
+		owned := map[int]bool{}
+		for _, g := range groups {
+			owned[g] = true
+		}
+		all.owned = append(all.owned, owned)
+	}
+	return all, nil
+}
+
+// Close closes them.
+func (d *Databases) Close() error {
+	var errs []error
+	for _, s := range d.All {
+		errs = append(errs, s.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Verify is Stores.Verify of each database, summed up: all that belongs to a group
+// is in the one that owns it, and so are the two sides of each equation.
+func (d *Databases) Verify(ctx context.Context) (sum Verification, err error) {
+	sum.Parked = map[string]int{}
+	owners := map[int]int{}
+	for i, s := range d.All {
+		v, err := s.Verify(ctx)
+		if err != nil {
+			return sum, err
+		}
+		sum.add(&v)
+		for g := range d.groups {
+			if d.owned[i][g] {
+				owners[g]++
+				continue
+			}
+			for _, src := range s.Sources() {
+				if src.Head(g).Seq > 0 {
+					sum.Violations = append(sum.Violations, fmt.Sprintf("database %d has messages of topic %s, group %d, and does not own it",
+						s.Core.DB().Number(), src.Topic(), g))
+				}
+			}
+		}
+	}
+	for g := range d.groups {
+		if owners[g] != 1 {
+			sum.Violations = append(sum.Violations, fmt.Sprintf("group %d is owned by %d databases", g, owners[g]))
+		}
+	}
+	return sum, nil
+}
+
+// add adds what was found in another database.
+func (v *Verification) add(o *Verification) {
+	v.Core.Payments, v.Core.Events = v.Core.Payments+o.Core.Payments, v.Core.Events+o.Core.Events
+	v.Prepay.Calls, v.Prepay.Dispatches, v.Prepay.Outcomes = v.Prepay.Calls+o.Prepay.Calls, v.Prepay.Dispatches+o.Prepay.Dispatches, v.Prepay.Outcomes+o.Prepay.Outcomes
+	l, m := &v.Ledger, &o.Ledger
+	l.Entries, l.Rejected, l.Postings, l.Accounts = l.Entries+m.Entries, l.Rejected+m.Rejected, l.Postings+m.Postings, l.Accounts+m.Accounts
+	v.Dispatches, v.Notices, v.Moved = v.Dispatches+o.Dispatches, v.Notices+o.Notices, v.Moved || o.Moved
+	v.Violations = append(v.Violations, o.Violations...)
+	for area, n := range o.Parked {
+		v.Parked[area] += n
+	}
+	for _, line := range o.Orders {
+		v.addOrders(line)
+	}
+	for _, line := range o.Money {
+		v.addMoney(line)
+	}
+	for _, u := range o.Unread {
+		i := slices.IndexFunc(v.Unread, func(w Unread) bool { return w.Topic == u.Topic && w.Reader == u.Reader })
+		if i < 0 {
+			v.Unread = append(v.Unread, u)
+			continue
+		}
+		v.Unread[i].Count += u.Count
+	}
+}
+
+func (v *Verification) addOrders(o OrdersLine) {
+	i := slices.IndexFunc(v.Orders, func(l OrdersLine) bool { return l.Merchant == o.Merchant })
+	if i < 0 {
+		v.Orders = append(v.Orders, o)
+		return
+	}
+	l := &v.Orders[i]
+	l.Accepted += o.Accepted
+	l.Rejected += o.Rejected
+	l.Declined += o.Declined
+	l.Expired += o.Expired
+	l.Closed += o.Closed
+	l.Succeeded += o.Succeeded
+	l.InFlight += o.InFlight
+	l.Aliases += o.Aliases
+}
+
+func (v *Verification) addMoney(o MoneyLine) {
+	i := slices.IndexFunc(v.Money, func(l MoneyLine) bool {
+		return l.Merchant == o.Merchant && l.Account == o.Account && l.Currency == o.Currency
+	})
+	if i < 0 {
+		v.Money = append(v.Money, o)
+		return
+	}
+	l := &v.Money[i]
+	l.Settled += o.Settled
+	l.Surplus += o.Surplus
+	l.Told.Settled += o.Told.Settled
+	l.Told.Surplus += o.Told.Surplus
+	l.Told.Unread += o.Told.Unread
+	l.Told.PSPFees += o.Told.PSPFees
+	l.Told.Fees += o.Told.Fees
+	l.Ledger.Received += o.Ledger.Received
+	l.Ledger.Payable += o.Ledger.Payable
+	l.Ledger.FeeIncome += o.Ledger.FeeIncome
+	l.Ledger.Suspense += o.Ledger.Suspense
+	l.Ledger.PSPFees += o.Ledger.PSPFees
+}
+
+// Trade implements core.Trades.
+func (d *Databases) Trade(ctx context.Context, code ids.Code) (*core.Trade, error) {
+	group := code.Group(d.groups)
+	for i, s := range d.All {
+		if d.owned[i][group] {
+			return s.Core.Trade(ctx, code)
+		}
+	}
+	return nil, errNoOwner(code, group, nil)
+}
+
+// CheckVouchers is Stores.CheckVouchers over all databases.
+func (d *Databases) CheckVouchers(ctx context.Context, vouchers []string) (byStatus map[event.Status]int, violations []string, err error) {
+	return checkVouchers(ctx, d, vouchers)
+}
+
+// Open is the number of payment orders that wait, by state.
+func (d *Databases) Open(ctx context.Context) (sum []core.Age, err error) {
+	for _, s := range d.All {
+		ages, err := s.Core.Open(ctx)
+		if err != nil {
+			return nil, err
+		}
+		sum = append(sum, ages...)
+	}
+	return sum, nil
+}

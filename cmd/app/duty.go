@@ -1,0 +1,168 @@
+package app
+
+import (
+	"context"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"github.com/tallystick/tallystick/accounting"
+	"github.com/tallystick/tallystick/accounting/rules"
+	"github.com/tallystick/tallystick/core"
+	"github.com/tallystick/tallystick/internal/bus"
+	"github.com/tallystick/tallystick/internal/bus/kafka"
+	"github.com/tallystick/tallystick/prepay"
+)
+
+// duty is an area at work on the groups that this process has of it: on all of them
+// in the embedded profile, and on those that it holds leases of in the cluster.
+// While it lasts, its groups and its stores stay the same.
+type duty struct {
+	role      Role
+	stores    *Stores
+	groups    []int // nil is all
+	core      *core.Core
+	prepay    *prepay.Prepay
+	poster    *accounting.Poster
+	consumers []*bus.Consumer
+	relays    []*kafka.Relay
+	watchdogs []*bus.Watchdog // beside each consumer and relay
+	carriers  []runner        // bring what is read, and take away what is told
+}
+
+// reader is an area that reads a topic.
+type reader struct {
+	topic    bus.Topic
+	places   bus.Places
+	apply    func(context.Context, *bus.Batch) error
+	pauseMin time.Duration
+}
+
+// newDuty puts an area to work on its store. Nothing runs yet.
+func (a *App) newDuty(role Role, stores *Stores, groups []int) (*duty, error) {
+	d := &duty{role: role, stores: stores, groups: groups}
+	var readers []reader
+	var logs []bus.Source
+	var err error
+	switch role {
+	case RoleCore:
+		s := stores.Core
+		d.core, err = core.New(core.Deps{Store: s, Directory: a.Directory, IDs: a.ids, Now: a.Now, Config: a.Config.Core, Log: a.Log, Metrics: a.Metrics})
+		if err != nil {
+			return nil, err
+		}
+		readers = []reader{{bus.Callbacks, s, d.core.ApplyCallbacks, 0}, {bus.Outcomes, s, d.core.ApplyOutcomes, 0}, {bus.Intents, s, d.core.ApplyIntents, 0}}
+		logs = []bus.Source{s.Log().Source(bus.Dispatch), s.Log().Source(bus.Payments)}
+	case RolePrepay:
+		s := stores.Prepay
+		d.prepay, err = prepay.New(a.prepayDeps(s))
+		if err != nil {
+			return nil, err
+		}
+		readers, logs = []reader{{bus.Dispatch, s.Places(), d.prepay.Apply, 0}}, []bus.Source{s.Outcomes()}
+	case RoleAccounting:
+		s := stores.Accounting
+		d.poster, err = accounting.NewPoster(accounting.Deps{Store: s, Rules: rules.Payments{}, IDs: a.ids, Now: a.Now,
+			Groups: a.Config.Groups, Metrics: a.Metrics, Log: a.Log, Config: a.Config.Accounting})
+		if err != nil {
+			return nil, err
+		}
+		readers, logs = []reader{{bus.Payments, s.Places(), d.poster.Apply, a.Config.Consumers.LedgerPause}}, []bus.Source{s.Source()}
+	}
+	d.relays, d.carriers = a.bus.relays(logs, groups)
+	bounds := a.Config.Consumers
+	for _, r := range readers {
+		source, carriers := a.bus.source(r.topic, groups)
+		d.carriers = append(d.carriers, carriers...)
+		d.consumers = append(d.consumers, &bus.Consumer{Area: string(role), Source: source, Places: r.places, Apply: r.apply, Groups: groups,
+			MessagesMax: bounds.MessagesMax, ParkedMax: bounds.ParkedMax, PauseMin: r.pauseMin, PauseMax: max(r.pauseMin, bounds.PauseMax), Now: a.Now,
+			Log: a.Log, Advanced: a.bus.passed})
+	}
+	a.watch(d)
+	return d, nil
+}
+
+func (a *App) prepayDeps(store prepay.Store) prepay.Deps {
+	a.mu.Lock()                                                       // several duties draw their own chance from one
+	chance := rand.New(rand.NewPCG(a.Rand.Uint64(), a.Rand.Uint64())) //nolint:gosec // jitter
+	a.mu.Unlock()
+	base := strings.TrimSuffix(a.Config.PublicURL, "/")
+	return prepay.Deps{Store: store, Channels: a.Channels, Executor: a.Executor, IDs: a.ids, Now: a.Now, Rand: chance,
+		NotifyURL: func(channel, account string) string { return base + "/v1/callbacks/" + channel + "/" + account },
+		Points:    a.Points, Metrics: a.Metrics, Log: a.Log, Config: a.Config.Prepay}
+}
+
+// open looks whether the logs are those that were read: a store from another
+// backup is refused before anything moves.
+func (d *duty) open(ctx context.Context) error {
+	for _, c := range d.consumers {
+		if err := c.Open(ctx); err != nil {
+			return err
+		}
+	}
+	for _, r := range d.relays {
+		if err := r.Open(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// runnersOf are what runs for some duties, in the order of starting. Readers start
+// before, and stop after, those whose events they read.
+func (a *App) runnersOf(duties ...*duty) (out []runner) {
+	c := a.Config.Consumers
+	for _, d := range duties {
+		out = append(out, d.carriers...)
+	}
+	for i := len(duties) - 1; i >= 0; i-- {
+		for j := len(duties[i].consumers) - 1; j >= 0; j-- {
+			consumer := duties[i].consumers[j]
+			out = append(out, runner{consumer.Area + " of " + string(consumer.Source.Topic()), func(ctx context.Context) error {
+				return consumer.Run(ctx, c.Idle, c.BackoffMax)
+			}})
+		}
+	}
+	for _, d := range duties {
+		if d.core != nil {
+			out = append(out, runner{"core timers", func(ctx context.Context) error { return d.core.RunTimers(ctx, c.TimersEvery) }})
+		}
+		if d.prepay != nil {
+			out = append(out, runner{"prepay", d.prepay.Run})
+		}
+	}
+	return out
+}
+
+// take makes a duty one of those at work, and drop ends that.
+func (a *App) take(d *duty) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.duties = append(a.duties, d)
+}
+
+func (a *App) drop(d *duty) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for i := range a.duties {
+		if a.duties[i] == d {
+			a.duties = append(append([]*duty(nil), a.duties[:i]...), a.duties[i+1:]...)
+			return
+		}
+	}
+}
+
+// atWork are the duties of this process, now.
+func (a *App) atWork() []*duty {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.duties
+}
+
+// consumers are those of all duties, now.
+func (a *App) consumers() (out []*bus.Consumer) {
+	for _, d := range a.atWork() {
+		out = append(out, d.consumers...)
+	}
+	return out
+}

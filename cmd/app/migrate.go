@@ -1,0 +1,124 @@
+package app
+
+import (
+	"context"
+	"fmt"
+
+	accountingstore "github.com/tallystick/tallystick/accounting/sqlstore"
+	corestore "github.com/tallystick/tallystick/core/sqlstore"
+	"github.com/tallystick/tallystick/internal/fault"
+	"github.com/tallystick/tallystick/internal/lease"
+	"github.com/tallystick/tallystick/internal/sqldb"
+	prepaystore "github.com/tallystick/tallystick/prepay/sqlstore"
+)
+
+// Migrated is what was done for one area in one database.
+type Migrated struct {
+	Database int
+	Area     Role
+	User     string // that may now use it; empty for the one who migrated
+	Owns     int    // groups that the database owns, of which Given are new
+	Given    int
+}
+
+// Migrate makes the schemas of all areas in all databases of the configuration, or
+// brings them up to date, as a user that may do so: as, or whoever the URLs name.
+// Groups that no database owns are divided among them, which is all of them the
+// first time. It may be repeated, and is not undone by half when it fails.
+func Migrate(ctx context.Context, d Deps, as, password string) (done []Migrated, err error) {
+	list, err := d.Config.Postgres.list()
+	if err != nil {
+		return nil, err
+	}
+	if d.Config.Stores != StoresPostgres {
+		return nil, &fault.Error{Kind: fault.Invalid, Op: "migrate", Field: "stores", Code: "config_invalid",
+			Fix: "set stores: postgres; SQLite files are migrated when they are opened"}
+	}
+	for _, role := range []Role{RoleCore, RolePrepay, RoleAccounting} {
+		var dbs []*sqldb.DB
+		defer func() {
+			for _, db := range dbs {
+				_ = db.Close()
+			}
+		}()
+		from := len(done)
+		for _, at := range list {
+			m := Migrated{Database: at.number, Area: role}
+			db, err := d.migrateArea(ctx, at, &m, as, password)
+			if err != nil {
+				return done, fault.Wrap(fmt.Sprintf("database %d, %s", at.number, role), err)
+			}
+			dbs, done = append(dbs, db), append(done, m)
+		}
+		if err := d.divide(ctx, dbs, done[from:]); err != nil {
+			return done, fault.Wrap("divide groups of "+string(role), err)
+		}
+	}
+	return done, nil
+}
+
+func (d Deps) migrateArea(ctx context.Context, at database, m *Migrated, as, password string) (*sqldb.DB, error) {
+	o := d.storeOptions()
+	o.NoSync = true // nothing of value is written; a server that forgets is refused by serve
+	place := d.place(at, m.Area)
+	m.User = place.User
+	admin := *place
+	admin.User, admin.Password = as, password
+	if place.User != "" {
+		if err := sqldb.MakeRole(ctx, admin, place.User, place.Password); err != nil {
+			return nil, err
+		}
+	}
+	o.Postgres = &admin
+	var err error
+	switch m.Area {
+	case RoleCore:
+		err = corestore.Migrate(ctx, o, place.User)
+	case RolePrepay:
+		err = prepaystore.Migrate(ctx, o, place.User)
+	case RoleAccounting:
+		err = accountingstore.Migrate(ctx, d.accountingStore(o), place.User)
+	}
+	if err != nil {
+		return nil, err
+	}
+	s := &Stores{}
+	if err := s.open(ctx, d, m.Area, o); err != nil {
+		return nil, err
+	}
+	return s.db(), nil
+}
+
+// divide gives each group that nobody owns to a database, in order: the first time,
+// equal parts to all.
+func (d Deps) divide(ctx context.Context, dbs []*sqldb.DB, done []Migrated) error {
+	owned := map[int]int{}
+	for i, db := range dbs {
+		groups, err := lease.Owned(ctx, db)
+		if err != nil {
+			return err
+		}
+		for _, g := range groups {
+			if other, twice := owned[g]; twice {
+				return fault.New(fault.Conflict, "groups", "databases %d and %d both own group %d", done[other].Database, done[i].Database, g)
+			}
+			owned[g] = i
+		}
+		done[i].Owns = len(groups)
+	}
+	give := make([][]int, len(dbs))
+	for g := range d.Config.Groups {
+		if _, has := owned[g]; !has {
+			i := g * len(dbs) / d.Config.Groups
+			give[i] = append(give[i], g)
+		}
+	}
+	for i, db := range dbs {
+		if err := db.Write(ctx, func(tx *sqldb.Tx) error { return lease.Own(tx, give[i]) }); err != nil {
+			return err
+		}
+		done[i].Given = len(give[i])
+		done[i].Owns += len(give[i])
+	}
+	return nil
+}
