@@ -21,9 +21,12 @@ FIRST ?= 1
 N ?= 300
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: test engines lint vet staticcheck race norace demo sim torture planted fuzz
+# A module of its own: a broker that lies on demand, for tests alone.
+KFAKE := internal/bus/kafka/kfaketest
 
-test: engines lint race norace
+.PHONY: test engines lint vet staticcheck race norace kfake demo sim torture planted fuzz
+
+test: engines lint race norace kfake
 
 # The engines that tests start, if they are missing; they would fetch them
 # themselves, on their own time.
@@ -35,6 +38,7 @@ lint: vet staticcheck
 vet:
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "not gofmt-ed:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
 	go vet ./...
+	cd $(KFAKE) && go vet ./...
 
 staticcheck:
 	go run $(STATICCHECK) ./...
@@ -45,6 +49,9 @@ race:
 
 norace:
 	.ci/gotest plain $$(go list ./... | grep -E '$(NO_RACE)|$(BOTH)')
+
+kfake:
+	cd $(KFAKE) && $(CURDIR)/.ci/gotest 'race, kfake' -race ./...
 
 # The first five minutes.
 demo:

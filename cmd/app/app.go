@@ -43,16 +43,18 @@ type Deps struct {
 	Config    Config
 	Secret    *ids.Secret
 	Passwords map[Role]string // of areas, for stores: postgres
-	Tokens    *api.TokenRing
-	Directory *merchant.Directory
-	Channels  Channels
-	Executor  prepay.Executor
-	Coord     Coordinator // nil for a replica that is alone
-	Now       func() time.Time
-	Random    io.Reader  // for ids
-	Rand      *rand.Rand // for jitter; used by prepay alone
-	Points    fault.Points
-	NoSync    bool // only the simulation may
+	// KafkaPassword is that of kafka.sasl.username; empty without it.
+	KafkaPassword string
+	Tokens        *api.TokenRing
+	Directory     *merchant.Directory
+	Channels      Channels
+	Executor      prepay.Executor
+	Coord         Coordinator // nil for a replica that is alone
+	Now           func() time.Time
+	Random        io.Reader  // for ids
+	Rand          *rand.Rand // for jitter; used by prepay alone
+	Points        fault.Points
+	NoSync        bool // only the simulation may
 	// CommitFault fails commits of all stores; see sqldb.Options. For the simulation.
 	CommitFault func() error
 	Log         *slog.Logger
@@ -127,6 +129,9 @@ func New(ctx context.Context, d Deps) (a *App, err error) {
 
 // buildAreas puts this process's areas to work on all groups.
 func (a *App) buildAreas(ctx context.Context) error {
+	if err := a.bus.bind(ctx, a.Stores); err != nil {
+		return err
+	}
 	for _, role := range a.Config.areas() {
 		d, err := a.newDuty(role, a.Stores, nil)
 		if err != nil {

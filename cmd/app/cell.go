@@ -55,6 +55,10 @@ func (c *cell) readStores(ctx context.Context) (*Stores, error) {
 		c.state = err
 		return nil, err
 	}
+	if err := c.app.bus.bind(ctx, s); err != nil {
+		c.state = err
+		return nil, errors.Join(err, s.Close())
+	}
 	c.look = s
 	return s, nil
 }

@@ -93,6 +93,7 @@ type ConsumersConfig struct {
 	Idle        time.Duration `yaml:"idle"`         // between two looks without being woken
 	BackoffMax  time.Duration `yaml:"backoff_max"`  // between two tries after an error
 	TimersEvery time.Duration `yaml:"timers_every"` // between two looks at what is due
+	StallAlarm  time.Duration `yaml:"stall_alarm"`  // how long a group may stand still that has something to read
 }
 
 // DefaultConfig is what an installation starts with.
@@ -106,7 +107,7 @@ func DefaultConfig() Config {
 		Intake: IntakeConfig{BatchRecordsMax: 1024, BatchBytesMax: 1 << 20, QueueBatchesMax: 8, UnreadBytesMax: 64 << 20,
 			UnreadAgeMax: 30 * time.Second, TrimEveryBatches: 256, MeasureEvery: 100 * time.Millisecond},
 		Consumers: ConsumersConfig{MessagesMax: 512, PauseMax: 20 * time.Millisecond, LedgerPause: 50 * time.Millisecond, ParkedMax: 100_000,
-			Idle: time.Second, BackoffMax: 5 * time.Second, TimersEvery: time.Second},
+			Idle: time.Second, BackoffMax: 5 * time.Second, TimersEvery: time.Second, StallAlarm: 30 * time.Second},
 		API: api.DefaultConfig(), Callback: callback.DefaultConfig(), Voucher: voucher.DefaultConfig(),
 		Core: core.DefaultConfig(), Prepay: prepay.Defaults(), Accounting: accounting.DefaultConfig(),
 	}
@@ -183,6 +184,8 @@ func (c Config) validate() error {
 		return bad("consumers.pause_max", "out_of_range", "use 0s to 1s for pause_max and ledger_pause")
 	case c.Consumers.Idle <= 0 || c.Consumers.BackoffMax <= 0 || c.Consumers.TimersEvery <= 0:
 		return bad("consumers.idle", "not_positive", "give durations such as 1s for idle, backoff_max and timers_every")
+	case c.Consumers.StallAlarm <= c.Consumers.BackoffMax || c.Consumers.StallAlarm <= c.Consumers.Idle:
+		return bad("consumers.stall_alarm", "too_small", "give a duration above backoff_max and idle, such as 30s: a group that is tried again stands still for so long")
 	case c.Intake.MeasureEvery <= 0:
 		return bad("intake.measure_every", "not_positive", "give a duration such as 100ms")
 	}

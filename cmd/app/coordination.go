@@ -103,7 +103,7 @@ func newCoordinator(d *Deps, secrets Secrets) (Coordinator, error) {
 	}
 	c := d.Config.redis()
 	var err error
-	if c.Password, err = secrets.Redis(); err != nil {
+	if c.Password, err = secrets.RedisPassword(); err != nil {
 		return nil, err
 	}
 	if d.Config.Redis.TLS {

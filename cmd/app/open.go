@@ -58,6 +58,11 @@ func Production(dir string, environ []string, logTo io.Writer) (d Deps, err erro
 	if d.Tokens, err = api.NewTokenRing(newestKey(tokens), tokens); err != nil {
 		return d, err
 	}
+	if d.Config.Bus == BusKafka && d.Config.Kafka.SASL.Mechanism != "" {
+		if d.KafkaPassword, err = secrets.KafkaPassword(); err != nil {
+			return d, err
+		}
+	}
 	snapshot, err := merchant.Load(filepath.Join(dir, DirectoryFile))
 	if err != nil {
 		return d, err

@@ -39,8 +39,7 @@ func (a *App) probes() []api.Probe {
 	for _, c := range a.cells {
 		out = append(out, api.Probe{Name: c.name(), Check: c.ready})
 	}
-	// Consumers are made after the gateway.
-	return append(out, api.Probe{Name: "stopped_groups", Check: func() error {
+	return append(append(out, a.stalled()...), api.Probe{Name: "stopped_groups", Check: func() error {
 		for _, c := range a.consumers() {
 			if stopped := c.Stopped(); len(stopped) > 0 {
 				return fault.New(fault.Unavailable, "consumer", "%s has stopped in groups %v of %s: the log says why", c.Area, stopped, c.Source.Topic())

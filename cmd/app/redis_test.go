@@ -232,7 +232,7 @@ func TestCoordinationIsChecked(t *testing.T) {
 			t.Errorf("%s: %v, want %q", env, err, words)
 		}
 	}
-	secret := filepath.Join(dir, app.SecretsDir, "redis.key")
+	secret := filepath.Join(dir, app.SecretsDir, "redis.password")
 	must(t, os.WriteFile(secret, []byte("a password\n"), 0o644))
 	env := []string{"TALLYSTICK_COORDINATION=redis", "TALLYSTICK_REDIS_ADDRESSES=127.0.0.1:1"}
 	_, err := app.Production(dir, env, os.Stderr)

@@ -30,6 +30,10 @@ type Stores struct {
 	lock *os.File
 }
 
+// busStamp is the installation constant that says where the places of the stores
+// are: a folder goes to one bus for good.
+const busStamp = "bus"
+
 // intakePageBytes is the page size of the intake, whose rows are whole batches.
 const intakePageBytes = 16 << 10
 
@@ -75,8 +79,11 @@ func OpenStores(ctx context.Context, d Deps) (s *Stores, err error) {
 
 // storeOptions are those of every store of this process.
 func (d Deps) storeOptions() sqldb.Options {
-	return sqldb.Options{NoSync: d.NoSync, Points: d.Points, CommitFault: d.CommitFault, CacheKiBMax: d.Config.StoreCacheKiBMax,
-		Stamp: map[string]string{"code_secret": d.Secret.Fingerprint(), "groups": strconv.Itoa(d.Config.Groups)}}
+	stamp := map[string]string{"code_secret": d.Secret.Fingerprint(), "groups": strconv.Itoa(d.Config.Groups)}
+	if d.Config.Bus == BusEmbedded {
+		stamp[busStamp] = BusEmbedded
+	}
+	return sqldb.Options{NoSync: d.NoSync, Points: d.Points, CommitFault: d.CommitFault, CacheKiBMax: d.Config.StoreCacheKiBMax, Stamp: stamp}
 }
 
 // open opens one area's store.

@@ -25,6 +25,7 @@ type commands struct {
 	Verify  verifyCmd  `cmd:"" help:"Fold the logs of a data folder, compare them with its tables, and the areas with each other."`
 	Backup  backupCmd  `cmd:"" help:"Copy a data folder, served or not, as it is at one moment."`
 	Restore restoreCmd `cmd:"" help:"Make a data folder of a backup."`
+	Rewind  rewindCmd  `cmd:"" help:"On Kafka, after stores were restored from an older copy: make the topics say again what the areas' logs say."`
 	Parked  parkedCmd  `cmd:"" help:"List messages that were put aside because they could not be applied, and ask for their replay."`
 	Version versionCmd `cmd:"" help:"Print the version."`
 }

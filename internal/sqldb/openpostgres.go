@@ -159,7 +159,8 @@ func Migrate(ctx context.Context, o Options, role string) (err error) {
 			`GRANT USAGE ON SCHEMA ` + schema + ` TO ` + r,
 			`GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA ` + schema + ` TO ` + r,
 			`GRANT USAGE ON ALL SEQUENCES IN SCHEMA ` + schema + ` TO ` + r,
-			`REVOKE INSERT, UPDATE, DELETE ON ` + schema + `.stamp, ` + schema + `.` + versionTable + ` FROM ` + r,
+			`REVOKE INSERT, UPDATE, DELETE ON ` + schema + `.` + versionTable + ` FROM ` + r,
+			`REVOKE UPDATE, DELETE ON ` + schema + `.stamp FROM ` + r, // see Stamp
 		} {
 			if err := run(query); err != nil {
 				return err

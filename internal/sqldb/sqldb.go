@@ -218,6 +218,12 @@ func schemaNewer(have, want int64) error {
 		Err: fmt.Errorf("the schema has version %d, this build knows up to %d", have, want)}
 }
 
+// Stamp stores constants that are known only after Open, and compares them at every
+// other call: fault.Conflict when one differs. The database has a stamp already.
+func (db *DB) Stamp(ctx context.Context, stamp map[string]string) error {
+	return fault.Wrap("sqldb: stamp "+db.area, db.Write(ctx, func(tx *Tx) error { return db.compareStamp(tx, stamp) }))
+}
+
 // checkStamp stores each constant at first open and compares it at every other.
 func (db *DB) checkStamp(ctx context.Context, stamp map[string]string) error {
 	if len(stamp) == 0 {
@@ -227,22 +233,26 @@ func (db *DB) checkStamp(ctx context.Context, stamp map[string]string) error {
 		if _, err := tx.Exec(`CREATE TABLE IF NOT EXISTS stamp (name TEXT PRIMARY KEY, value TEXT NOT NULL)`); err != nil {
 			return err
 		}
-		for _, name := range slices.Sorted(maps.Keys(stamp)) {
-			want := stamp[name]
-			if _, err := tx.Exec(`INSERT INTO stamp (name, value) VALUES (?, ?) ON CONFLICT DO NOTHING`, name, want); err != nil {
-				return err
-			}
-			var have string
-			err := tx.Query(`SELECT value FROM stamp WHERE name = ?`, []any{name}, func(scan Scan) error { return scan(&have) })
-			if err != nil {
-				return err
-			}
-			if have != want {
-				return db.stampMismatch(name, have, want)
-			}
-		}
-		return nil
+		return db.compareStamp(tx, stamp)
 	})
+}
+
+func (db *DB) compareStamp(tx *Tx, stamp map[string]string) error {
+	for _, name := range slices.Sorted(maps.Keys(stamp)) {
+		want := stamp[name]
+		if _, err := tx.Exec(`INSERT INTO stamp (name, value) VALUES (?, ?) ON CONFLICT DO NOTHING`, name, want); err != nil {
+			return err
+		}
+		var have string
+		err := tx.Query(`SELECT value FROM stamp WHERE name = ?`, []any{name}, func(scan Scan) error { return scan(&have) })
+		if err != nil {
+			return err
+		}
+		if have != want {
+			return db.stampMismatch(name, have, want)
+		}
+	}
+	return nil
 }
 
 func (db *DB) stampMismatch(name, have, want string) error {

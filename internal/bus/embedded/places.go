@@ -35,7 +35,7 @@ CREATE TABLE marks (topic TEXT NOT NULL, grp INTEGER NOT NULL, seq INTEGER NOT N
 CREATE TABLE parked (id INTEGER PRIMARY KEY, topic TEXT NOT NULL, grp INTEGER NOT NULL, epoch INTEGER NOT NULL,
   seq INTEGER NOT NULL, part INTEGER NOT NULL, reason TEXT NOT NULL, parked_at_millis INTEGER NOT NULL,
   replay BOOLEAN NOT NULL DEFAULT FALSE, event_id TEXT NOT NULL, type TEXT NOT NULL, version INTEGER NOT NULL,
-  at_millis INTEGER NOT NULL, ` + contextColumnsSQL + `, payload BLOB NOT NULL);
+  at_millis INTEGER NOT NULL, ` + contextColumnsSQL + `, extra BLOB NOT NULL, payload BLOB NOT NULL);
 CREATE INDEX parked_key ON parked (topic, biz_code, id);
 `
 
@@ -180,12 +180,15 @@ func (p Places) List(ctx context.Context, where string, args ...any) ([]Parked, 
 	var out []Parked
 	err := p.DB.Read(ctx, func(tx *sqldb.Tx) error {
 		query := `SELECT id, topic, grp, epoch, seq, part, reason, parked_at_millis, replay, event_id, type, version, at_millis,
-			biz_code, merchant, order_type, order_scene, institution, trace_id, form, traffic, payload FROM parked ` + where + ` ORDER BY id LIMIT ?`
+			biz_code, merchant, order_type, order_scene, institution, trace_id, form, traffic, extra, payload FROM parked ` + where + ` ORDER BY id LIMIT ?`
 		return tx.Query(query, append(args, listMax), func(scan sqldb.Scan) error {
 			var r Parked
 			m := &r.Message
 			err := scan(append([]any{&r.Row, &m.Topic, &m.Group, &m.Place.Epoch, &m.Place.Seq, &m.Part, &r.Reason,
 				&r.ParkedAtMillis, &r.Replay}, eventTargets(&m.Event)...)...)
+			if len(m.Extra) == 0 {
+				m.Extra = nil
+			}
 			out = append(out, r)
 			return err
 		})
