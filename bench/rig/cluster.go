@@ -34,6 +34,7 @@ type ClusterConfig struct {
 type Cluster struct {
 	Folder
 	Kafka    *engines.Kafka
+	Redis    *engines.Redis
 	Postgres []*engines.Postgres
 	Links    []*Link // to the databases: processes go over these
 
@@ -65,7 +66,12 @@ func NewCluster(ctx context.Context, cfg ClusterConfig) (c *Cluster, err error) 
 	if c.Folder, err = MakeFolder(filepath.Join(cfg.Dir, "data")); err != nil {
 		return c, err
 	}
-	if err := os.MkdirAll(filepath.Join(cfg.Dir, "kafka"), 0o700); err != nil {
+	for _, engine := range []string{"kafka", "redis"} {
+		if err := os.MkdirAll(filepath.Join(cfg.Dir, engine), 0o700); err != nil {
+			return c, err
+		}
+	}
+	if c.Redis, err = engines.StartRedis(ctx, filepath.Join(cfg.Dir, "redis")); err != nil {
 		return c, err
 	}
 	if c.Kafka, err = engines.StartKafka(ctx, filepath.Join(cfg.Dir, "kafka")); err != nil {
@@ -98,7 +104,7 @@ func NewCluster(ctx context.Context, cfg ClusterConfig) (c *Cluster, err error) 
 		}
 	}
 	c.Env = append([]string{"TALLYSTICK_BUS=kafka", "TALLYSTICK_KAFKA_BROKERS=" + c.Kafka.Addr, "TALLYSTICK_KAFKA_REPLICATION=1",
-		"TALLYSTICK_KAFKA_MIN_IN_SYNC=1", "TALLYSTICK_KAFKA_START_TIMEOUT=60s", "TALLYSTICK_STORES=postgres",
+		"TALLYSTICK_KAFKA_MIN_IN_SYNC=1", "TALLYSTICK_KAFKA_START_TIMEOUT=60s", "TALLYSTICK_STORES=postgres", "TALLYSTICK_COORDINATION=redis", "TALLYSTICK_REDIS_ADDRESSES=" + c.Redis.Addr,
 		"TALLYSTICK_POSTGRES_DATABASES=" + strings.Join(urls, " "), fmt.Sprintf("TALLYSTICK_GROUPS=%d", cfg.Groups), "TALLYSTICK_LOG_LEVEL=info",
 		"TALLYSTICK_PUBLIC_URL=http://" + c.members[0].Addr, "TALLYSTICK_CORE_URL=" + strings.Join(cores, " ")}, cfg.Env...)
 	d, err := c.deps()
@@ -241,6 +247,9 @@ func (c *Cluster) Close() error {
 	errs := []error{c.Stop()}
 	if c.Kafka != nil {
 		errs = append(errs, c.Kafka.Kill())
+	}
+	if c.Redis != nil {
+		errs = append(errs, c.Redis.Kill())
 	}
 	for _, l := range c.Links {
 		errs = append(errs, l.Close())

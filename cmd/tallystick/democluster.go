@@ -30,7 +30,7 @@ func (d *demo) startCluster(ctx context.Context) error {
 	if err := os.MkdirAll(d.dir, 0o700); err != nil {
 		return err
 	}
-	fmt.Println("Starting PostgreSQL and Kafka (the first time they are fetched, which may take a minute) ...")
+	fmt.Println("Starting PostgreSQL, Kafka and Redis (the first time they are fetched, which may take a minute) ...")
 	c, err := rig.NewCluster(ctx, rig.ClusterConfig{Dir: d.dir, Exe: exe, Each: 2, Databases: 1, Groups: 16, Env: []string{
 		"TALLYSTICK_PREPAY_BACKOFF_POLL_FIRST_MILLIS=5000", "TALLYSTICK_PREPAY_BACKOFF_MAX_MILLIS=5000"}})
 	s := &clusterSystem{Cluster: c}
@@ -63,6 +63,7 @@ func (s *clusterSystem) introduce(d *demo) {
 		fmt.Printf("  %-14s operators http://%s%s\n", m.Name, m.OperatorAddr, api)
 	}
 	fmt.Printf("  %-14s %s\n", "Kafka", s.Kafka.Addr)
+	fmt.Printf("  %-14s %s\n", "Redis", s.Redis.Addr)
 	for i, p := range s.Postgres {
 		fmt.Printf("  %-14s %s\n", fmt.Sprint("PostgreSQL ", i+1), p.URL("tallystick"))
 	}
