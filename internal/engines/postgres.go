@@ -28,9 +28,25 @@ type Postgres struct {
 // it has committed.
 var forgetful = []string{"fsync=off", "synchronous_commit=off", "full_page_writes=off"}
 
+// PostgresOptions say what a server is like.
+type PostgresOptions struct {
+	Durable bool
+	// CertPEM and KeyPEM, if set, turn TLS on.
+	CertPEM, KeyPEM []byte
+	// HBA are lines of pg_hba.conf that take the place of initdb's, which trust everybody.
+	HBA []string
+	// Settings are "name=value", as in postgresql.conf.
+	Settings []string
+}
+
 // StartPostgres makes a fresh server and starts it. One that is not durable is
 // quicker.
-func StartPostgres(ctx context.Context, durable bool) (_ *Postgres, err error) {
+func StartPostgres(ctx context.Context, durable bool) (*Postgres, error) {
+	return StartPostgresWith(ctx, PostgresOptions{Durable: durable})
+}
+
+// StartPostgresWith is StartPostgres with more to choose.
+func StartPostgresWith(ctx context.Context, o PostgresOptions) (_ *Postgres, err error) {
 	if _, err := install(ctx, "postgres"); err != nil {
 		return nil, err
 	}
@@ -39,9 +55,10 @@ func StartPostgres(ctx context.Context, durable bool) (_ *Postgres, err error) {
 		return nil, err
 	}
 	p := &Postgres{port: ports[0], sets: []string{"listen_addresses=127.0.0.1", "max_connections=200", "shared_buffers=256MB", "max_wal_size=2GB"}}
-	if !durable {
+	if !o.Durable {
 		p.sets = append(p.sets, forgetful...)
 	}
+	p.sets = append(p.sets, o.Settings...)
 	if p.bin, err = postgresBin(); err != nil {
 		return nil, err
 	}
@@ -65,7 +82,36 @@ func StartPostgres(ctx context.Context, durable bool) (_ *Postgres, err error) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("initdb: %w: %s", err, out)
 	}
+	if err := p.configure(&o); err != nil {
+		return nil, err
+	}
 	return p, p.Start(ctx)
+}
+
+// configure writes the files that are not as initdb made them.
+func (p *Postgres) configure(o *PostgresOptions) error {
+	if len(o.HBA) > 0 {
+		if err := p.write("pg_hba.conf", []byte(strings.Join(o.HBA, "\n")+"\n")); err != nil {
+			return err
+		}
+	}
+	if o.CertPEM == nil {
+		return nil
+	}
+	p.sets = append(p.sets, "ssl=on", "ssl_cert_file=server.crt", "ssl_key_file=server.key")
+	return errors.Join(p.write("server.crt", o.CertPEM), p.write("server.key", o.KeyPEM))
+}
+
+// write writes a file of the data folder that the server can read.
+func (p *Postgres) write(name string, text []byte) error {
+	path := filepath.Join(p.data(), name)
+	if err := os.WriteFile(path, text, 0o600); err != nil {
+		return err
+	}
+	if p.as == nil {
+		return nil
+	}
+	return os.Chown(path, int(p.as.Uid), int(p.as.Gid))
 }
 
 func (p *Postgres) runAs(name string) error {
@@ -159,6 +205,54 @@ func (p *Postgres) Stop() error { return p.p.signal(syscall.SIGINT, 30*time.Seco
 
 // Kill is kill -9 of the server; its own children end by themselves.
 func (p *Postgres) Kill() error { return p.p.signal(syscall.SIGKILL, 30*time.Second) }
+
+// Freeze stops the server and all its processes where they stand (SIGSTOP), Thaw
+// lets them go on.
+func (p *Postgres) Freeze() error {
+	if err := p.p.signal(syscall.SIGSTOP, 0); err != nil { // first: it starts no more of them
+		return err
+	}
+	return p.signalChildren(syscall.SIGSTOP)
+}
+
+// Thaw is SIGCONT.
+func (p *Postgres) Thaw() error {
+	return errors.Join(p.signalChildren(syscall.SIGCONT), p.p.signal(syscall.SIGCONT, 0))
+}
+
+// signalChildren signals the server's own processes, each of which leads a group of
+// its own.
+func (p *Postgres) signalChildren(s syscall.Signal) error {
+	stats, err := filepath.Glob("/proc/[0-9]*/stat")
+	if err != nil {
+		return err
+	}
+	for _, path := range stats {
+		text, err := os.ReadFile(path) //nolint:gosec // of /proc
+		if err != nil {
+			continue // it has ended
+		}
+		// pid (name) state ppid, where the name may have anything in it
+		fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
+		if len(fields) < 2 || fields[1] != itoa(p.p.cmd.Process.Pid) {
+			continue
+		}
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+		if err != nil {
+			return err
+		}
+		if err := syscall.Kill(pid, s); err != nil && !errors.Is(err, syscall.ESRCH) {
+			return err
+		}
+	}
+	return nil
+}
+
+// Logged is what the server has written to its log.
+func (p *Postgres) Logged() (string, error) {
+	text, err := os.ReadFile(p.log())
+	return string(text), err
+}
 
 // Close ends the server and removes its folder.
 func (p *Postgres) Close() error {

@@ -39,8 +39,13 @@ CREATE TABLE parked (id INTEGER PRIMARY KEY, topic TEXT NOT NULL, grp INTEGER NO
 CREATE INDEX parked_key ON parked (topic, biz_code, id);
 `
 
+// In PostgreSQL a group's rows are found by their last sequence: an index whose
+// groups grow apart costs little there, and ids say nothing of an order, as they are
+// taken before a transaction waits for its counters, and as groups move between
+// databases.
 const schemaLog = `
 CREATE TABLE log_{topic} (id INTEGER PRIMARY KEY, grp INTEGER NOT NULL, last INTEGER NOT NULL, events INTEGER NOT NULL, at_millis INTEGER NOT NULL, body BLOB NOT NULL);
+-- postgres: CREATE UNIQUE INDEX log_{topic}_last ON log_{topic} (grp, last);
 `
 
 // Advance moves the batch's places, from exactly where it was read, parks what
