@@ -44,6 +44,13 @@ const (
 	idsBlock       = 64
 )
 
+func (p *Postgres) check(op string) error {
+	if p.Number < 1 || p.Number > NumberMax {
+		return &fault.Error{Kind: fault.Invalid, Op: op, Field: "postgres.number", Code: "config_invalid", Fix: fmt.Sprintf("1 to %d", NumberMax)}
+	}
+	return nil
+}
+
 // config is how each connection is opened.
 func (p *Postgres) config(area string, readOnly bool) (*pgx.ConnConfig, error) {
 	c, err := pgx.ParseConfig(p.URL)

@@ -236,17 +236,17 @@ func (db *DB) checkStamp(ctx context.Context, stamp map[string]string) error {
 				return err
 			}
 			if have != want {
-				return db.stampMismatch(name, have, want)
+				return stampMismatch(db.area, name, have, want)
 			}
 		}
 		return nil
 	})
 }
 
-func (db *DB) stampMismatch(name, have, want string) error {
+func stampMismatch(area, name, have, want string) error {
 	return &fault.Error{Kind: fault.Conflict, Code: "stamp_mismatch", Field: name,
 		Fix: "open this data with the secret and settings that made it",
-		Err: fmt.Errorf("the %s store was made with %s=%q, this process has %q", db.area, name, have, want)}
+		Err: fmt.Errorf("the %s store was made with %s=%q, this process has %q", area, name, have, want)}
 }
 
 // Statements is how many SQL statements have run, and Commits how many writing
