@@ -203,8 +203,31 @@ func (p *Postgres) Query(ctx context.Context, database, sql string) (string, err
 // Stop is a fast shutdown: it breaks connections, and writes everything.
 func (p *Postgres) Stop() error { return p.p.signal(syscall.SIGINT, 30*time.Second) }
 
-// Kill is kill -9 of the server; its own children end by themselves.
-func (p *Postgres) Kill() error { return p.p.signal(syscall.SIGKILL, 30*time.Second) }
+// Kill is kill -9 of the server and all its processes, of which one that is left
+// keeps the server from starting again.
+func (p *Postgres) Kill() error {
+	pids, err := p.children()
+	if err != nil {
+		return err
+	}
+	if err := p.p.signal(syscall.SIGKILL, 30*time.Second); err != nil {
+		return err
+	}
+	deadline := time.After(30 * time.Second)
+	for _, pid := range pids {
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+			return err
+		}
+		for f := procStat(pid); len(f) > 0 && f[0] != "Z"; f = procStat(pid) { // whoever adopted it may reap it late
+			select {
+			case <-deadline:
+				return fmt.Errorf("process %d of the server did not end", pid)
+			case <-time.After(5 * time.Millisecond):
+			}
+		}
+	}
+	return nil
+}
 
 // Freeze stops the server and all its processes where they stand (SIGSTOP), Thaw
 // lets them go on.
@@ -220,32 +243,42 @@ func (p *Postgres) Thaw() error {
 	return errors.Join(p.signalChildren(syscall.SIGCONT), p.p.signal(syscall.SIGCONT, 0))
 }
 
-// signalChildren signals the server's own processes, each of which leads a group of
-// its own.
-func (p *Postgres) signalChildren(s syscall.Signal) error {
+// children are the server's own processes, each of which leads a group of its own.
+func (p *Postgres) children() (pids []int, err error) {
 	stats, err := filepath.Glob("/proc/[0-9]*/stat")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, path := range stats {
-		text, err := os.ReadFile(path) //nolint:gosec // of /proc
-		if err != nil {
-			continue // it has ended
-		}
-		// pid (name) state ppid, where the name may have anything in it
-		fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
-		if len(fields) < 2 || fields[1] != itoa(p.p.cmd.Process.Pid) {
-			continue
-		}
 		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
 		if err != nil {
-			return err
+			return nil, err
 		}
-		if err := syscall.Kill(pid, s); err != nil && !errors.Is(err, syscall.ESRCH) {
-			return err
+		if f := procStat(pid); len(f) > 1 && f[1] == itoa(p.p.cmd.Process.Pid) {
+			pids = append(pids, pid)
 		}
 	}
-	return nil
+	return pids, nil
+}
+
+// procStat is what the kernel tells of a process, from its state on; empty when it
+// is gone: pid (name) state ppid, where the name may have anything in it.
+func procStat(pid int) []string {
+	text, err := os.ReadFile("/proc/" + itoa(pid) + "/stat")
+	if err != nil {
+		return nil
+	}
+	return strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
+}
+
+func (p *Postgres) signalChildren(s syscall.Signal) error {
+	pids, err := p.children()
+	for _, pid := range pids {
+		if e := syscall.Kill(pid, s); e != nil && !errors.Is(e, syscall.ESRCH) {
+			err = errors.Join(err, e)
+		}
+	}
+	return err
 }
 
 // Logged is what the server has written to its log.
@@ -254,8 +287,9 @@ func (p *Postgres) Logged() (string, error) {
 	return string(text), err
 }
 
-// Close ends the server and removes its folder.
+// Close ends the server, frozen or not, and removes its folder.
 func (p *Postgres) Close() error {
+	_ = p.Thaw()
 	err := p.p.signal(syscall.SIGQUIT, 30*time.Second)
 	return errors.Join(err, os.RemoveAll(p.dir))
 }

@@ -247,8 +247,8 @@ func TestPostgresBegins(t *testing.T) {
 	write(t, db, func(*sqldb.Tx) error { return nil })
 	var pid int
 	write(t, db, func(tx *sqldb.Tx) (err error) { pid, err = backend(tx); return err })
-	sql(t, `SELECT pg_terminate_backend(%d, 10000)`, pid)
-	refused(t, "nobody is there", look(), fault.Unavailable, "database_unreachable")
+	err := db.Write(t.Context(), func(*sqldb.Tx) error { kill(t, pid); return looked })
+	refused(t, "nobody is there", err, fault.Unavailable, "database_unreachable")
 	if err := look(); err != looked {
 		t.Errorf("after it: %v", err)
 	}

@@ -2,8 +2,11 @@ package sqldb
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
+	"net"
 	"reflect"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -36,12 +39,39 @@ func newPostgres(p *Postgres, area string, readOnly bool) (*postgres, error) {
 func (c *postgres) ready(ctx context.Context) (err error) {
 	c.ctx, c.begin = context.WithoutCancel(ctx), ""
 	if c.alive() {
-		return nil
+		if !spoken(c.conn.PgConn().Conn()) {
+			return nil
+		}
+		// It ended while nobody used it, and has said why: that is no reason for who
+		// comes next to fail.
+		_ = c.close()
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.config.ConnectTimeout)
 	defer cancel()
 	c.conn, err = pgx.ConnectConfig(ctx, c.config)
 	return err
+}
+
+// spoken reports whether the server has said something, or hung up, without being
+// asked. It looks at what has come in, and waits for nothing.
+func spoken(conn net.Conn) (said bool) {
+	if t, ok := conn.(*tls.Conn); ok {
+		conn = t.NetConn()
+	}
+	s, ok := conn.(syscall.Conn)
+	if !ok {
+		return false
+	}
+	raw, err := s.SyscallConn()
+	if err != nil {
+		return true
+	}
+	err = raw.Read(func(fd uintptr) bool {
+		_, _, err := syscall.Recvfrom(int(fd), make([]byte, 1), syscall.MSG_PEEK|syscall.MSG_DONTWAIT) //nolint:gosec // a file's number
+		said = !errors.Is(err, syscall.EAGAIN) && !errors.Is(err, syscall.EINTR)
+		return true
+	})
+	return said || err != nil
 }
 
 func (c *postgres) text(query string) string {
