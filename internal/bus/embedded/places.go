@@ -86,7 +86,7 @@ func advanceReplay(tx *sqldb.Tx, b *bus.Batch) error {
 		reason, parked := b.Parked[i]
 		query, args := `DELETE FROM parked WHERE id = ?`, []any{id}
 		if parked {
-			query, args = `UPDATE parked SET reason = ? WHERE id = ?`, []any{reason, id}
+			query, args = `UPDATE parked SET reason = ? WHERE id = ?`, []any{text(reason), id}
 			again = true
 		}
 		n, err := tx.Exec(query, args...)
@@ -108,10 +108,16 @@ var parkedColumns = append([]string{"topic", "grp", "epoch", "seq", "part", "rea
 
 func insertParked(tx *sqldb.Tx, m *bus.Message, reason string, nowMillis int64) error {
 	_, err := tx.Insert("parked", parkedColumns, 1, "", func(dst []any, _ int) []any {
-		dst = append(dst, string(m.Topic), m.Group, m.Place.Epoch, m.Place.Seq, m.Part, reason, nowMillis)
+		dst = append(dst, string(m.Topic), m.Group, m.Place.Epoch, m.Place.Seq, m.Part, text(reason), nowMillis)
 		return appendEvent(dst, &m.Event)
 	})
 	return err
+}
+
+// text makes a reason fit for a database, which refuses, with the whole batch, what
+// is no UTF-8 and any NUL: it may quote what it is the reason for.
+func text(s string) string {
+	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
 }
 
 // Parked is one message that was put aside.
