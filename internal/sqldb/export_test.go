@@ -11,3 +11,9 @@ const (
 	IDsPerDatabase = idsPerDatabase
 	IDsBlock       = idsBlock
 )
+
+// Begun begins a transaction before its first statement.
+func Begun(tx *Tx) error { return tx.begun() }
+
+// Spoken reports whether the other side has said something or hung up.
+var Spoken = spoken

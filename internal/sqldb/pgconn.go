@@ -66,10 +66,10 @@ func spoken(conn net.Conn) (said bool) {
 	if err != nil {
 		return true
 	}
-	err = raw.Read(func(fd uintptr) bool {
+	// Not its Read, which waits for a reading that the driver may have left behind.
+	err = raw.Control(func(fd uintptr) {
 		_, _, err := syscall.Recvfrom(int(fd), make([]byte, 1), syscall.MSG_PEEK|syscall.MSG_DONTWAIT) //nolint:gosec // a file's number
 		said = !errors.Is(err, syscall.EAGAIN) && !errors.Is(err, syscall.EINTR)
-		return true
 	})
 	return said || err != nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"strings"
 	"sync"
 	"testing"
@@ -391,4 +392,49 @@ func TestPostgresServerFrozen(t *testing.T) {
 	write(t, db, func(tx *sqldb.Tx) error { return insert(tx, "b") })
 	want(t, db, names(t, open(t, o))...)
 	refused(t, "who does not know", late.Write(t.Context(), func(*sqldb.Tx) error { return nil }), fault.Unavailable, "store_stopped")
+}
+
+// TestLookingAtAConnectionWaitsForNothing: also while something reads it, as the
+// driver does for a time when it was slow to write.
+func TestLookingAtAConnectionWaitsForNothing(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close() //nolint:errcheck // a test
+	near, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer near.Close() //nolint:errcheck // a test
+	far, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if sqldb.Spoken(near) {
+		t.Error("nobody has said anything")
+	}
+	read := make(chan error)
+	go func() { _, err := near.Read(make([]byte, 1)); read <- err }()
+	for range 20 {
+		time.Sleep(time.Millisecond) // until it reads
+		if sqldb.Spoken(near) {
+			t.Error("nobody has said anything, and something reads")
+		}
+	}
+	if _, err := far.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-read; err != nil {
+		t.Fatal(err)
+	}
+	if sqldb.Spoken(near) {
+		t.Error("what was said has been read")
+	}
+	if err := far.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for !sqldb.Spoken(near) {
+		time.Sleep(time.Millisecond)
+	}
 }
