@@ -206,7 +206,7 @@ func TestPostgresSwallowedError(t *testing.T) {
 // TestPostgresWaitsAreBounded: for a statement, for a lock, and for each other.
 func TestPostgresWaitsAreBounded(t *testing.T) {
 	o := pgOptions(t, func(o *sqldb.Options) {
-		o.Postgres.StatementTimeout = 400 * time.Millisecond
+		o.Postgres.StatementTimeout = time.Second
 		o.Postgres.URL += "&options=" + "-c%20deadlock_timeout%3D20ms"
 	})
 	migrated(t, o)
@@ -269,7 +269,8 @@ func TestPostgresWaitsAreBounded(t *testing.T) {
 // TestPostgresIdleTransaction: a process that stands still in the middle of a
 // transaction loses it, for certain, and goes on with the next.
 func TestPostgresIdleTransaction(t *testing.T) {
-	o := migrated(t, pgOptions(t, func(o *sqldb.Options) { o.Postgres.IdleTimeout = 50 * time.Millisecond }))
+	o := migrated(t, pgOptions(t, nil))
+	o.Postgres.IdleTimeout = 500 * time.Millisecond
 	db := open(t, o)
 	err := db.Write(t.Context(), func(tx *sqldb.Tx) error {
 		if err := insert(tx, "a"); err != nil {
@@ -366,7 +367,7 @@ func TestPostgresServerFrozen(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = e.Close() })
 	o := migrated(t, sqldb.Options{Area: "test", NoSync: true, Migrations: []string{schema},
-		Postgres: &sqldb.Postgres{URL: e.URL("postgres"), Number: 1, ConnectTimeout: 500 * time.Millisecond, StatementTimeout: 500 * time.Millisecond}})
+		Postgres: &sqldb.Postgres{URL: e.URL("postgres"), Number: 1, ConnectTimeout: time.Second, StatementTimeout: time.Second}})
 	db, late := open(t, o), open(t, o)
 	write(t, db, func(tx *sqldb.Tx) error { return insert(tx, "a") })
 	must := func(err error) {
