@@ -79,7 +79,7 @@ func NewCluster(ctx context.Context, cfg ClusterConfig) (c *Cluster, err error) 
 	}
 	var urls []string
 	for i := range cfg.Databases {
-		p, err := engines.StartPostgresIn(ctx, cfg.PostgresDirs[i], true)
+		p, err := engines.StartPostgresWith(ctx, engines.PostgresOptions{Durable: true, Parent: cfg.PostgresDirs[i]})
 		if err != nil {
 			return c, err
 		}
