@@ -151,7 +151,7 @@ func TestPostgresRole(t *testing.T) {
 	for _, statement := range []string{
 		`ALTER TABLE item ADD COLUMN x BIGINT`, `DROP TABLE item`, `TRUNCATE item`, `ALTER TABLE item DISABLE TRIGGER ALL`,
 		`DROP TRIGGER item_never_goes ON item`, `CREATE OR REPLACE FUNCTION never() RETURNS trigger LANGUAGE sql AS ''`,
-		`SET session_replication_role = replica`, `UPDATE stamp SET value = 'x'`, `DELETE FROM stamp`, `INSERT INTO stamp VALUES ('a', 'b')`,
+		`SET session_replication_role = replica`, `UPDATE stamp SET value = 'x'`, `DELETE FROM stamp`, `INSERT INTO stamp VALUES ('groups', 'b') ON CONFLICT (name) DO UPDATE SET value = 'b'`,
 		`UPDATE schema_version SET version_id = 7`, `INSERT INTO schema_version (version_id, is_applied) VALUES (7, TRUE)`, `DELETE FROM schema_version`,
 		`CREATE TABLE mine (id BIGINT)`, `CREATE TABLE public.mine (id BIGINT)`, `DROP SEQUENCE ids`, `SELECT setval('ids', 1)`, `ALTER SEQUENCE ids RESTART`,
 		`SELECT * FROM ` + other.Postgres.Schema + `.item`, `INSERT INTO ` + other.Postgres.Schema + `.item (name) VALUES ('x')`,
