@@ -37,6 +37,9 @@ type Config struct {
 	// FaultShare is the share of commits that fail: on a full disk, or by an fsync
 	// of which nobody knows what it did.
 	FaultShare float64
+	// Trim trims the areas' logs, by bounds so small that they are met. Without it
+	// nothing does.
+	Trim bool
 	// Trace, if set, receives what happens, line by line.
 	Trace io.Writer
 }
@@ -123,8 +126,11 @@ func directory() *merchant.Snapshot {
 }
 
 // config is the default one, with bounds so small that they are met.
-func config() app.Config {
+func config(cfg Config) app.Config {
 	c := app.DefaultConfig()
+	if cfg.Trim {
+		c.Retention = app.RetentionConfig{LogAge: 20 * time.Second, LogBytesMax: 100_000, Every: 300 * time.Millisecond, RowsMax: 5}
+	}
 	c.PublicURL = "http://gateway.invalid"
 	c.Intake.BatchRecordsMax, c.Intake.TrimEveryBatches = 4, 3
 	c.Consumers.MessagesMax = 7
@@ -141,13 +147,14 @@ func (w *World) open() error {
 	w.now = w.now.Add(time.Millisecond)
 	w.calls, w.posts = nil, nil
 	w.clients.lose()
-	a, err := app.New(context.Background(), app.Deps{Dir: w.cfg.Dir, Config: config(), Secret: w.secret, Tokens: w.tokens, Directory: w.dir,
+	a, err := app.New(context.Background(), app.Deps{Dir: w.cfg.Dir, Config: config(w.cfg), Secret: w.secret, Tokens: w.tokens, Directory: w.dir,
 		Channels: &psp{world: w}, Executor: w, Now: w.clock, Random: reader{w.rand}, Rand: w.rand, Points: w.point, NoSync: true, CommitFault: w.commitFault,
 		Log: slog.New(slog.DiscardHandler), Metrics: metrics.NewSet()})
 	if err != nil {
 		return fmt.Errorf("open: %w", err)
 	}
-	w.app, w.steps = a, a.Steps()
+	w.app = a
+	w.steps = slices.DeleteFunc(a.Steps(), func(s app.Step) bool { return !w.cfg.Trim && strings.HasPrefix(s.Name, "retention.") })
 	return a.Prepay.Recover(context.Background())
 }
 
@@ -389,7 +396,7 @@ func (w *World) everything() (busy bool, err error) {
 // same seed must give again, byte for byte.
 func (w *World) EventLog() ([]byte, error) {
 	var out []byte
-	a, err := app.OpenStores(context.Background(), app.Deps{Dir: w.cfg.Dir, Config: config(), Secret: w.secret, Now: w.clock, NoSync: true})
+	a, err := app.OpenStores(context.Background(), app.Deps{Dir: w.cfg.Dir, Config: config(w.cfg), Secret: w.secret, Now: w.clock, NoSync: true})
 	if err != nil {
 		return nil, err
 	}
@@ -422,23 +429,37 @@ func temporary() (string, error) {
 	return os.MkdirTemp("", "tallystick-sim-")
 }
 
-// Simulate runs one seed in a folder of its own and gives its event log, and how
-// often the app crashed.
+// Result is what a run was.
+type Result struct {
+	Log     []byte // every event that is still there, and the journal
+	Crashes int    // how often the app was abandoned
+	Trimmed int64  // messages that the areas' logs have no more
+}
+
+// Simulate is Run, for whoever wants its event log and its crashes.
 func Simulate(cfg Config) (log []byte, crashes int, err error) {
+	r, err := Run(cfg)
+	return r.Log, r.Crashes, err
+}
+
+// Run runs one seed in a folder of its own.
+func Run(cfg Config) (r Result, err error) {
 	if cfg.Dir, err = temporary(); err != nil {
-		return nil, 0, err
+		return r, err
 	}
 	defer os.RemoveAll(cfg.Dir) //nolint:errcheck // temporary
 	if err := os.MkdirAll(filepath.Join(cfg.Dir, app.StoresDir), 0o700); err != nil {
-		return nil, 0, err
+		return r, err
 	}
 	w, err := New(cfg)
 	if err != nil {
-		return nil, 0, err
+		return r, err
 	}
-	if err := w.Run(); err != nil {
-		return nil, w.crashes, fmt.Errorf("seed %d: %w", cfg.Seed, err)
+	err = w.Run()
+	r.Crashes, r.Trimmed = w.crashes, w.auditor.trimmed
+	if err != nil {
+		return r, fmt.Errorf("seed %d: %w", cfg.Seed, err)
 	}
-	log, err = w.EventLog()
-	return log, w.crashes, err
+	r.Log, err = w.EventLog()
+	return r, err
 }

@@ -86,6 +86,7 @@ func (a *App) registerGauges() {
 			a.Metrics.GetOrCreateGauge(`tallystick_consumer_stopped_groups`+label, sum(func(c *bus.Consumer) int64 { return int64(len(c.Stopped())) }))
 		}
 	}
+	a.registerRetention()
 	a.registerCells()
 }
 

@@ -86,6 +86,9 @@ func (c *Cluster) message(topic bus.Topic, group int, r *kafka.Record) (m bus.Me
 type endOf struct {
 	offset int64
 	place  bus.Place
+	// expired says that there were records, and that the brokers have deleted all of
+	// them, as they were old: nobody can tell which the last one was.
+	expired bool
 }
 
 // tailRecords is how far from its end a partition is looked at for its last place:
@@ -120,6 +123,13 @@ func (c *Cluster) end(ctx context.Context, topic bus.Topic, group int) (e endOf,
 			}
 		}
 		at = next
+	}
+	switch {
+	case e.place != (bus.Place{}) || e.offset == 0:
+	case topic.Entering(): // there a place is an offset
+		e.place = bus.Place{Epoch: c.cfg.Epoch, Seq: e.offset}
+	default:
+		e.expired = true
 	}
 	return e, nil
 }

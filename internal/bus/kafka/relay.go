@@ -3,6 +3,7 @@ package kafka
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -17,15 +18,23 @@ import (
 // partition; after an error it goes on behind the last sequence that was
 // acknowledged. It keeps no place of its own: the topic's end says how far it
 // came. Two relays at once make repetitions, which readers know by their places.
+//
+// The last message of a group is published again before the brokers delete it for its
+// age, so that a topic's end always says so.
 type Relay struct {
 	Cluster     *Cluster
 	Source      bus.Source // the area's log, from the database
 	MessagesMax int        // of one request
 	Groups      []int      // that are published; nil is all
-	Log         *slog.Logger
+	// AgainAfter is the age from which a group's last message is published again, by
+	// Now; 0 never does.
+	AgainAfter time.Duration
+	Now        func() time.Time
+	Log        *slog.Logger
 
 	mu     sync.Mutex
 	places map[int]bus.Place // acknowledged
+	last   map[int]time.Time // about when the last one was
 }
 
 // Step publishes at most one batch of each group. worked is false when there was
@@ -33,6 +42,14 @@ type Relay struct {
 func (r *Relay) Step(ctx context.Context) (worked bool, err error) {
 	var wg sync.WaitGroup
 	var mu sync.Mutex
+	r.mu.Lock()
+	begun := r.places != nil
+	r.mu.Unlock()
+	if !begun { // where the log begins, too
+		if err := r.Source.Refresh(ctx); err != nil {
+			return false, fault.Wrap("relay "+string(r.Source.Topic()), err)
+		}
+	}
 	for _, g := range bus.GroupsOf(r.Source, r.Groups) {
 		wg.Go(func() {
 			did, e := r.step(ctx, g)
@@ -47,8 +64,11 @@ func (r *Relay) Step(ctx context.Context) (worked bool, err error) {
 
 func (r *Relay) step(ctx context.Context, group int) (worked bool, err error) {
 	at, err := r.place(ctx, group)
-	if err != nil || r.Source.Head(group).Seq <= at.Seq {
+	if err != nil {
 		return false, err
+	}
+	if r.Source.Head(group).Seq <= at.Seq {
+		return false, r.again(ctx, group, at)
 	}
 	msgs, err := r.Source.Read(ctx, group, at, r.MessagesMax)
 	if err != nil || len(msgs) == 0 {
@@ -64,7 +84,48 @@ func (r *Relay) step(ctx context.Context, group int) (worked bool, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.places[group] = msgs[len(msgs)-1].Place
+	r.published(group)
 	return true, nil
+}
+
+// published takes note of when a group's last record was appended; r.mu is held.
+func (r *Relay) published(group int) {
+	if r.AgainAfter <= 0 {
+		return
+	}
+	if r.last == nil {
+		r.last = map[int]time.Time{}
+	}
+	r.last[group] = r.Now()
+}
+
+// again publishes a group's last message once more if it is old.
+func (r *Relay) again(ctx context.Context, group int, at bus.Place) error {
+	r.mu.Lock()
+	last, known := r.last[group]
+	r.mu.Unlock()
+	if r.AgainAfter <= 0 || at.Seq == 0 || known && r.Now().Sub(last) < r.AgainAfter {
+		return nil
+	}
+	msgs, err := r.Source.Read(ctx, group, bus.Place{Epoch: at.Epoch, Seq: at.Seq - 1}, 1)
+	if err != nil || len(msgs) == 0 || msgs[0].Place != at {
+		return err // the topic's end is not the log's: that is told elsewhere
+	}
+	if !known && r.Now().Sub(time.UnixMilli(msgs[0].AtMillis)) < r.AgainAfter {
+		last = time.UnixMilli(msgs[0].AtMillis)
+	} else if _, err = r.Cluster.produce(ctx, r.Source.Topic(), group, []kafka.Record{record(&msgs[0].Event, at)}); err == nil {
+		last = r.Now()
+	}
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.last == nil {
+		r.last = map[int]time.Time{}
+	}
+	r.last[group] = last
+	return nil
 }
 
 // place is how far a group was published: known, or read from the topic's end.
@@ -78,6 +139,16 @@ func (r *Relay) place(ctx context.Context, group int) (bus.Place, error) {
 	end, err := r.Cluster.end(ctx, r.Source.Topic(), group)
 	if err != nil {
 		return at, err
+	}
+	begin := bus.BeginOf(r.Source, group)
+	switch {
+	case end.expired:
+		// Whoever must read it has committed what the log does not have any more; so from
+		// its beginning on there are repetitions, and no gap.
+		end.place = begin
+	case end.place.Seq < begin.Seq:
+		return at, &fault.Error{Kind: fault.Conflict, Op: "relay", Code: "topic_lost", Field: string(r.Source.Topic()), Fix: "bring the topic back from another copy of the brokers' data",
+			Err: fmt.Errorf("group %d: the brokers have it up to %d, and the log begins behind %d: what lies between is in neither", group, end.place.Seq, begin.Seq)}
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
