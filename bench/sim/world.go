@@ -129,7 +129,7 @@ func directory() *merchant.Snapshot {
 func config(cfg Config) app.Config {
 	c := app.DefaultConfig()
 	if cfg.Trim {
-		c.Retention = app.RetentionConfig{LogAge: 20 * time.Second, LogBytesMax: 100_000, Every: 300 * time.Millisecond, RowsMax: 5}
+		c.Retention = app.RetentionConfig{LogAge: 100 * time.Millisecond, LogBytesMax: 100_000, Every: 20 * time.Millisecond, RowsMax: 5}
 	}
 	c.PublicURL = "http://gateway.invalid"
 	c.Intake.BatchRecordsMax, c.Intake.TrimEveryBatches = 4, 3
@@ -254,6 +254,9 @@ func (w *World) restart(why string) error {
 // auditor. An error describes everything that is wrong.
 func (w *World) Run() (err error) {
 	defer func() {
+		if w.app == nil {
+			return // it could not be opened again
+		}
 		if closeErr := w.app.Close(); err == nil {
 			err = closeErr
 		}

@@ -1,0 +1,238 @@
+package app_test
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tallystick/tallystick/bench/load"
+	"github.com/tallystick/tallystick/channels/sandbox/sim"
+	"github.com/tallystick/tallystick/cmd/app"
+	"github.com/tallystick/tallystick/internal/bus"
+	"github.com/tallystick/tallystick/internal/bus/embedded"
+	"github.com/tallystick/tallystick/internal/fault"
+	"github.com/tallystick/tallystick/internal/sqldb"
+)
+
+// trim deletes about a share of the rows of all logs of a folder, as far as their
+// readers have committed them.
+func (f *liesFolder) trim(t *testing.T, share float64) {
+	t.Helper()
+	deps, err := app.Production(f.dir, f.env, io.Discard)
+	must(t, err)
+	deps.NoSync = true
+	s, err := app.OpenStores(t.Context(), deps)
+	must(t, err)
+	defer func() { must(t, s.Close()) }()
+	for _, l := range []struct {
+		topic  bus.Topic
+		db     *sqldb.DB
+		log    *embedded.Log
+		reader string
+	}{
+		{bus.Dispatch, s.Core.DB(), s.Core.Log(), "prepay"}, {bus.Payments, s.Core.DB(), s.Core.Log(), "accounting"},
+		{bus.Outcomes, s.Prepay.DB(), s.Prepay.Log(), "core"}, {bus.Postings, s.Accounting.DB(), s.Accounting.Log(), ""},
+	} {
+		rows := 0
+		must(t, l.db.Read(t.Context(), func(tx *sqldb.Tx) error {
+			return tx.Query(`SELECT count(*) FROM log_`+string(l.topic), nil, func(scan sqldb.Scan) error { return scan(&rows) })
+		}))
+		src := l.log.Stored(l.topic)
+		must(t, src.Refresh(t.Context()))
+		upTo := map[int]bus.Place{}
+		for g := range src.Groups() {
+			upTo[g] = src.Head(g)
+		}
+		if l.reader != "" {
+			upTo, err = s.Parked()[l.reader].Committed(t.Context(), l.topic)
+			must(t, err)
+		}
+		deleted, _, err := l.log.Trimmer(l.topic, nil).Step(t.Context(), embedded.Trim{UpTo: upTo, BeforeMillis: embedded.Everything, RowsMax: int(share * float64(rows))})
+		must(t, err)
+		t.Logf("%d of %d rows of topic %s were trimmed", deleted, rows, l.topic)
+	}
+}
+
+// What is gone is explained by what is left of it, however much that is; and who
+// lies about old orders or recent ones is found.
+func TestVerifyOfTrimmedLogs(t *testing.T) {
+	f := makeLiesFolder(t, "TALLYSTICK_GROUPS=2", "TALLYSTICK_CONSUMERS_MESSAGES_MAX=2") // many rows of each group
+	for _, share := range []float64{.3, .5, .8, 1} {
+		f.trim(t, share)
+		v, err := f.copied(t, "core").Verify(t.Context())
+		must(t, err)
+		if len(v.Violations) > 0 || v.Moved || v.Orders[0].Accepted != 60 || len(v.Trimmed) != 4 {
+			t.Fatalf("nobody lied, and a share of %.1f was trimmed: violations %q, %+v", share, v.Violations, v)
+		}
+		if share == .8 {
+			continue // nearly everything is old
+		}
+		for _, l := range liesOfTrimmed(share) {
+			t.Run(fmt.Sprintf("%.1f/%s/%s", share, l.area, l.name), func(t *testing.T) {
+				v, err := f.copied(t, l.area, l.do...).Verify(t.Context())
+				must(t, err)
+				if found := strings.Join(v.Violations, "\n"); !strings.Contains(found, l.want) {
+					t.Errorf("not found: %s\nbut\n%s", l.want, found)
+				}
+			})
+		}
+	}
+}
+
+func liesOfTrimmed(share float64) []lie {
+	const oldest = ` (SELECT min(id) FROM payment_orders WHERE status = 'succeeded')`
+	lies := []lie{
+		{name: "an order gone", area: "core", want: "payment orders that began before the log does", do: []string{`DELETE FROM attempts WHERE payment_id =` + oldest, `DELETE FROM payment_orders WHERE id =` + oldest}},
+		{name: "an order of nothing", area: "core", want: "payment orders that began before the log does", do: []string{
+			`INSERT INTO payment_orders SELECT id + 1000, version, trade_id, substr(y, 1, 26) || '!', biz_code, merchant, order_type, order_scene, institution, trace_id, form, traffic,
+			 'other', canonical, 'declined', reason, alias_of, currency, amount_minor, method, subject, return_url, metadata, credential_method, credential_value, fee_rate_ppm,
+			 0, accepted_at_millis, expires_at_millis, '', 0, beside FROM payment_orders WHERE id =` + oldest}},
+		{name: "another version", area: "core", want: "changes of payment orders", do: []string{`UPDATE payment_orders SET version = version + 1 WHERE id =` + oldest}},
+		{name: "another state", area: "core", want: "payment orders that succeeded", do: []string{`UPDATE payment_orders SET status = 'declined' WHERE id =` + oldest}},
+		{name: "more paid", area: "core", want: "surplus, its log ", do: []string{`UPDATE attempts SET paid_minor = paid_minor + 1 WHERE payment_id =` + oldest}},
+		{name: "trades open", area: "core", want: "its ", do: []string{`UPDATE trade_orders SET status = 'open', paid_minor = 0 WHERE status = 'paid'`}},
+		{name: "nothing accepted", area: "core", want: "orders of ", do: []string{`DELETE FROM trimmed_sums WHERE what = 'accepted'`}},
+		{name: "other money", area: "core", want: "surplus, its log ", do: []string{`UPDATE trimmed_sums SET n = n + 1 WHERE what = 'settled'`}},
+		{name: "other PSP fees", area: "core", want: "core told of PSP fees of ", do: []string{`UPDATE trimmed_sums SET n = n + 1 WHERE what = 'psp_fees'`}},
+		{name: "other fees", area: "core", want: "core told of our fees of ", do: []string{`UPDATE trimmed_sums SET n = n + 1 WHERE what = 'fees'`}},
+		{name: "more settled", area: "core", want: "entries of ", do: []string{`UPDATE trimmed_sums SET n = n + 1 WHERE what = 'settlements'`}},
+		{name: "more gone than was said", area: "core", want: "messages are missing, the first behind", do: []string{
+			`UPDATE trimmed SET seq = seq - 1 WHERE topic = 'payments'`}},
+		{name: "more gone than was read", area: "accounting", want: "and accounting has read ", do: []string{`UPDATE places SET seq = 1 WHERE topic = 'payments'`}},
+		{name: "an amount of a call", area: "prepay", want: "its pay was never dispatched: no attempt", do: []string{`UPDATE calls SET amount_minor = amount_minor + 1`}},
+		{name: "a call of nothing", area: "prepay", want: "its pay was never dispatched: no attempt", do: []string{`UPDATE calls SET out_trade_no = substr(out_trade_no, 1, 27) || '!'`}},
+		{name: "an old entry of another sum", area: "accounting", want: "the ledger", do: []string{`DROP TRIGGER postings_never_change`, `UPDATE postings SET minor = minor * 2 WHERE id >> 8 = 1`}},
+		{name: "an old entry gone", area: "accounting", want: "entries are not told of in topic postings", do: []string{`DROP TRIGGER entries_never_go`, `DELETE FROM entries WHERE id = 1`}},
+		{name: "an old entry of another event", area: "accounting", want: "balance", do: []string{`UPDATE balances SET minor = minor + 1`}},
+	}
+	if share < .6 {
+		last := func(table string) string {
+			return `DELETE FROM ` + table + ` WHERE id = (SELECT max(id) - 8 FROM ` + table + `)`
+		}
+		lies = append(lies,
+			lie{name: "a hole in payments", area: "core", want: "messages are missing, the first behind", do: []string{last("log_payments")}},
+			lie{name: "a hole in dispatch", area: "core", want: "messages are missing, the first behind", do: []string{last("log_dispatch")}},
+			lie{name: "a hole in outcomes", area: "prepay", want: "messages are missing, the first behind", do: []string{last("log_outcomes")}},
+			lie{name: "a hole in postings", area: "accounting", want: "messages are missing, the first behind", do: []string{last("log_postings")}},
+			lie{name: "a recent order of another state", area: "core", want: "the log says", do: []string{
+				`UPDATE payment_orders SET fee_minor = fee_minor + 1 WHERE id = (SELECT max(id) FROM payment_orders WHERE status = 'succeeded')`}},
+			lie{name: "a recent call without an outcome", area: "prepay", want: "its outcomes say never_sent", do: []string{`UPDATE trimmed SET at_millis = 1`,
+				`DELETE FROM log_outcomes WHERE id > (SELECT min(id) FROM log_outcomes)`}})
+	}
+	if share < .4 { // the orders that began behind what is gone of topic payments were dispatched behind what is gone of that
+		lies = append(lies, lie{name: "a recent order never dispatched", area: "core", want: ", and was never dispatched", do: []string{`UPDATE trimmed SET at_millis = 1 WHERE topic = 'dispatch'`,
+			`DELETE FROM log_dispatch WHERE id > (SELECT min(id) FROM log_dispatch)`}})
+	}
+	return lies
+}
+
+// A store that is older than what its readers' logs still have is refused, with the
+// reason; one that is not replays what it has missed, and comes to the same.
+func TestAnOlderCopyOfAReaderOfATrimmedLog(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		age  string
+		ok   bool
+	}{{"within what is kept", "720h", true}, {"behind what is kept", "1ms", false}} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := startSystem(t, sim.Faults{AutoPayShare: 1}, "TALLYSTICK_RETENTION_LOG_AGE="+tc.age, "TALLYSTICK_RETENTION_EVERY=20ms")
+			dir, order := s.app.Dir, load.Orders(3)
+			pay := func(from, to int) {
+				for i := from; i < to; i++ {
+					if _, status, err := s.client.Pay(order(i)); status != 202 {
+						t.Fatal(status, err)
+					}
+				}
+			}
+			pay(0, 40)
+			copyTo := filepath.Join(t.TempDir(), "copy")
+			_, err := app.Backup(t.Context(), dir, copyTo, false)
+			must(t, err)
+			pay(40, 200)
+			s.drain(t)
+			before := map[string]int64{}
+			if !tc.ok {
+				awaitTrimmed(t, s, 100)
+			}
+			before["entries"] = s.entries(t)
+			s.stop()
+			replaceStore(t, dir, copyTo, "accounting.db")
+			a, err := app.Open(t.Context(), dir, nil, io.Discard)
+			if !tc.ok {
+				if !fault.Is(err, fault.Conflict) || !strings.Contains(err.Error(), "what lies between was deleted") {
+					t.Errorf("accounting is from before what core's log has: %v", err)
+				}
+				if err == nil {
+					must(t, a.Close())
+				}
+				return
+			}
+			must(t, err)
+			must(t, a.CatchUp(t.Context()))
+			v, err := a.Stores.Verify(t.Context())
+			must(t, err)
+			if len(v.Violations) > 0 || v.Ledger.Entries != before["entries"] {
+				t.Errorf("%d entries, before %d; violations %q", v.Ledger.Entries, before["entries"], v.Violations)
+			}
+			must(t, a.Close())
+		})
+	}
+}
+
+// awaitTrimmed waits until so much of topic payments is gone.
+func awaitTrimmed(t *testing.T, s *system, messages int64) {
+	t.Helper()
+	for range 1000 {
+		src := s.app.Stores.Core.Log().Source(bus.Payments)
+		must(t, src.Refresh(t.Context()))
+		var n int64
+		for g := range src.Groups() {
+			n += bus.BeginOf(src, g).Seq
+		}
+		if n >= messages {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Fatal("nothing is trimmed")
+}
+
+func (s *system) entries(t *testing.T) int64 {
+	t.Helper()
+	v, err := s.app.Stores.Accounting.Verify(t.Context())
+	must(t, err)
+	return v.Entries
+}
+
+// replaceStore puts a store's copy in the place of the store.
+func replaceStore(t *testing.T, dir, from, name string) {
+	t.Helper()
+	for _, ext := range []string{"", "-wal", "-shm"} {
+		must(t, os.RemoveAll(filepath.Join(dir, app.StoresDir, name+ext)))
+	}
+	text, err := os.ReadFile(filepath.Join(from, app.StoresDir, name))
+	must(t, err)
+	must(t, os.WriteFile(filepath.Join(dir, app.StoresDir, name), text, 0o600))
+}
+
+func TestRetentionIsChecked(t *testing.T) {
+	dir, _ := initialised(t)
+	cases := map[string]string{
+		"TALLYSTICK_RETENTION_LOG_AGE=0s":      "retention.log_age",
+		"TALLYSTICK_RETENTION_LOG_BYTES_MAX=0": "retention.log_bytes_max",
+		"TALLYSTICK_RETENTION_EVERY=2h":        "retention.every",
+		"TALLYSTICK_RETENTION_ROWS_MAX=0":      "retention.rows_max",
+		"TALLYSTICK_BUS=kafka TALLYSTICK_KAFKA_BROKERS=a:1 TALLYSTICK_INTAKE_UNREAD_AGE_MAX=200h": "intake.unread_age_max",
+	}
+	for _, env := range slices.Sorted(maps.Keys(cases)) {
+		if _, err := app.LoadConfig(dir, strings.Fields(env)); err == nil || !strings.Contains(err.Error(), cases[env]) {
+			t.Errorf("%s: %v, want %q", env, err, cases[env])
+		}
+	}
+}
