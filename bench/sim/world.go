@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -129,6 +128,7 @@ func directory() *merchant.Snapshot {
 func config(cfg Config) app.Config {
 	c := app.DefaultConfig()
 	if cfg.Trim {
+		c.Groups = 2 // of which each has many rows
 		c.Retention = app.RetentionConfig{LogAge: 100 * time.Millisecond, LogBytesMax: 100_000, Every: 20 * time.Millisecond, RowsMax: 5}
 	}
 	c.PublicURL = "http://gateway.invalid"
@@ -430,39 +430,4 @@ func temporary() (string, error) {
 		return dir, nil
 	}
 	return os.MkdirTemp("", "tallystick-sim-")
-}
-
-// Result is what a run was.
-type Result struct {
-	Log     []byte // every event that is still there, and the journal
-	Crashes int    // how often the app was abandoned
-	Trimmed int64  // messages that the areas' logs have no more
-}
-
-// Simulate is Run, for whoever wants its event log and its crashes.
-func Simulate(cfg Config) (log []byte, crashes int, err error) {
-	r, err := Run(cfg)
-	return r.Log, r.Crashes, err
-}
-
-// Run runs one seed in a folder of its own.
-func Run(cfg Config) (r Result, err error) {
-	if cfg.Dir, err = temporary(); err != nil {
-		return r, err
-	}
-	defer os.RemoveAll(cfg.Dir) //nolint:errcheck // temporary
-	if err := os.MkdirAll(filepath.Join(cfg.Dir, app.StoresDir), 0o700); err != nil {
-		return r, err
-	}
-	w, err := New(cfg)
-	if err != nil {
-		return r, err
-	}
-	err = w.Run()
-	r.Crashes, r.Trimmed = w.crashes, w.auditor.trimmed
-	if err != nil {
-		return r, fmt.Errorf("seed %d: %w", cfg.Seed, err)
-	}
-	r.Log, err = w.EventLog()
-	return r, err
 }

@@ -1,6 +1,7 @@
 package app_test
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -219,6 +220,42 @@ func replaceStore(t *testing.T, dir, from, name string) {
 	text, err := os.ReadFile(filepath.Join(from, app.StoresDir, name))
 	must(t, err)
 	must(t, os.WriteFile(filepath.Join(dir, app.StoresDir, name), text, 0o600))
+}
+
+// Above the bound of bytes what was read goes before its time, and before that there
+// is an alarm. Below it everything stays.
+func TestTheBoundOfBytes(t *testing.T) {
+	for _, tc := range []struct {
+		bytes   string
+		trimmed bool
+	}{{"20000", true}, {"10000000", false}} {
+		t.Run(tc.bytes, func(t *testing.T) {
+			s := startSystem(t, sim.Faults{AutoPayShare: 1}, "TALLYSTICK_RETENTION_LOG_BYTES_MAX="+tc.bytes, "TALLYSTICK_RETENTION_EVERY=20ms", "TALLYSTICK_GROUPS=2")
+			order := load.Orders(3)
+			for i := range 60 {
+				if _, status, err := s.client.Pay(order(i)); status != 202 {
+					t.Fatal(status, err)
+				}
+			}
+			s.drain(t)
+			if tc.trimmed {
+				awaitTrimmed(t, s, 30)
+			}
+			s.stop()
+			if alarm := strings.Contains(s.log.String(), "a log comes near its bound"); alarm != tc.trimmed {
+				t.Errorf("alarm: %t", alarm)
+			}
+			deps, err := app.Production(s.app.Dir, []string{"TALLYSTICK_GROUPS=2"}, io.Discard)
+			must(t, err)
+			stores, err := app.OpenStores(t.Context(), deps)
+			must(t, err)
+			v, err := stores.Verify(t.Context())
+			must(t, errors.Join(err, stores.Close()))
+			if len(v.Violations) > 0 || (len(v.Trimmed) > 0) != tc.trimmed {
+				t.Errorf("trimmed %+v; violations %q", v.Trimmed, v.Violations)
+			}
+		})
+	}
 }
 
 func TestRetentionIsChecked(t *testing.T) {
