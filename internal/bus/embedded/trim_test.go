@@ -441,3 +441,37 @@ func playTrim(t *testing.T, rt *rapid.T, l *trimmed, upTo func(*trimmed) map[int
 	}
 	return ""
 }
+
+// An intake that was trimmed refuses a reader that has not come so far: its store is
+// older than what is kept.
+func TestAnOlderReaderOfATrimmedIntake(t *testing.T) {
+	in := newIntake(t, intakeOptions{})
+	for _, e := range bustest.Events("a", 6, 1) {
+		in.append(e)
+		if err := in.step(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, reader := range []string{"core", "recon"} {
+		in.Passed(reader, bus.Intents, 4)
+	}
+	if worked, err := in.Trim(t.Context()); !worked || err != nil {
+		t.Fatal(worked, err)
+	}
+	for place, ok := range map[int64]bool{0: false, 3: false, 4: true, 6: true} {
+		r := sqlreader.Open(t, t.TempDir(), nil)
+		defer r.DB.Close() //nolint:errcheck // a test
+		err := r.DB.Write(t.Context(), func(tx *sqldb.Tx) error {
+			_, err := tx.Exec(`INSERT INTO places (topic, grp, epoch, seq) VALUES ('intents', 0, 1, ?)`, place)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := &bus.Consumer{Area: "test", Source: in.Source(bus.Intents), Places: embedded.Places{DB: r.DB}, Apply: r.Apply, MessagesMax: 10,
+			Log: slog.New(slog.DiscardHandler)}
+		if err := c.Open(t.Context()); ok && err != nil || !ok && !fault.Is(err, fault.Conflict) {
+			t.Errorf("a reader that has read %d of 6 batches, of which 4 are gone: %v", place, err)
+		}
+	}
+}
