@@ -15,15 +15,45 @@ import (
 	"github.com/tallystick/tallystick/bench/load"
 	"github.com/tallystick/tallystick/channels/sandbox/sim"
 	"github.com/tallystick/tallystick/cmd/app"
+	"github.com/tallystick/tallystick/core/event"
 	"github.com/tallystick/tallystick/internal/bus"
 	"github.com/tallystick/tallystick/internal/bus/embedded"
 	"github.com/tallystick/tallystick/internal/fault"
-	"github.com/tallystick/tallystick/internal/sqldb"
 )
 
-// trim deletes about a share of the rows of all logs of a folder, as far as their
-// readers have committed them.
-func (f *liesFolder) trim(t *testing.T, share float64) {
+// makeTrimmedFolder is a folder of 40 payments from before a cut and 30 from behind it,
+// where one of the first was paid as well. trim deletes what was told before the cut.
+func makeTrimmedFolder(t *testing.T) (f *liesFolder, cut time.Time) {
+	t.Helper()
+	env := []string{"TALLYSTICK_GROUPS=2", "TALLYSTICK_CONSUMERS_MESSAGES_MAX=2"} // many rows of each group
+	s := startSystem(t, sim.Faults{AutoPayShare: .7, LostReplyShare: .15, DeclineShare: .15, DuplicateCallbackShare: .2, EarlyCallbackShare: .2}, env...)
+	f = &liesFolder{dir: s.app.Dir, env: env}
+	order := load.Orders(7)
+	pay := func(from, to int) {
+		for i := from; i < to; i++ {
+			if _, status, err := s.client.Pay(order(i)); status != 202 {
+				t.Fatalf("pay: %d %v", status, err)
+			}
+		}
+		s.rest(t)
+	}
+	pay(0, 40)
+	n := f.find(t, s.app.Stores)
+	if n[event.Succeeded] < 2 || n[event.Pending] < 2 { // numbers are random, and the PSP decides by number
+		s.stop()
+		return makeTrimmedFolder(t)
+	}
+	time.Sleep(5 * time.Millisecond)
+	cut = time.Now()
+	f.paid(t, s, f.open, "late")
+	f.paid(t, s, f.succeeded, "surplus")
+	pay(40, 70)
+	s.stop()
+	return f, cut
+}
+
+// trim deletes what was told before a moment from all logs of a folder.
+func (f *liesFolder) trim(t *testing.T, before int64) {
 	t.Helper()
 	deps, err := app.Production(f.dir, f.env, io.Discard)
 	must(t, err)
@@ -33,17 +63,12 @@ func (f *liesFolder) trim(t *testing.T, share float64) {
 	defer func() { must(t, s.Close()) }()
 	for _, l := range []struct {
 		topic  bus.Topic
-		db     *sqldb.DB
 		log    *embedded.Log
 		reader string
 	}{
-		{bus.Dispatch, s.Core.DB(), s.Core.Log(), "prepay"}, {bus.Payments, s.Core.DB(), s.Core.Log(), "accounting"},
-		{bus.Outcomes, s.Prepay.DB(), s.Prepay.Log(), "core"}, {bus.Postings, s.Accounting.DB(), s.Accounting.Log(), ""},
+		{bus.Dispatch, s.Core.Log(), "prepay"}, {bus.Payments, s.Core.Log(), "accounting"},
+		{bus.Outcomes, s.Prepay.Log(), "core"}, {bus.Postings, s.Accounting.Log(), ""},
 	} {
-		rows := 0
-		must(t, l.db.Read(t.Context(), func(tx *sqldb.Tx) error {
-			return tx.Query(`SELECT count(*) FROM log_`+string(l.topic), nil, func(scan sqldb.Scan) error { return scan(&rows) })
-		}))
 		src := l.log.Stored(l.topic)
 		must(t, src.Refresh(t.Context()))
 		upTo := map[int]bus.Place{}
@@ -54,28 +79,31 @@ func (f *liesFolder) trim(t *testing.T, share float64) {
 			upTo, err = s.Parked()[l.reader].Committed(t.Context(), l.topic)
 			must(t, err)
 		}
-		deleted, _, err := l.log.Trimmer(l.topic, nil).Step(t.Context(), embedded.Trim{UpTo: upTo, BeforeMillis: embedded.Everything, RowsMax: int(share * float64(rows))})
+		deleted, more, err := l.log.Trimmer(l.topic, nil).Step(t.Context(), embedded.Trim{UpTo: upTo, BeforeMillis: before, RowsMax: 10_000})
 		must(t, err)
-		t.Logf("%d of %d rows of topic %s were trimmed", deleted, rows, l.topic)
+		if deleted == 0 && before < embedded.Everything || more {
+			t.Fatalf("%d rows of topic %s were trimmed, more: %t", deleted, l.topic, more)
+		}
 	}
 }
 
 // What is gone is explained by what is left of it, however much that is; and who
 // lies about old orders or recent ones is found.
 func TestVerifyOfTrimmedLogs(t *testing.T) {
-	f := makeLiesFolder(t, "TALLYSTICK_GROUPS=2", "TALLYSTICK_CONSUMERS_MESSAGES_MAX=2") // many rows of each group
-	for _, share := range []float64{.3, .5, .8, 1} {
-		f.trim(t, share)
+	f, cut := makeTrimmedFolder(t)
+	for _, before := range []int64{cut.UnixMilli(), embedded.Everything} {
+		f.trim(t, before)
 		v, err := f.copied(t, "core").Verify(t.Context())
 		must(t, err)
-		if len(v.Violations) > 0 || v.Moved || v.Orders[0].Accepted != 60 || len(v.Trimmed) != 4 {
-			t.Fatalf("nobody lied, and a share of %.1f was trimmed: violations %q, %+v", share, v.Violations, v)
+		if len(v.Violations) > 0 || v.Moved || v.Orders[0].Accepted != 70 || len(v.Trimmed) != 4 {
+			t.Fatalf("nobody lied: violations %q, %+v", v.Violations, v)
 		}
-		if share == .8 {
-			continue // nearly everything is old
+		lies := liesOfTrimmed()
+		if before < embedded.Everything {
+			lies = append(lies, liesOfRecent()...)
 		}
-		for _, l := range liesOfTrimmed(share) {
-			t.Run(fmt.Sprintf("%.1f/%s/%s", share, l.area, l.name), func(t *testing.T) {
+		for _, l := range lies {
+			t.Run(fmt.Sprintf("all gone %t/%s/%s", before == embedded.Everything, l.area, l.name), func(t *testing.T) {
 				v, err := f.copied(t, l.area, l.do...).Verify(t.Context())
 				must(t, err)
 				if found := strings.Join(v.Violations, "\n"); !strings.Contains(found, l.want) {
@@ -86,9 +114,9 @@ func TestVerifyOfTrimmedLogs(t *testing.T) {
 	}
 }
 
-func liesOfTrimmed(share float64) []lie {
+func liesOfTrimmed() []lie {
 	const oldest = ` (SELECT min(id) FROM payment_orders WHERE status = 'succeeded')`
-	lies := []lie{
+	return []lie{
 		{name: "an order gone", area: "core", want: "payment orders that began before the log does", do: []string{`DELETE FROM attempts WHERE payment_id =` + oldest, `DELETE FROM payment_orders WHERE id =` + oldest}},
 		{name: "an order of nothing", area: "core", want: "payment orders that began before the log does", do: []string{
 			`INSERT INTO payment_orders SELECT id + 1000, version, trade_id, substr(y, 1, 26) || '!', biz_code, merchant, order_type, order_scene, institution, trace_id, form, traffic,
@@ -112,25 +140,23 @@ func liesOfTrimmed(share float64) []lie {
 		{name: "an old entry gone", area: "accounting", want: "entries are not told of in topic postings", do: []string{`DROP TRIGGER entries_never_go`, `DELETE FROM entries WHERE id = 1`}},
 		{name: "an old entry of another event", area: "accounting", want: "balance", do: []string{`UPDATE balances SET minor = minor + 1`}},
 	}
-	if share < .6 {
-		last := func(table string) string {
-			return `DELETE FROM ` + table + ` WHERE id = (SELECT max(id) - 8 FROM ` + table + `)`
-		}
-		lies = append(lies,
-			lie{name: "a hole in payments", area: "core", want: "messages are missing, the first behind", do: []string{last("log_payments")}},
-			lie{name: "a hole in dispatch", area: "core", want: "messages are missing, the first behind", do: []string{last("log_dispatch")}},
-			lie{name: "a hole in outcomes", area: "prepay", want: "messages are missing, the first behind", do: []string{last("log_outcomes")}},
-			lie{name: "a hole in postings", area: "accounting", want: "messages are missing, the first behind", do: []string{last("log_postings")}},
-			lie{name: "a recent order of another state", area: "core", want: "the log says", do: []string{
-				`UPDATE payment_orders SET fee_minor = fee_minor + 1 WHERE id = (SELECT max(id) FROM payment_orders WHERE status = 'succeeded')`}},
-			lie{name: "a recent call without an outcome", area: "prepay", want: "its outcomes say never_sent", do: []string{`UPDATE trimmed SET at_millis = 1`,
-				`DELETE FROM log_outcomes WHERE id > (SELECT min(id) FROM log_outcomes)`}})
+}
+
+func liesOfRecent() []lie {
+	some := func(table string) string {
+		return `DELETE FROM ` + table + ` WHERE id = (SELECT max(id) - 8 FROM ` + table + `)`
 	}
-	if share < .4 { // the orders that began behind what is gone of topic payments were dispatched behind what is gone of that
-		lies = append(lies, lie{name: "a recent order never dispatched", area: "core", want: ", and was never dispatched", do: []string{`UPDATE trimmed SET at_millis = 1 WHERE topic = 'dispatch'`,
-			`DELETE FROM log_dispatch WHERE id > (SELECT min(id) FROM log_dispatch)`}})
+	return []lie{
+		{name: "a hole in payments", area: "core", want: "messages are missing, the first behind", do: []string{some("log_payments")}},
+		{name: "a hole in dispatch", area: "core", want: "messages are missing, the first behind", do: []string{some("log_dispatch")}},
+		{name: "a hole in outcomes", area: "prepay", want: "messages are missing, the first behind", do: []string{some("log_outcomes")}},
+		{name: "a hole in postings", area: "accounting", want: "messages are missing, the first behind", do: []string{some("log_postings")}},
+		{name: "a recent order of another fee", area: "core", want: "the log says", do: []string{
+			`UPDATE payment_orders SET fee_minor = fee_minor + 1 WHERE id = (SELECT max(id) FROM payment_orders WHERE status = 'succeeded')`}},
+		{name: "a recent order never dispatched", area: "core", want: ", and was never dispatched", do: []string{`DELETE FROM log_dispatch WHERE id > (SELECT min(id) FROM log_dispatch)`}},
+		{name: "a recent call without an outcome", area: "prepay", want: "its outcomes say never_sent", do: []string{`UPDATE trimmed SET at_millis = at_millis - 60000`,
+			`DELETE FROM log_outcomes WHERE id > (SELECT min(id) FROM log_outcomes)`}},
 	}
-	return lies
 }
 
 // A store that is older than what its readers' logs still have is refused, with the
