@@ -185,6 +185,7 @@ func TestPaymentsEndToEnd(t *testing.T) {
 // rowsOfTheirOwn are the tables whose rows do not belong to one trade: why.
 var rowsOfTheirOwn = map[string]string{
 	"goose_db_version": "the schema's version", "stamp": "the installation's constants", "places": "a consumer's", "heads": "a topic's", "marks": "a topic's",
+	"trimmed": "a topic's", "trimmed_sums": "sums over many payments",
 	"intake_intents": "a batch of records, each with its own context", "intake_callbacks": "a batch of records, each with its own context",
 	"log_dispatch": "a batch of records", "log_payments": "a batch of records", "log_outcomes": "a batch of records", "log_postings": "a batch of records",
 	"progress": "how far a call is, which has the context", "cleaned": "a moment",
