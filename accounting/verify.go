@@ -10,6 +10,7 @@ type Verified struct {
 	Payments, Postings bus.Place
 	Parked             map[string]bool          // events that were put aside
 	Notices            int64                    // messages of topic postings
+	Begin              bus.Place                // up to where topic postings is gone
 	Entries            map[string]VerifiedEntry // by the event that they book
 }
 

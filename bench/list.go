@@ -8,12 +8,14 @@ import (
 	"github.com/tallystick/tallystick/bench/e2e"
 	"github.com/tallystick/tallystick/bench/memory"
 	"github.com/tallystick/tallystick/bench/planted"
+	"github.com/tallystick/tallystick/bench/sim"
 )
 
 // benches is the list; a new one is a folder and a line here.
 func benches() []bench {
 	return []bench{
 		{"crash", "kill -9 under load, again and again; nothing lost, nothing paid or booked twice", crash.Bench},
+		{"sim", "the whole app in one goroutine, from seeds, with crashes and an auditor", sim.Bench},
 		{"planted", "bugs planted in copies of this tree: each must be caught", planted.Bench},
 		{"accept", "cost of accepting a payment, against an echo of the same bytes", accept.Run},
 		{accept.ServerBench, "", accept.Server},

@@ -19,6 +19,31 @@ type Verified struct {
 	Accepted   map[string]int64 // by merchant: the distinct Y that topic payments tells of
 	Money      []MoneyEvent
 	Open       []OpenAttempt
+	// Trimmed is what was deleted of the two topics. Accepted has it; Money has not.
+	Trimmed Trimmed
+	// Older are, by number, the attempts whose dispatch was deleted.
+	Older map[string]OlderAttempt
+}
+
+// Trimmed is what is left of deleted messages of a group.
+type Trimmed struct {
+	Payments, Dispatch bus.Place // up to where they are gone
+	Money              []TrimmedMoney
+	MoneyEvents        int64 // how many events said that money came
+}
+
+// TrimmedMoney is what deleted events told of money, in minor units. All of it was
+// read by accounting.
+type TrimmedMoney struct {
+	Merchant, Account               string
+	Currency                        money.Currency
+	Settled, Surplus, PSPFees, Fees int64
+}
+
+// OlderAttempt is an attempt whose dispatch is not in the log any more.
+type OlderAttempt struct {
+	Account string
+	Amount  money.Amount
 }
 
 // MoneyEvent is an event of topic payments that says that money came, and so is

@@ -4,6 +4,7 @@ import (
 	"github.com/tallystick/tallystick/channels"
 	"github.com/tallystick/tallystick/core/event"
 	"github.com/tallystick/tallystick/internal/bus"
+	"github.com/tallystick/tallystick/internal/money"
 	prepayevent "github.com/tallystick/tallystick/prepay/event"
 )
 
@@ -25,6 +26,11 @@ type Verified struct {
 	// Unread are the numbers that core has dispatched something for behind Dispatch,
 	// and those whose dispatch was put aside.
 	Unread map[string]bool
+	// Older are the calls whose dispatch is not in core's log any more: core says
+	// whether it has such attempts. DispatchBegin and OutcomesBegin are up to where the
+	// topics are gone.
+	Older                        map[string]money.Amount
+	DispatchBegin, OutcomesBegin bus.Place
 }
 
 // VerifiedCall is a call, and the outcome that was last told of it.

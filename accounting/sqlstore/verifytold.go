@@ -20,10 +20,17 @@ import (
 // else, and holds the group's entries without their postings.
 func (s *Store) VerifyGroup(ctx context.Context, group int, r *accounting.Report) (accounting.Verified, error) {
 	v := &toldVerifier{Verified: accounting.Verified{Entries: map[string]accounting.VerifiedEntry{}}, group: group, report: r, rows: map[string]entryRow{}}
-	err := s.db.Snapshot(ctx, func(tx *sqldb.Tx) error { return v.read(tx, s.groups) })
-	if err == nil {
-		err = v.fold(ctx, s.log.Stored(bus.Postings))
-	}
+	err := s.db.Snapshot(ctx, func(tx *sqldb.Tx) error {
+		if err := v.read(tx, s.groups); err != nil {
+			return err
+		}
+		src, err := s.log.In(tx, bus.Postings)
+		if err != nil {
+			return err
+		}
+		v.Begin = bus.BeginOf(src, group)
+		return v.fold(ctx, src)
+	})
 	return v.Verified, fault.Wrap("accounting/sqlstore: verify postings", err)
 }
 
@@ -121,10 +128,17 @@ func (v *toldVerifier) fold(ctx context.Context, src bus.Source) error {
 	if hole != "" {
 		v.report.Add(hole)
 	}
+	// Each message tells of one entry: so many may have been told in what is gone.
+	untold := int64(0)
 	for id, e := range v.rows {
-		if e.told != 1 {
+		if e.told == 0 && v.Begin.Seq > 0 {
+			untold++
+		} else if e.told != 1 {
 			v.bad("entry %s of event %s was told %d times", id, e.event, e.told)
 		}
+	}
+	if err == nil && untold != v.Begin.Seq {
+		v.bad("group %d: %d entries are not told of in topic postings, and %d messages of it were trimmed", v.group, untold, v.Begin.Seq)
 	}
 	return err
 }

@@ -24,6 +24,7 @@ type Auditor struct {
 	codes    map[ask]ids.Code
 	pays     map[string]channels.PayRequest // by out_trade_no: the first body
 	found    wrong
+	trimmed  int64 // messages that the logs have no more
 }
 
 func newAuditor() *Auditor {
@@ -86,6 +87,9 @@ func (a *Auditor) judge(w *World) error {
 	v, err := w.app.Stores.Verify(ctx)
 	if err != nil {
 		return err
+	}
+	for _, t := range v.Trimmed {
+		a.trimmed += t.Messages
 	}
 	for _, violation := range v.Violations {
 		a.found.add("%s", violation)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/tallystick/tallystick/bench/sim"
@@ -14,13 +15,12 @@ import (
 
 var (
 	seeds = flag.Int("seeds", 200, "how many seeds are simulated")
+	trims = flag.Int("trims", 50, "how many seeds are simulated with logs that are trimmed")
 	first = flag.Uint64("first", 1, "the first of them")
 	trace = flag.Uint64("replay", 0, "simulate this seed alone, and print what happens")
 )
 
-func config(seed uint64) sim.Config {
-	return sim.Config{Seed: seed, Orders: 16, Steps: 2500, CrashShare: 0.01, FaultShare: 0.02}
-}
+func config(seed uint64) sim.Config { return sim.Usual(seed) }
 
 func TestSeeds(t *testing.T) {
 	if *trace != 0 {
@@ -38,6 +38,33 @@ func TestSeeds(t *testing.T) {
 				t.Errorf("%v\nlook at it: go test ./bench/sim -v -run TestSeeds -replay %d", err, seed)
 			}
 		})
+	}
+}
+
+// The same with logs that are trimmed all the while: whatever was committed by its
+// readers may go at any moment, and everything ends as well.
+func TestTrimmedSeeds(t *testing.T) {
+	if *trace != 0 {
+		t.Skip("covered by TestSeeds: one seed is looked at")
+	}
+	var trimmed atomic.Int64
+	t.Run("seeds", func(t *testing.T) {
+		for seed := *first; seed < *first+uint64(*trims); seed++ { //nolint:gosec // a count
+			t.Run(fmt.Sprint(seed), func(t *testing.T) {
+				t.Parallel()
+				c := config(seed)
+				c.Trim = true
+				w, err := sim.Run(c)
+				if err != nil {
+					t.Error(err)
+				}
+				trimmed.Add(w.Trimmed)
+			})
+		}
+	})
+	t.Logf("%d messages were trimmed", trimmed.Load())
+	if trimmed.Load() == 0 {
+		t.Error("nothing was trimmed: this shows nothing")
 	}
 }
 

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -37,6 +36,9 @@ type Config struct {
 	// FaultShare is the share of commits that fail: on a full disk, or by an fsync
 	// of which nobody knows what it did.
 	FaultShare float64
+	// Trim trims the areas' logs, by bounds so small that they are met. Without it
+	// nothing does.
+	Trim bool
 	// Trace, if set, receives what happens, line by line.
 	Trace io.Writer
 }
@@ -123,8 +125,12 @@ func directory() *merchant.Snapshot {
 }
 
 // config is the default one, with bounds so small that they are met.
-func config() app.Config {
+func config(cfg Config) app.Config {
 	c := app.DefaultConfig()
+	if cfg.Trim {
+		c.Groups = 2 // of which each has many rows
+		c.Retention = app.RetentionConfig{LogAge: 100 * time.Millisecond, LogBytesMax: 100_000, Every: 20 * time.Millisecond, RowsMax: 5}
+	}
 	c.PublicURL = "http://gateway.invalid"
 	c.Intake.BatchRecordsMax, c.Intake.TrimEveryBatches = 4, 3
 	c.Consumers.MessagesMax = 7
@@ -141,13 +147,14 @@ func (w *World) open() error {
 	w.now = w.now.Add(time.Millisecond)
 	w.calls, w.posts = nil, nil
 	w.clients.lose()
-	a, err := app.New(context.Background(), app.Deps{Dir: w.cfg.Dir, Config: config(), Secret: w.secret, Tokens: w.tokens, Directory: w.dir,
+	a, err := app.New(context.Background(), app.Deps{Dir: w.cfg.Dir, Config: config(w.cfg), Secret: w.secret, Tokens: w.tokens, Directory: w.dir,
 		Channels: &psp{world: w}, Executor: w, Now: w.clock, Random: reader{w.rand}, Rand: w.rand, Points: w.point, NoSync: true, CommitFault: w.commitFault,
 		Log: slog.New(slog.DiscardHandler), Metrics: metrics.NewSet()})
 	if err != nil {
 		return fmt.Errorf("open: %w", err)
 	}
-	w.app, w.steps = a, a.Steps()
+	w.app = a
+	w.steps = slices.DeleteFunc(a.Steps(), func(s app.Step) bool { return !w.cfg.Trim && strings.HasPrefix(s.Name, "retention.") })
 	return a.Prepay.Recover(context.Background())
 }
 
@@ -247,6 +254,9 @@ func (w *World) restart(why string) error {
 // auditor. An error describes everything that is wrong.
 func (w *World) Run() (err error) {
 	defer func() {
+		if w.app == nil {
+			return // it could not be opened again
+		}
 		if closeErr := w.app.Close(); err == nil {
 			err = closeErr
 		}
@@ -389,7 +399,7 @@ func (w *World) everything() (busy bool, err error) {
 // same seed must give again, byte for byte.
 func (w *World) EventLog() ([]byte, error) {
 	var out []byte
-	a, err := app.OpenStores(context.Background(), app.Deps{Dir: w.cfg.Dir, Config: config(), Secret: w.secret, Now: w.clock, NoSync: true})
+	a, err := app.OpenStores(context.Background(), app.Deps{Dir: w.cfg.Dir, Config: config(w.cfg), Secret: w.secret, Now: w.clock, NoSync: true})
 	if err != nil {
 		return nil, err
 	}
@@ -420,25 +430,4 @@ func temporary() (string, error) {
 		return dir, nil
 	}
 	return os.MkdirTemp("", "tallystick-sim-")
-}
-
-// Simulate runs one seed in a folder of its own and gives its event log, and how
-// often the app crashed.
-func Simulate(cfg Config) (log []byte, crashes int, err error) {
-	if cfg.Dir, err = temporary(); err != nil {
-		return nil, 0, err
-	}
-	defer os.RemoveAll(cfg.Dir) //nolint:errcheck // temporary
-	if err := os.MkdirAll(filepath.Join(cfg.Dir, app.StoresDir), 0o700); err != nil {
-		return nil, 0, err
-	}
-	w, err := New(cfg)
-	if err != nil {
-		return nil, 0, err
-	}
-	if err := w.Run(); err != nil {
-		return nil, w.crashes, fmt.Errorf("seed %d: %w", cfg.Seed, err)
-	}
-	log, err = w.EventLog()
-	return log, w.crashes, err
 }

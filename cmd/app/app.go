@@ -227,6 +227,11 @@ func (a *App) Steps() []Step {
 	for _, c := range a.consumers() {
 		steps = append(steps, Step{c.Area + "." + string(c.Source.Topic()), c.Step})
 	}
+	for _, d := range a.atWork() {
+		for _, k := range d.keepers {
+			steps = append(steps, Step{"retention." + string(k.topic), k.Step})
+		}
+	}
 	return append(steps, Step{"core.timers", a.Core.StepTimers}, Step{"prepay.lanes", a.Prepay.StepLanes},
 		Step{"prepay.record", a.Prepay.StepRecord}, Step{"prepay.sweep", a.Prepay.StepSweep})
 }

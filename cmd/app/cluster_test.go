@@ -90,12 +90,12 @@ func (c *cluster) settled(ctx context.Context, promised []string) app.Verificati
 		for _, u := range v.Unread {
 			unread += u.Count
 		}
-		if len(v.Violations)+len(lost) == 0 && open+unread == 0 && !v.Moved {
-			return v
+		if len(v.Violations)+len(lost) == 0 && open+unread == 0 && !v.Moved && len(v.Trimmed) > 0 {
+			return v // also of what everyone had read, and is gone
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
-	c.t.Fatalf("not settled: violations %q, lost %q, orders %+v, unread %+v", v.Violations, lost, v.Orders, v.Unread)
+	c.t.Fatalf("not settled: violations %q, lost %q, orders %+v, unread %+v, trimmed %+v", v.Violations, lost, v.Orders, v.Unread, v.Trimmed)
 	return v
 }
 

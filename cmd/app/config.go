@@ -65,6 +65,7 @@ type Config struct {
 	Redis      RedisConfig       `yaml:"redis"`
 	Intake     IntakeConfig      `yaml:"intake"`
 	Consumers  ConsumersConfig   `yaml:"consumers"`
+	Retention  RetentionConfig   `yaml:"retention"`
 	API        api.Config        `yaml:"api"`
 	Callback   callback.Config   `yaml:"callback"`
 	Voucher    voucher.Config    `yaml:"voucher"`
@@ -108,7 +109,8 @@ func DefaultConfig() Config {
 			UnreadAgeMax: 30 * time.Second, TrimEveryBatches: 256, MeasureEvery: 100 * time.Millisecond},
 		Consumers: ConsumersConfig{MessagesMax: 512, PauseMax: 20 * time.Millisecond, LedgerPause: 50 * time.Millisecond, ParkedMax: 100_000,
 			Idle: time.Second, BackoffMax: 5 * time.Second, TimersEvery: time.Second, StallAlarm: 30 * time.Second},
-		API: api.DefaultConfig(), Callback: callback.DefaultConfig(), Voucher: voucher.DefaultConfig(),
+		Retention: defaultRetention(),
+		API:       api.DefaultConfig(), Callback: callback.DefaultConfig(), Voucher: voucher.DefaultConfig(),
 		Core: core.DefaultConfig(), Prepay: prepay.Defaults(), Accounting: accounting.DefaultConfig(),
 	}
 }
@@ -196,7 +198,7 @@ func (c Config) validate() error {
 			}
 		}
 	}
-	for _, err := range []error{c.validateRoles(), c.validatePostgres(), c.validateCoordination(), c.intake().Validate(), c.API.Validate(), c.Callback.Validate(), c.Voucher.Validate(), c.Core.Validate(),
+	for _, err := range []error{c.validateRoles(), c.validatePostgres(), c.validateCoordination(), c.validateRetention(), c.intake().Validate(), c.API.Validate(), c.Callback.Validate(), c.Voucher.Validate(), c.Core.Validate(),
 		c.Prepay.Validate(), c.Accounting.Validate()} {
 		if err != nil {
 			return err

@@ -109,6 +109,14 @@ func (v *Verification) add(o *Verification) {
 	for _, line := range o.Money {
 		v.addMoney(line)
 	}
+	for _, t := range o.Trimmed {
+		i := slices.IndexFunc(v.Trimmed, func(w Trimmed) bool { return w.Topic == t.Topic })
+		if i < 0 {
+			v.Trimmed = append(v.Trimmed, t)
+			continue
+		}
+		v.Trimmed[i].Messages += t.Messages
+	}
 	for _, u := range o.Unread {
 		i := slices.IndexFunc(v.Unread, func(w Unread) bool { return w.Topic == u.Topic && w.Reader == u.Reader })
 		if i < 0 {

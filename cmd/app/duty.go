@@ -10,6 +10,7 @@ import (
 	"github.com/tallystick/tallystick/accounting/rules"
 	"github.com/tallystick/tallystick/core"
 	"github.com/tallystick/tallystick/internal/bus"
+	"github.com/tallystick/tallystick/internal/bus/embedded"
 	"github.com/tallystick/tallystick/internal/bus/kafka"
 	"github.com/tallystick/tallystick/prepay"
 )
@@ -27,7 +28,8 @@ type duty struct {
 	consumers []*bus.Consumer
 	relays    []*kafka.Relay
 	watchdogs []*bus.Watchdog // beside each consumer and relay
-	carriers  []runner        // bring what is read, and take away what is told
+	keepers   []*keeper
+	carriers  []runner // bring what is read, and take away what is told
 }
 
 // reader is an area that reads a topic.
@@ -42,7 +44,7 @@ type reader struct {
 func (a *App) newDuty(role Role, stores *Stores, groups []int) (*duty, error) {
 	d := &duty{role: role, stores: stores, groups: groups}
 	var readers []reader
-	var logs []bus.Source
+	var log *embedded.Log
 	var err error
 	switch role {
 	case RoleCore:
@@ -52,14 +54,14 @@ func (a *App) newDuty(role Role, stores *Stores, groups []int) (*duty, error) {
 			return nil, err
 		}
 		readers = []reader{{bus.Callbacks, s, d.core.ApplyCallbacks, 0}, {bus.Outcomes, s, d.core.ApplyOutcomes, 0}, {bus.Intents, s, d.core.ApplyIntents, 0}}
-		logs = []bus.Source{s.Log().Source(bus.Dispatch), s.Log().Source(bus.Payments)}
+		log = s.Log()
 	case RolePrepay:
 		s := stores.Prepay
 		d.prepay, err = prepay.New(a.prepayDeps(s))
 		if err != nil {
 			return nil, err
 		}
-		readers, logs = []reader{{bus.Dispatch, s.Places(), d.prepay.Apply, 0}}, []bus.Source{s.Outcomes()}
+		readers, log = []reader{{bus.Dispatch, s.Places(), d.prepay.Apply, 0}}, s.Log()
 	case RoleAccounting:
 		s := stores.Accounting
 		d.poster, err = accounting.NewPoster(accounting.Deps{Store: s, Rules: rules.Payments{}, IDs: a.ids, Now: a.Now,
@@ -67,13 +69,18 @@ func (a *App) newDuty(role Role, stores *Stores, groups []int) (*duty, error) {
 		if err != nil {
 			return nil, err
 		}
-		readers, logs = []reader{{bus.Payments, s.Places(), d.poster.Apply, a.Config.Consumers.LedgerPause}}, []bus.Source{s.Source()}
+		readers, log = []reader{{bus.Payments, s.Places(), d.poster.Apply, a.Config.Consumers.LedgerPause}}, s.Log()
+	}
+	var logs []bus.Source
+	for _, t := range writes()[role] {
+		logs = append(logs, log.Source(t))
+		d.keepers = append(d.keepers, a.newKeeper(t, log, groups))
 	}
 	d.relays, d.carriers = a.bus.relays(logs, groups)
 	bounds := a.Config.Consumers
 	for _, r := range readers {
 		source, carriers := a.bus.source(r.topic, groups)
-		d.carriers = append(d.carriers, carriers...)
+		d.carriers = append(append(d.carriers, carriers...), a.bus.tellers(role, r.topic, stores.Parked()[string(role)], groups)...)
 		d.consumers = append(d.consumers, &bus.Consumer{Area: string(role), Source: source, Places: r.places, Apply: r.apply, Groups: groups,
 			MessagesMax: bounds.MessagesMax, ParkedMax: bounds.ParkedMax, PauseMin: r.pauseMin, PauseMax: max(r.pauseMin, bounds.PauseMax), Now: a.Now,
 			Log: a.Log, Advanced: a.bus.passed})
@@ -124,6 +131,9 @@ func (a *App) runnersOf(duties ...*duty) (out []runner) {
 		}
 	}
 	for _, d := range duties {
+		for _, k := range d.keepers {
+			out = append(out, runner{"retention of " + string(k.topic), k.run})
+		}
 		if d.core != nil {
 			out = append(out, runner{"core timers", func(ctx context.Context) error { return d.core.RunTimers(ctx, c.TimersEvery) }})
 		}

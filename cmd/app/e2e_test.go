@@ -53,22 +53,22 @@ type system struct {
 	stop   func()
 }
 
-func startSystem(t *testing.T, faults sim.Faults) *system {
+func startSystem(t *testing.T, faults sim.Faults, env ...string) *system {
 	t.Helper()
-	return startSystemIn(t, t.TempDir(), faults)
+	return startSystemIn(t, t.TempDir(), faults, env...)
 }
 
-func startSystemIn(t *testing.T, dir string, faults sim.Faults) *system {
+func startSystemIn(t *testing.T, dir string, faults sim.Faults, env ...string) *system {
 	t.Helper()
 	made, err := app.Init(dir)
 	must(t, err)
 	s := &system{log: &lockedBuffer{}}
 	ln, err := app.FreeAddress()
 	must(t, err)
-	deps, err := app.Production(dir, []string{"TALLYSTICK_LISTEN=" + ln, "TALLYSTICK_PUBLIC_URL=http://" + ln, "TALLYSTICK_LISTEN_OPERATOR=127.0.0.1:0",
+	deps, err := app.Production(dir, append([]string{"TALLYSTICK_LISTEN=" + ln, "TALLYSTICK_PUBLIC_URL=http://" + ln, "TALLYSTICK_LISTEN_OPERATOR=127.0.0.1:0",
 		"TALLYSTICK_LOG_LEVEL=debug", "TALLYSTICK_PREPAY_BACKOFF_ASK_FIRST_MILLIS=20",
 		// No test is to fail because the machine is slow, under the race detector say.
-		"TALLYSTICK_API_ACCEPT_TIMEOUT=15s", "TALLYSTICK_API_ACCEPT_DEADLINE=20s"}, s.log)
+		"TALLYSTICK_API_ACCEPT_TIMEOUT=15s", "TALLYSTICK_API_ACCEPT_DEADLINE=20s"}, env...), s.log)
 	must(t, err)
 	var accounts []sim.Account
 	for _, name := range app.ExampleAccounts() {
@@ -185,6 +185,7 @@ func TestPaymentsEndToEnd(t *testing.T) {
 // rowsOfTheirOwn are the tables whose rows do not belong to one trade: why.
 var rowsOfTheirOwn = map[string]string{
 	"goose_db_version": "the schema's version", "stamp": "the installation's constants", "places": "a consumer's", "heads": "a topic's", "marks": "a topic's",
+	"trimmed": "a topic's", "trimmed_sums": "sums over many payments",
 	"intake_intents": "a batch of records, each with its own context", "intake_callbacks": "a batch of records, each with its own context",
 	"log_dispatch": "a batch of records", "log_payments": "a batch of records", "log_outcomes": "a batch of records", "log_postings": "a batch of records",
 	"progress": "how far a call is, which has the context", "cleaned": "a moment",

@@ -87,6 +87,7 @@ func (a *App) registerGauges() {
 		}
 	}
 	a.registerStalls()
+	a.registerRetention()
 	a.registerCells()
 }
 

@@ -53,7 +53,9 @@ func newInstallation(t *testing.T, faults sim.Faults) *installation {
 		"TALLYSTICK_KAFKA_TLS_CA_FILE=" + secure.CAFile, "TALLYSTICK_KAFKA_SASL_MECHANISM=SCRAM-SHA-512", "TALLYSTICK_KAFKA_SASL_USERNAME=" + secure.Username,
 		"TALLYSTICK_KAFKA_REPLICATION=1", "TALLYSTICK_KAFKA_MIN_IN_SYNC=1",
 		"TALLYSTICK_KAFKA_START_TIMEOUT=60s", "TALLYSTICK_KAFKA_FETCH_WAIT=100ms", "TALLYSTICK_GROUPS=4", "TALLYSTICK_LISTEN_OPERATOR=127.0.0.1:0",
-		"TALLYSTICK_PREPAY_BACKOFF_ASK_FIRST_MILLIS=20", "TALLYSTICK_PREPAY_BACKOFF_POLL_FIRST_MILLIS=500"}
+		"TALLYSTICK_PREPAY_BACKOFF_ASK_FIRST_MILLIS=20", "TALLYSTICK_PREPAY_BACKOFF_POLL_FIRST_MILLIS=500",
+		// What was read by everyone goes at once: nobody may miss it.
+		"TALLYSTICK_RETENTION_LOG_AGE=1ms", "TALLYSTICK_RETENTION_EVERY=200ms"}
 	return in
 }
 
@@ -167,6 +169,7 @@ func TestGatewaysOfTheirOwn(t *testing.T) {
 	if wrong := append(v.Violations, lost...); len(wrong) > 0 || v.Orders[0].Accepted != 60 || v.Orders[0].InFlight != 0 {
 		t.Errorf("violations %q, orders %+v", wrong, v.Orders)
 	}
+	awaitTrimmed(t, core, 20)
 	core.stop()
 	// Core gone: what a gateway holds it still tells, all else is not to be had.
 	some := accepted[promised[0]]

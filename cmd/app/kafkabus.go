@@ -3,12 +3,14 @@ package app
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/tallystick/tallystick/internal/bus"
+	"github.com/tallystick/tallystick/internal/bus/embedded"
 	"github.com/tallystick/tallystick/internal/bus/kafka"
 	"github.com/tallystick/tallystick/internal/fault"
 )
@@ -80,6 +82,8 @@ type kafkaBus struct {
 	in      *kafka.Intake
 	unread  *kafka.Backlog
 
+	near map[bus.Topic]bool // an alarm was raised; for lookUnread alone
+
 	mu   sync.Mutex
 	told map[bus.Topic]map[int]bus.Place // core's places that the brokers do not know yet
 }
@@ -95,7 +99,7 @@ func (a *App) openKafka(ctx context.Context) (transport, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &kafkaBus{app: a, cluster: c, told: map[bus.Topic]map[int]bus.Place{}}
+	k := &kafkaBus{app: a, cluster: c, told: map[bus.Topic]map[int]bus.Place{}, near: map[bus.Topic]bool{}}
 	if err := k.awaitTopics(ctx); err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
@@ -144,7 +148,8 @@ func (k *kafkaBus) source(t bus.Topic, groups []int) (bus.Source, []runner) {
 func (k *kafkaBus) relays(logs []bus.Source, groups []int) (relays []*kafka.Relay, run []runner) {
 	c := k.app.Config.Consumers
 	for _, log := range logs {
-		r := &kafka.Relay{Cluster: k.cluster, Source: log, Groups: groups, MessagesMax: c.MessagesMax, Log: k.app.Log}
+		r := &kafka.Relay{Cluster: k.cluster, Source: log, Groups: groups, MessagesMax: c.MessagesMax,
+			Now: k.app.Now, AgainAfter: k.keeps() / 2, Log: k.app.Log}
 		relays = append(relays, r)
 		run = append(run, runner{"relay of " + string(log.Topic()), func(ctx context.Context) error { return r.Run(ctx, c.Idle, c.BackoffMax) }})
 	}
@@ -154,6 +159,49 @@ func (k *kafkaBus) relays(logs []bus.Source, groups []int) (relays []*kafka.Rela
 func (k *kafkaBus) bind(ctx context.Context, s *Stores) error {
 	return bindStores(ctx, s, k.cluster, k.app.Config.Kafka.TopicPrefix)
 }
+
+// tellers tell the brokers, now and then, how far an area has come: whoever writes the
+// topic trims its log by that. They are told again and again, as they forget.
+func (k *kafkaBus) tellers(role Role, topic bus.Topic, places embedded.Places, groups []int) []runner {
+	every := k.app.Config.Retention.Every
+	tell := func(ctx context.Context) error {
+		of := places.Committed
+		if slices.Contains(entering(), topic) {
+			of = places.Places
+		}
+		all, err := of(ctx, topic)
+		if err != nil {
+			return err
+		}
+		if groups != nil {
+			maps.DeleteFunc(all, func(g int, _ bus.Place) bool { return !slices.Contains(groups, g) })
+		}
+		if len(all) == 0 {
+			return nil
+		}
+		return k.cluster.Tell(ctx, string(role), topic, all)
+	}
+	return []runner{{"places of " + string(topic), k.every(every, tell)}}
+}
+
+// committed is what the readers have told the brokers, and the brokers have. What
+// nobody has told of stays.
+func (k *kafkaBus) committed(ctx context.Context, log bus.Source) (map[int]bus.Place, error) {
+	all, err := k.cluster.Published(ctx, log.Topic())
+	if err != nil {
+		return nil, err
+	}
+	for _, role := range readersOf(log.Topic()) {
+		told, err := k.cluster.Told(ctx, string(role), log.Topic())
+		if err != nil {
+			return nil, err
+		}
+		all = earlier(all, told)
+	}
+	return all, nil
+}
+
+func (k *kafkaBus) keeps() time.Duration { return k.app.Config.Kafka.Retention }
 
 // passed keeps what the brokers are told once in a while.
 func (k *kafkaBus) passed(topic bus.Topic, moves []bus.Move) {
@@ -199,29 +247,48 @@ func (k *kafkaBus) backlog(t bus.Topic) (int64, time.Duration) { return k.unread
 
 func (k *kafkaBus) first() (out []runner) {
 	c := k.app.Config
-	every := func(f func(context.Context) error) func(context.Context) error {
-		return func(ctx context.Context) error {
-			tick := time.NewTicker(c.Intake.MeasureEvery)
-			defer tick.Stop()
-			for {
-				if err := f(ctx); err != nil && ctx.Err() == nil {
-					k.app.Log.Error("kafka", "error", err)
-				}
-				select {
-				case <-ctx.Done():
-					return nil
-				case <-tick.C:
-				}
+	if c.has(RoleGateway) {
+		out = append(out, runner{"intake", k.in.Run}, runner{"backlog", k.every(c.Intake.MeasureEvery, k.lookUnread)})
+	}
+	if c.has(RoleCore) {
+		out = append(out, runner{"places", k.every(c.Intake.MeasureEvery, k.tell)})
+	}
+	return out
+}
+
+// every does something now and then.
+func (k *kafkaBus) every(d time.Duration, f func(context.Context) error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		tick := time.NewTicker(d)
+		defer tick.Stop()
+		for {
+			if err := f(ctx); err != nil && ctx.Err() == nil {
+				k.app.Log.Error("kafka", "error", err)
+			}
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-tick.C:
 			}
 		}
 	}
-	if c.has(RoleGateway) {
-		out = append(out, runner{"intake", k.in.Run}, runner{"backlog", every(k.unread.Step)})
+}
+
+// lookUnread asks for the backlog, and raises an alarm when the brokers will soon
+// delete what core has not read.
+func (k *kafkaBus) lookUnread(ctx context.Context) error {
+	if err := k.unread.Step(ctx); err != nil {
+		return err
 	}
-	if c.has(RoleCore) {
-		out = append(out, runner{"places", every(k.tell)})
+	for _, t := range entering() {
+		_, age := k.unread.Of(t)
+		near := float64(age) > nearShare*float64(k.keeps())
+		if near && !k.near[t] {
+			k.app.Log.Error("core is behind by nearly as long as its topic is kept", "topic", string(t), "unread_for", age.String(), "kept", k.keeps().String())
+		}
+		k.near[t] = near
 	}
-	return out
+	return nil
 }
 
 // steps are for simulations, which have no brokers.

@@ -22,6 +22,14 @@ type transport interface {
 	relays(logs []bus.Source, groups []int) ([]*kafka.Relay, []runner)
 	// bind refuses stores whose places are in another bus.
 	bind(ctx context.Context, s *Stores) error
+	// tellers tell how far an area has come, where those who keep the log cannot look.
+	tellers(role Role, topic bus.Topic, places embedded.Places, groups []int) []runner
+	// committed is, by group, up to where everyone who must read an area's log has
+	// committed it, and does not need the log itself any more.
+	committed(ctx context.Context, log bus.Source) (map[int]bus.Place, error)
+	// keeps is for how long something that nobody has read is certainly kept; with 0
+	// there is no end to it.
+	keeps() time.Duration
 	// passed is told how far core has come in a topic.
 	passed(topic bus.Topic, moves []bus.Move)
 	// backlog is what is unread of a topic that enters from outside.
@@ -70,6 +78,27 @@ func (e *embeddedBus) relays([]bus.Source, []int) ([]*kafka.Relay, []runner) { r
 
 // bind has nothing to do: see storeOptions.
 func (e *embeddedBus) bind(context.Context, *Stores) error { return nil }
+
+func (e *embeddedBus) tellers(Role, bus.Topic, embedded.Places, []int) []runner { return nil }
+
+// committed asks the readers' stores.
+func (e *embeddedBus) committed(ctx context.Context, log bus.Source) (map[int]bus.Place, error) {
+	all, err := headsOf(ctx, log)
+	if err != nil {
+		return nil, err
+	}
+	stores := e.app.Stores.Parked()
+	for _, role := range readersOf(log.Topic()) {
+		places, err := stores[string(role)].Committed(ctx, log.Topic())
+		if err != nil {
+			return nil, err
+		}
+		all = earlier(all, places)
+	}
+	return all, nil
+}
+
+func (e *embeddedBus) keeps() time.Duration { return 0 }
 
 func (e *embeddedBus) passed(topic bus.Topic, moves []bus.Move) {
 	for _, m := range moves {

@@ -31,6 +31,9 @@ type Verification struct {
 	Parked     map[string]int // messages put aside, by area
 	// Unread is what each reader has still to read: it is on its way, and accuses nobody.
 	Unread []Unread
+	// Trimmed is what the logs do not have any more: of orders that are older than it,
+	// counts and sums are compared, and not each state.
+	Trimmed []Trimmed
 	// Moved says that the areas were at work meanwhile: sums over whole tables are of
 	// another moment than the logs, and were not held against them.
 	Moved bool
@@ -94,6 +97,7 @@ func (s *Stores) Verify(ctx context.Context) (v Verification, err error) {
 		}
 	}
 	f.checkSums(s)
+	f.checkTrimmed(s)
 	f.conclude(s)
 	return v, nil
 }

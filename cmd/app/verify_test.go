@@ -27,6 +27,7 @@ import (
 // payment that had succeeded and of one that had been declined.
 type liesFolder struct {
 	dir      string
+	env      []string
 	vouchers []string
 	// One payment order of each kind, as it was last told, with its message.
 	succeeded, declined, open told
@@ -38,10 +39,10 @@ type told struct {
 	change  event.PaymentChanged
 }
 
-func makeLiesFolder(t *testing.T) *liesFolder {
+func makeLiesFolder(t *testing.T, env ...string) *liesFolder {
 	t.Helper()
-	s := startSystem(t, sim.Faults{AutoPayShare: .8, LostReplyShare: .15, DeclineShare: .15, DuplicateCallbackShare: .2, EarlyCallbackShare: .2})
-	f := &liesFolder{dir: s.app.Dir}
+	s := startSystem(t, sim.Faults{AutoPayShare: .8, LostReplyShare: .15, DeclineShare: .15, DuplicateCallbackShare: .2, EarlyCallbackShare: .2}, env...)
+	f := &liesFolder{dir: s.app.Dir, env: env}
 	order := load.Orders(7)
 	for i := range 60 {
 		a, status, err := s.client.Pay(order(i))
@@ -54,7 +55,7 @@ func makeLiesFolder(t *testing.T) *liesFolder {
 	// Numbers are random, and the PSP decides by number: an unlucky run is made again.
 	if n := f.find(t, s.app.Stores); n[event.Succeeded] < 2 || n[event.Declined] < 2 || n[event.Pending] < 2 || n[event.Pending] > 25 {
 		s.stop()
-		return makeLiesFolder(t)
+		return makeLiesFolder(t, env...)
 	}
 	f.paid(t, s, f.succeeded, "late1")
 	f.paid(t, s, f.declined, "late2")
@@ -144,7 +145,7 @@ func (f *liesFolder) find(t *testing.T, s *app.Stores) map[event.Status]int {
 // copied opens a copy of the folder's stores in which something was changed.
 func (f *liesFolder) copied(t *testing.T, area string, statements ...string) *app.Stores {
 	t.Helper()
-	deps, err := app.Production(f.dir, nil, io.Discard)
+	deps, err := app.Production(f.dir, f.env, io.Discard)
 	must(t, err)
 	deps.Dir, deps.NoSync = t.TempDir(), true
 	must(t, os.CopyFS(filepath.Join(deps.Dir, app.StoresDir), os.DirFS(filepath.Join(f.dir, app.StoresDir))))

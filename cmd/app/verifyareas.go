@@ -19,11 +19,25 @@ type Unread struct {
 	Count  int64
 }
 
+// Trimmed is how many messages of a topic are gone: what they told is held against
+// the tables as sums.
+type Trimmed struct {
+	Topic    bus.Topic
+	Messages int64
+}
+
 // groupCut is where the areas stood when a group of them was compared.
 type groupCut struct {
 	payments, dispatch, outcomes, postings   bus.Place // told
 	readPayments, readDispatch, readOutcomes bus.Place
+	// What is gone of the topics, and what it came to.
+	trimmed                                  core.Trimmed
+	beganDispatch, beganOutcomes, beganPosts bus.Place
+	older                                    olderEntries
 }
+
+// olderEntries are the entries of a group whose events core's log has no more.
+type olderEntries struct{ entries, gross int64 }
 
 // group verifies one group of each area, and compares them. Readers come before
 // those that they read, so that these have told all that those have read.
@@ -32,9 +46,9 @@ func (f *findings) group(ctx context.Context, s *Stores, g int) (err error) {
 	var entries accounting.Verified
 	var orders core.Verified
 	if s.Prepay != nil {
-		var dispatch bus.Source
+		var dispatch *embedded.Log
 		if s.Core != nil {
-			dispatch = s.Core.Log().Stored(bus.Dispatch)
+			dispatch = s.Core.Log()
 		}
 		if calls, err = s.Prepay.VerifyGroup(ctx, g, dispatch, &f.Prepay); err != nil {
 			return err
@@ -55,24 +69,35 @@ func (f *findings) group(ctx context.Context, s *Stores, g int) (err error) {
 			f.accepted[m] += n
 		}
 	}
-	f.cuts = append(f.cuts, groupCut{payments: orders.Payments, dispatch: orders.Dispatch, outcomes: calls.Outcomes, postings: entries.Postings,
-		readPayments: entries.Payments, readDispatch: calls.Dispatch, readOutcomes: orders.Outcomes})
+	cut := groupCut{payments: orders.Payments, dispatch: orders.Dispatch, outcomes: calls.Outcomes, postings: entries.Postings,
+		readPayments: entries.Payments, readDispatch: calls.Dispatch, readOutcomes: orders.Outcomes,
+		trimmed: orders.Trimmed, beganDispatch: calls.DispatchBegin, beganOutcomes: calls.OutcomesBegin, beganPosts: entries.Begin}
 	if s.Core != nil && s.Prepay != nil {
 		f.compareCalls(g, &orders, &calls)
 	}
 	if s.Core != nil {
-		f.compareEntries(g, s.Accounting != nil, &orders, &entries)
+		cut.older = f.compareEntries(g, s.Accounting != nil, &orders, &entries)
 	}
+	f.cuts = append(f.cuts, cut)
 	return nil
 }
 
 // compareCalls asks of each attempt that core waits for who works on it: a call
 // that is due or sending; or something that is on its way, as places tell.
 func (f *findings) compareCalls(g int, orders *core.Verified, calls *prepay.Verified) {
+	for number, amount := range calls.Older {
+		c := calls.Calls[number]
+		if a, there := orders.Older[number]; !there || a.Account != c.Account || a.Amount != amount {
+			f.bad("call %s of %s at account %s is there, and its pay was never dispatched: no attempt of core's that is older than the log is like it", number, amount, c.Account)
+		}
+	}
 	for _, a := range orders.Open {
+		_, older := orders.Older[a.OutTradeNo]
 		c, there := calls.Calls[a.OutTradeNo]
 		switch {
 		case calls.Unread[a.OutTradeNo]: // prepay has still to hear of something
+		case !there && older && !orders.ParkedKeys[a.X]:
+			f.bad("attempt %s is %s in core, it was dispatched longer ago than the log tells of, and there is no call", a.OutTradeNo, a.Status)
 		case !there:
 			// Beside a running system it may have been dispatched since; else prepay's own
 			// verification has told of it, if anything was dispatched, and core's if not.
@@ -91,7 +116,14 @@ func (f *findings) compareCalls(g int, orders *core.Verified, calls *prepay.Veri
 // compareEntries asks for the entry of each event that money came, as far as
 // accounting has read, and for the event of each entry. It also sums what core
 // told, for the money equation.
-func (f *findings) compareEntries(g int, ledger bool, orders *core.Verified, entries *accounting.Verified) {
+func (f *findings) compareEntries(g int, ledger bool, orders *core.Verified, entries *accounting.Verified) (older olderEntries) {
+	for _, m := range orders.Trimmed.Money { // accounting had read it, or it would not be gone
+		l := f.line(m.Merchant, m.Account, m.Currency)
+		l.Told.Settled += m.Settled
+		l.Told.Surplus += m.Surplus
+		l.Told.PSPFees += m.PSPFees
+		l.Told.Fees += m.Fees
+	}
 	known := make(map[string]bool, len(orders.Money))
 	for i := range orders.Money {
 		e := &orders.Money[i]
@@ -122,12 +154,63 @@ func (f *findings) compareEntries(g int, ledger bool, orders *core.Verified, ent
 		}
 	}
 	for id, e := range entries.Entries {
-		if !known[id] {
+		switch {
+		case known[id]:
+		case orders.Trimmed.Payments.Seq > 0:
+			older.entries++
+			older.gross += e.Gross
+		default:
 			f.bad("entry %s books event %s, and core told of no money in such an event", e.EntryID, id)
 		}
 	}
 	if ledger && entries.Payments.Seq > orders.Payments.Seq {
 		f.bad("accounting has read %d messages of topic payments, group %d, and core told %d", entries.Payments.Seq, g, orders.Payments.Seq)
+	}
+	return older
+}
+
+// checkTrimmed asks whether everyone had read what is gone, and holds the entries
+// that book it against what it came to.
+func (f *findings) checkTrimmed(s *Stores) {
+	count := func(t bus.Topic, of func(*groupCut) bus.Place) {
+		n := int64(0)
+		for i := range f.cuts {
+			n += of(&f.cuts[i]).Seq
+		}
+		if n > 0 {
+			f.Trimmed = append(f.Trimmed, Trimmed{t, n})
+		}
+	}
+	count(bus.Dispatch, func(c *groupCut) bus.Place { return c.trimmed.Dispatch })
+	count(bus.Outcomes, func(c *groupCut) bus.Place { return c.beganOutcomes })
+	count(bus.Payments, func(c *groupCut) bus.Place { return c.trimmed.Payments })
+	count(bus.Postings, func(c *groupCut) bus.Place { return c.beganPosts })
+	if f.Moved || s.Core == nil {
+		return
+	}
+	for g, c := range f.cuts {
+		for _, r := range []struct {
+			here        bool
+			topic       bus.Topic
+			reader      Role
+			began, read bus.Place
+		}{
+			{s.Prepay != nil, bus.Dispatch, RolePrepay, c.trimmed.Dispatch, c.readDispatch},
+			{s.Prepay != nil, bus.Outcomes, RoleCore, c.beganOutcomes, c.readOutcomes},
+			{s.Accounting != nil, bus.Payments, RoleAccounting, c.trimmed.Payments, c.readPayments},
+		} {
+			if r.here && r.began.Seq > r.read.Seq {
+				f.bad("topic %s, group %d, is gone up to %d, and %s has read %d", r.topic, g, r.began.Seq, r.reader, r.read.Seq)
+			}
+		}
+		gross := int64(0)
+		for _, m := range c.trimmed.Money {
+			gross += m.Settled + m.Surplus
+		}
+		if s.Accounting != nil && (c.older != olderEntries{c.trimmed.MoneyEvents, gross}) {
+			f.bad("group %d: core told of %d payments of %d minor units in messages that are gone, and %d entries of %d book such", g,
+				c.trimmed.MoneyEvents, gross, c.older.entries, c.older.gross)
+		}
 	}
 }
 

@@ -76,6 +76,13 @@ func printVerification(w io.Writer, v app.Verification) {
 		unread[i] = fmt.Sprintf("%s %d (%s)", u.Topic, u.Count, u.Reader)
 	}
 	p("not read yet: %s", strings.Join(unread, ", "))
+	if len(v.Trimmed) > 0 {
+		gone := make([]string, len(v.Trimmed))
+		for i, t := range v.Trimmed {
+			gone[i] = fmt.Sprintf("%s %d", t.Topic, t.Messages)
+		}
+		p("older than the logs, and held against the tables as counts and sums alone: %s messages", strings.Join(gone, ", "))
+	}
 	for _, r := range v.Missing {
 		p("%s is not in this folder: nothing is said of it", r)
 	}

@@ -40,8 +40,9 @@ func Open(ctx context.Context, o sqldb.Options, groups int, now func() time.Time
 		return nil, err
 	}
 	mine, args := ids.InGroups("biz_code", o.Held, groups)
-	return &Store{places: places{DB: db, Groups: o.Held}, mine: mine, mineArgs: args, db: db, now: now, held: newHeld(TradesHeldMax), together: newTogether(),
-		log: embedded.NewLog(db, groups, bus.Dispatch, bus.Payments)}, nil
+	log := embedded.NewLog(db, groups, bus.Dispatch, bus.Payments)
+	log.Summarise(bus.Payments, summarise)
+	return &Store{places: places{DB: db, Groups: o.Held}, mine: mine, mineArgs: args, db: db, now: now, held: newHeld(TradesHeldMax), together: newTogether(), log: log}, nil
 }
 
 // Migrate makes core's schema in PostgreSQL, or brings it up to date; see

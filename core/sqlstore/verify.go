@@ -5,6 +5,7 @@ import (
 
 	"github.com/tallystick/tallystick/core"
 	"github.com/tallystick/tallystick/internal/bus"
+	"github.com/tallystick/tallystick/internal/bus/embedded"
 	"github.com/tallystick/tallystick/internal/fault"
 	"github.com/tallystick/tallystick/internal/sqldb"
 )
@@ -60,7 +61,7 @@ func (s *Store) Open(ctx context.Context) ([]core.Age, error) {
 func (s *Store) Verify(ctx context.Context) (core.Report, error) {
 	var r core.Report
 	for g := range s.log.Source(bus.Payments).Groups() {
-		if _, err := s.verifyPayments(ctx, g, &r); err != nil {
+		if _, err := s.verify(ctx, g, &r, false); err != nil {
 			return r, err
 		}
 	}
@@ -70,11 +71,11 @@ func (s *Store) Verify(ctx context.Context) (core.Report, error) {
 // VerifyGroup folds one group of both of core's topics and compares them with the
 // tables as they were at one moment. It may run beside everything else.
 func (s *Store) VerifyGroup(ctx context.Context, group int, r *core.Report) (core.Verified, error) {
-	v, err := s.verifyPayments(ctx, group, r)
+	v, err := s.verify(ctx, group, r, true)
 	if err != nil {
 		return core.Verified{}, err
 	}
-	return v.found, s.verifyDispatches(ctx, v, r)
+	return v.found, nil
 }
 
 // verification is one group being verified.
@@ -85,17 +86,38 @@ type verification struct {
 	found core.Verified
 	// trades are the rows of trade_orders.
 	trades map[code]tradeRow
+	// payments and dispatch are what was trimmed of the topics; older are the payment
+	// orders of which the log has the later changes alone, introduced when each attempt
+	// was told of first, where the log still has that.
+	payments, dispatch embedded.Checkpoint
+	older              map[code]bool
+	introduced         map[string]int64
 }
 
-func (s *Store) verifyPayments(ctx context.Context, group int, r *core.Report) (*verification, error) {
-	v := &verification{group: group, rows: newBook(), log: newBook(), trades: map[code]tradeRow{}}
-	v.found.Accepted = map[string]int64{}
-	// The snapshot has the tables and the place up to which the log told of them:
-	// nothing is compared that is not of the same moment.
-	err := s.db.Snapshot(ctx, func(tx *sqldb.Tx) error { return v.read(tx, s.groups(), r) })
-	if err == nil {
-		err = v.fold(ctx, s.log.Stored(bus.Payments), r)
-	}
+func (s *Store) verify(ctx context.Context, group int, r *core.Report, dispatches bool) (*verification, error) {
+	v := &verification{group: group, rows: newBook(), log: newBook(), trades: map[code]tradeRow{}, older: map[code]bool{}, introduced: map[string]int64{}}
+	v.found.Accepted, v.found.Older = map[string]int64{}, map[string]core.OlderAttempt{}
+	// The snapshot has the tables, the place up to which the log told of them, and the
+	// one up to which it was trimmed: nothing is compared that is not of the same moment.
+	err := s.db.Snapshot(ctx, func(tx *sqldb.Tx) error {
+		if err := v.read(tx, s.groups(), r); err != nil {
+			return err
+		}
+		if err := v.readTrimmed(tx); err != nil {
+			return err
+		}
+		src, err := s.log.In(tx, bus.Payments)
+		if err == nil {
+			err = v.fold(ctx, src, r)
+		}
+		if err != nil || !dispatches {
+			return err
+		}
+		if src, err = s.log.In(tx, bus.Dispatch); err == nil {
+			err = v.verifyDispatches(ctx, src, r)
+		}
+		return err
+	})
 	if err != nil {
 		return nil, fault.Wrap("core: verify", err)
 	}

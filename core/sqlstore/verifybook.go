@@ -24,6 +24,7 @@ type book struct {
 	// Of the log alone: how often each order was settled, and the trades.
 	settled map[code]int
 	trades  map[code]*tradeFold
+	changes int64
 }
 
 func newBook() book {
@@ -185,7 +186,10 @@ func (v *verification) fold(ctx context.Context, src bus.Source, r *core.Report)
 
 func (v *verification) changed(m *bus.Message, c *event.PaymentChanged, r *core.Report) {
 	f, known := v.log.orders[c.Y]
-	if c.Version != f.version+1 {
+	v.log.changes++
+	if !known && c.Version > 1 && v.trimmed() {
+		v.older[c.Y] = true
+	} else if c.Version != f.version+1 {
 		r.Add(fmt.Sprintf("payment order %s: version %d follows %d", c.Y, c.Version, f.version))
 	}
 	if f.status.Final() {
@@ -197,7 +201,7 @@ func (v *verification) changed(m *bus.Message, c *event.PaymentChanged, r *core.
 		t = &tradeFold{order: c.OrderID, merchant: m.Context.Merchant}
 		v.log.trades[x] = t
 	}
-	if !known {
+	if !known && !v.older[c.Y] {
 		v.found.Accepted[m.Context.Merchant]++
 		if !t.fixed && c.Status != event.Rejected {
 			t.fixed, t.amount, t.accepted, t.expires = true, c.Amount, c.AcceptedAtMillis, c.ExpiresAtMillis
@@ -207,6 +211,9 @@ func (v *verification) changed(m *bus.Message, c *event.PaymentChanged, r *core.
 		nextAt: c.NextAtMillis, merchant: t.merchant,
 		terms: terms(c.OrderID, c.IdempotencyKey, c.AliasOf, string(c.Method), c.Subject, c.FeeRate, c.AcceptedAtMillis, c.ExpiresAtMillis)}
 	for _, a := range c.Attempts {
+		if _, there := v.log.attempts[a.OutTradeNo]; !there && (known || !v.older[c.Y]) {
+			v.introduced[a.OutTradeNo] = m.AtMillis
+		}
 		v.log.attempts[a.OutTradeNo] = attempt{y: c.Y, account: a.Account, channel: a.Channel, status: a.Status, paid: a.Paid.Minor,
 			fee: a.PSPFee.Minor, rate: a.PSPFeeRate, tx: a.TransactionID}
 	}
@@ -234,7 +241,7 @@ func (v *verification) surplus(m *bus.Message, s *event.Surplus, r *core.Report)
 	}
 	v.log.exceptions[k] = exception{account: s.Account, why: s.Why, paid: s.Paid}
 	a, known := v.log.attempts[s.OutTradeNo]
-	if !known {
+	if !known && !v.untold(s.Y) {
 		r.Add(fmt.Sprintf("surplus of %s is told, and no event tells of such an attempt", s.OutTradeNo))
 	}
 	if known && a.tx == "" {

@@ -21,6 +21,10 @@ const (
 	Postings  Topic = "postings"
 )
 
+// Entering reports whether a topic is written from outside: its places are those of
+// the intake. The others are areas' logs.
+func (t Topic) Entering() bool { return t == Intents || t == Callbacks }
+
 // EnvelopeVersion is what this build writes. It reads this one, the one before,
 // whose messages are still in logs, and the next one, as processes of two releases
 // run side by side while one replaces the other. So a version only ever adds
@@ -80,6 +84,30 @@ type Source interface {
 	// Subscribe gives a channel that receives, without blocking the sender, after
 	// heads have moved. Call cancel when done.
 	Subscribe() (wake <-chan struct{}, cancel func())
+}
+
+// Begun is a Source whose beginning may be gone.
+type Begun interface {
+	// Begin is the last place of a group that was deleted, once everyone who must
+	// read it had committed it; the zero Place while everything is there. As Head,
+	// it is exact after a Refresh.
+	Begin(group int) Place
+}
+
+// Forgetful is a Source that may have forgotten everything, for its age.
+type Forgetful interface {
+	// Forgot reports whether all messages of a group are gone, so that its end is not
+	// known, after a Refresh. Then it goes on behind the given place: should more have
+	// been there, whoever publishes the topic does so again.
+	Forgot(group int, place Place) bool
+}
+
+// BeginOf is Begin of a source that has one.
+func BeginOf(s Source, group int) Place {
+	if b, ok := s.(Begun); ok {
+		return b.Begin(group)
+	}
+	return Place{}
 }
 
 // GroupsOf are some of a source's groups, or all of them if some is nil.

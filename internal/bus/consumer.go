@@ -140,11 +140,17 @@ func (c *Consumer) load(ctx context.Context) error {
 		return err
 	}
 	places, groups := make([]Place, c.Source.Groups()), GroupsOf(c.Source, c.Groups)
+	f, forgetful := c.Source.(Forgetful)
 	for _, g := range groups {
 		places[g] = stored[g]
-		head := c.Source.Head(g)
+		head, begin := c.Source.Head(g), BeginOf(c.Source, g)
 		switch {
+		case begin.Seq > stored[g].Seq:
+			return fault.New(fault.Conflict, "load places",
+				"group %d of %s begins behind %d, and %d was consumed: what lies between was deleted, as it had been consumed by then: our places are from an older copy than the log keeps",
+				g, topic, begin.Seq, stored[g].Seq)
 		case stored[g] == (Place{}):
+		case forgetful && f.Forgot(g, stored[g]):
 		case head.Epoch == stored[g].Epoch && head.Seq >= stored[g].Seq:
 		default:
 			// A log that is empty or ends before our place is not the log that we have

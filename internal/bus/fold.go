@@ -11,8 +11,10 @@ const foldPage = 2000
 // Fold reads one group of a topic from its beginning up to a place, in order, and
 // calls fn for each message. A log has no holes: hole says what is missing, for
 // whoever checks a log instead of following it; it is empty when all is there.
+// What was deleted on purpose (Begun) is not missing.
 func Fold(ctx context.Context, src Source, group int, upTo Place, fn func(*Message) error) (hole string, err error) {
-	var at, behind Place
+	at := BeginOf(src, group)
+	var behind Place
 	missing := int64(0)
 	miss := func(to int64) {
 		if to > at.Seq {

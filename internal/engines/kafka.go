@@ -22,7 +22,7 @@ type Kafka struct {
 }
 
 // kafkaProperties suit tests: one node, little memory, a short broker session so
-// that it is back soon after kill -9.
+// that it is back soon after kill -9, and a retention that is looked after at once.
 const kafkaProperties = `process.roles=broker,controller
 node.id=1
 controller.listener.names=CTRL
@@ -44,6 +44,8 @@ share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
 log.cleaner.dedupe.buffer.size=10485760
+log.initial.task.delay.ms=500
+log.retention.check.interval.ms=500
 broker.session.timeout.ms=1500
 broker.heartbeat.interval.ms=300
 group.min.session.timeout.ms=1000

@@ -19,17 +19,27 @@ import (
 
 // VerifyGroup folds one group of core's topic dispatch, as far as prepay has
 // applied it, and of topic outcomes, and compares them with the calls as they were
-// at one moment. dispatch is nil where core's log is not at hand: then outcomes
-// alone are folded. It may run beside everything else, and holds the group's calls.
-func (s *Store) VerifyGroup(ctx context.Context, group int, dispatch bus.Source, r *prepay.Report) (prepay.Verified, error) {
-	v := &verification{Verified: prepay.Verified{Calls: map[string]prepay.VerifiedCall{}, Unread: map[string]bool{}},
-		group: group, report: r, amounts: map[string]money.Amount{}, gone: map[string]absent{}}
-	err := s.db.Snapshot(ctx, func(tx *sqldb.Tx) error { return v.read(tx, s.Outcomes().Groups()) })
-	if err == nil {
-		err = v.outcomes(ctx, s.log.Stored(bus.Outcomes))
-	}
+// at one moment. dispatch is core's log, nil where it is not at hand: then
+// outcomes alone are folded. It may run beside everything else, and holds the group's calls.
+func (s *Store) VerifyGroup(ctx context.Context, group int, dispatch *embedded.Log, r *prepay.Report) (prepay.Verified, error) {
+	v := &verification{Verified: prepay.Verified{Calls: map[string]prepay.VerifiedCall{}, Unread: map[string]bool{}, Older: map[string]money.Amount{}},
+		group: group, report: r, amounts: map[string]money.Amount{}, made: map[string]int64{}, gone: map[string]absent{}}
+	err := s.db.Snapshot(ctx, func(tx *sqldb.Tx) error {
+		err := v.read(tx, s.Outcomes().Groups())
+		if err != nil {
+			return err
+		}
+		if v.trimmed, err = embedded.CheckpointIn(tx, bus.Outcomes, group); err != nil {
+			return err
+		}
+		src, err := s.log.In(tx, bus.Outcomes)
+		if err == nil {
+			err = v.outcomes(ctx, src)
+		}
+		return err
+	})
 	if err == nil && dispatch != nil {
-		err = v.dispatches(ctx, dispatch)
+		err = dispatch.Snapshot(ctx, bus.Dispatch, func(src bus.Source) error { return v.dispatches(ctx, src) })
 	}
 	v.missing()
 	return v.Verified, fault.Wrap("prepay: verify", err)
@@ -41,6 +51,8 @@ type verification struct {
 	report  *prepay.Report
 	parked  map[string]bool
 	amounts map[string]money.Amount // of the calls, by number
+	made    map[string]int64        // when they were, Unix time
+	trimmed embedded.Checkpoint     // of topic outcomes
 	// Calls made by cleanedMillis may have been cleaned away. gone are numbers that
 	// were told or asked about and have no call, with when they were first.
 	cleanedMillis int64
@@ -88,13 +100,15 @@ func (v *verification) read(tx *sqldb.Tx, groups int) error {
 		return err
 	}
 	where, args := ids.InGroup("out_trade_no", v.group, groups)
-	return tx.Query(`SELECT out_trade_no, calls.account, progress.account, coalesce(status, ''), coalesce(standing, ''), amount_minor, currency
+	return tx.Query(`SELECT out_trade_no, calls.account, progress.account, coalesce(status, ''), coalesce(standing, ''), coalesce(created_at_millis, 0), amount_minor, currency
 		FROM calls LEFT JOIN progress USING (id) WHERE `+where, args, func(scan sqldb.Scan) error {
 		var number string
 		var c prepay.VerifiedCall
 		var a money.Amount
 		var lane []byte // NULL without a row
-		err := scan(&number, &c.Account, &lane, &c.Status, &c.Standing, &a.Minor, &a.Currency)
+		var made int64
+		err := scan(&number, &c.Account, &lane, &c.Status, &c.Standing, &made, &a.Minor, &a.Currency)
+		v.made[number] = made
 		if string(lane) != c.Account {
 			v.bad("call %s is at account %s, its progress says %q", number, c.Account, lane)
 		}
@@ -103,6 +117,10 @@ func (v *verification) read(tx *sqldb.Tx, groups int) error {
 		return err
 	})
 }
+
+// clocksDifferMillis is by how much the clocks of two processes may differ that have
+// worked on one group.
+const clocksDifferMillis = 60_000
 
 // outcomes holds each call's standing against the outcome that was last told.
 func (v *verification) outcomes(ctx context.Context, src bus.Source) error {
@@ -130,8 +148,12 @@ func (v *verification) outcomes(ctx context.Context, src bus.Source) error {
 	if hole != "" {
 		v.report.Add(hole)
 	}
+	v.OutcomesBegin = v.trimmed.Place
 	for number, c := range v.Calls {
 		want, heard := told[number]
+		if !heard && v.trimmed.Place.Seq > 0 && v.made[number] <= v.trimmed.AtMillis+clocksDifferMillis {
+			continue // what was told of it may be gone
+		}
 		if !heard {
 			want = prepay.NeverSent
 		}
@@ -150,10 +172,8 @@ func (v *verification) outcomes(ctx context.Context, src bus.Source) error {
 // dispatches holds each call against what core asked for. What lies behind
 // prepay's place is on its way, and excuses what is not there yet.
 func (v *verification) dispatches(ctx context.Context, src bus.Source) error {
-	if err := src.Refresh(ctx); err != nil {
-		return err
-	}
 	head := src.Head(v.group)
+	v.DispatchBegin = bus.BeginOf(src, v.group)
 	if head.Seq < v.Dispatch.Seq {
 		v.bad("prepay has read %d messages of topic dispatch, group %d, and core told %d", v.Dispatch.Seq, v.group, head.Seq)
 	}
@@ -181,7 +201,11 @@ func (v *verification) dispatches(ctx context.Context, src bus.Source) error {
 		return nil
 	})
 	for number := range v.Calls {
-		if !asked[number] {
+		switch {
+		case asked[number]:
+		case v.DispatchBegin.Seq > 0:
+			v.Older[number] = v.amounts[number]
+		default:
 			v.bad("call %s is there, and its pay was never dispatched", number)
 		}
 	}

@@ -79,6 +79,7 @@ type intakeLog struct {
 	queue  []*intakeBatch // the last is open, the others are full
 	spare  [][]byte       // buffers that no batch needs
 	head   int64          // what readers may read up to
+	begin  int64          // up to where batches are gone, as of the last Refresh
 	last   int64          // sequence of the last batch that Step knows to be committed
 	cum    int64          // bytes ever appended, up to last
 	passed map[string]int64

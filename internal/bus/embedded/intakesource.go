@@ -44,18 +44,28 @@ func (l *intakeLog) load(ctx context.Context) error {
 // before the committer has taken note of it. The committer's own place is not
 // touched.
 func (l *intakeLog) Refresh(ctx context.Context) error {
-	var head int64
+	var first, head int64
 	err := l.in.db.Read(ctx, func(tx *sqldb.Tx) error {
-		return tx.Query(`SELECT seq FROM `+l.table+` ORDER BY seq DESC LIMIT 1`, nil,
-			func(scan sqldb.Scan) error { return scan(&head) })
+		return tx.Query(`SELECT coalesce((SELECT seq FROM `+l.table+` ORDER BY seq LIMIT 1), 0), coalesce((SELECT seq FROM `+l.table+` ORDER BY seq DESC LIMIT 1), 0)`, nil,
+			func(scan sqldb.Scan) error { return scan(&first, &head) })
 	})
 	if err != nil {
 		return fault.Wrap("refresh intake", err)
 	}
 	l.in.mu.Lock()
 	defer l.in.mu.Unlock()
-	l.head = max(l.head, head)
+	l.head, l.begin = max(l.head, head), max(l.begin, first-1)
 	return nil
+}
+
+// Begin implements bus.Begun.
+func (l *intakeLog) Begin(int) bus.Place {
+	l.in.mu.Lock()
+	defer l.in.mu.Unlock()
+	if l.begin == 0 {
+		return bus.Place{}
+	}
+	return bus.Place{Epoch: 1, Seq: l.begin}
 }
 
 // Read gives whole batches until there are at least limit records.

@@ -30,9 +30,12 @@ type topicLog struct {
 	// the database's writing transaction only, and so by one goroutine at a time.
 	spare [][]byte
 
-	mu    sync.Mutex
-	heads []bus.Place
-	tails []tail // by group
+	sums Summary // of what is trimmed; nil for none
+
+	mu     sync.Mutex
+	heads  []bus.Place
+	begins []bus.Place // up to which the log is gone
+	tails  []tail      // by group
 }
 
 // eventColumns are the columns of an event that has a row to itself.
@@ -44,7 +47,7 @@ func NewLog(db *sqldb.DB, groups int, topics ...bus.Topic) *Log {
 	l := &Log{db: db, groups: groups, topics: map[bus.Topic]*topicLog{}}
 	for _, t := range topics {
 		l.topics[t] = &topicLog{log: l, topic: t, table: "log_" + string(t),
-			heads: make([]bus.Place, groups), tails: make([]tail, groups), spare: make([][]byte, groups)}
+			heads: make([]bus.Place, groups), begins: make([]bus.Place, groups), tails: make([]tail, groups), spare: make([][]byte, groups)}
 	}
 	return l
 }
@@ -136,31 +139,59 @@ func (t *topicLog) Head(group int) bus.Place {
 	return t.heads[group]
 }
 
+// Begin implements bus.Begun.
+func (t *topicLog) Begin(group int) bus.Place {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.begins[group]
+}
+
 func (t *topicLog) Refresh(ctx context.Context) error {
-	heads := make([]bus.Place, t.log.groups)
+	var heads, begins []bus.Place
 	var groups []int
-	err := t.log.db.Read(ctx, func(tx *sqldb.Tx) error {
-		return tx.Query(`SELECT grp, epoch, seq FROM heads WHERE topic = ?`, []any{string(t.topic)}, func(scan sqldb.Scan) error {
-			var g int
-			var p bus.Place
-			if err := scan(&g, &p.Epoch, &p.Seq); err != nil {
-				return err
-			}
-			if g < 0 || g >= t.log.groups {
-				return fmt.Errorf("group %d of %s is outside 0 to %d", g, t.topic, t.log.groups-1)
-			}
-			heads[g] = p
-			groups = append(groups, g)
-			return nil
-		})
+	err := t.log.db.Read(ctx, func(tx *sqldb.Tx) (err error) {
+		// The beginnings first: a log never begins behind the end that is read later.
+		if begins, _, err = t.groupPlaces(tx, "trimmed"); err == nil {
+			heads, groups, err = t.groupPlaces(tx, "heads")
+		}
+		return err
 	})
 	if err != nil {
 		return fault.Wrap("refresh heads", err)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	for g, p := range begins {
+		t.begun(g, p)
+	}
 	t.advance(groups, heads)
 	return nil
+}
+
+// begun moves a beginning, never back; t.mu is held.
+func (t *topicLog) begun(group int, at bus.Place) {
+	if at.Seq > t.begins[group].Seq {
+		t.begins[group] = at
+	}
+}
+
+// groupPlaces reads a table that has a place for each group, and says which have one.
+func (t *topicLog) groupPlaces(tx *sqldb.Tx, table string) (places []bus.Place, groups []int, err error) {
+	places = make([]bus.Place, t.log.groups)
+	err = tx.Query(`SELECT grp, epoch, seq FROM `+table+` WHERE topic = ?`, []any{string(t.topic)}, func(scan sqldb.Scan) error {
+		var g int
+		var p bus.Place
+		if err := scan(&g, &p.Epoch, &p.Seq); err != nil {
+			return err
+		}
+		if g < 0 || g >= t.log.groups {
+			return fmt.Errorf("group %d of %s is outside 0 to %d", g, t.topic, t.log.groups-1)
+		}
+		places[g] = p
+		groups = append(groups, g)
+		return nil
+	})
+	return places, groups, err
 }
 
 func (t *topicLog) Read(ctx context.Context, group int, after bus.Place, limit int) ([]bus.Message, error) {
@@ -168,30 +199,4 @@ func (t *topicLog) Read(ctx context.Context, group int, after bus.Place, limit i
 		return msgs, nil
 	}
 	return t.stored(ctx, group, after, limit)
-}
-
-// Trim deletes rows of a topic that every consumer has passed: whose last event is
-// at or before upTo of its group, at most rowsMax in all. It gives the number of
-// rows deleted.
-func (l *Log) Trim(ctx context.Context, topic bus.Topic, upTo map[int]bus.Place, rowsMax int64) (int64, error) {
-	t := l.topics[topic]
-	if t == nil {
-		return 0, fault.New(fault.Internal, "trim "+string(topic), "this area does not write the topic")
-	}
-	var deleted int64
-	err := l.db.Write(ctx, func(tx *sqldb.Tx) error {
-		deleted = 0
-		for g := range l.groups {
-			if upTo[g].Seq == 0 || deleted >= rowsMax {
-				continue
-			}
-			n, err := t.trim(tx, g, upTo[g].Seq, rowsMax-deleted)
-			if err != nil {
-				return err
-			}
-			deleted += n
-		}
-		return nil
-	})
-	return deleted, fault.Wrap("trim "+string(topic), err)
 }

@@ -11,8 +11,8 @@ import (
 )
 
 // Schema is the SQL of the tables that every area's database needs beside its
-// own: places and parked messages, and for the topics that it writes, counters
-// and log tables. An area's first migration is made of it.
+// own: places and parked messages, and for the topics that it writes, counters,
+// log tables, and what is left of what was trimmed. An area's first migration is made of it.
 func Schema(topics ...bus.Topic) string {
 	var b strings.Builder
 	b.WriteString(schemaShared)
@@ -32,6 +32,12 @@ CREATE TABLE heads (topic TEXT NOT NULL, grp INTEGER NOT NULL, epoch INTEGER NOT
   PRIMARY KEY (topic, grp)) WITHOUT ROWID;
 CREATE TABLE marks (topic TEXT NOT NULL, grp INTEGER NOT NULL, seq INTEGER NOT NULL, id INTEGER NOT NULL,
   PRIMARY KEY (topic, grp, seq)) WITHOUT ROWID;
+-- Up to where a log is gone, the latest moment at which anything of that was told, and
+-- what it came to.
+CREATE TABLE trimmed (topic TEXT NOT NULL, grp INTEGER NOT NULL, epoch INTEGER NOT NULL, seq INTEGER NOT NULL, at_millis INTEGER NOT NULL,
+  PRIMARY KEY (topic, grp)) WITHOUT ROWID;
+CREATE TABLE trimmed_sums (topic TEXT NOT NULL, grp INTEGER NOT NULL, what TEXT NOT NULL, merchant TEXT NOT NULL, account TEXT NOT NULL,
+  currency TEXT NOT NULL, n INTEGER NOT NULL, PRIMARY KEY (topic, grp, what, merchant, account, currency)) WITHOUT ROWID;
 CREATE TABLE parked (id INTEGER PRIMARY KEY, topic TEXT NOT NULL, grp INTEGER NOT NULL, epoch INTEGER NOT NULL,
   seq INTEGER NOT NULL, part INTEGER NOT NULL, reason TEXT NOT NULL, parked_at_millis INTEGER NOT NULL,
   replay BOOLEAN NOT NULL DEFAULT FALSE, event_id TEXT NOT NULL, type TEXT NOT NULL, version INTEGER NOT NULL,
@@ -152,6 +158,35 @@ func (p Places) Places(ctx context.Context, topic bus.Topic) (map[int]bus.Place,
 		})
 	})
 	return out, fault.Wrap("places", err)
+}
+
+// Committed is, by group, the last message of a topic that the area will not need
+// again: behind it are what it has not read, and what it has put aside.
+func (p Places) Committed(ctx context.Context, topic bus.Topic) (map[int]bus.Place, error) {
+	out := map[int]bus.Place{}
+	err := p.DB.Snapshot(ctx, func(tx *sqldb.Tx) error {
+		clear(out)
+		err := tx.Query(`SELECT grp, epoch, seq FROM places WHERE topic = ?`, []any{string(topic)}, func(scan sqldb.Scan) error {
+			var g int
+			var at bus.Place
+			err := scan(&g, &at.Epoch, &at.Seq)
+			out[g] = at
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		return tx.Query(`SELECT grp, min(seq) FROM parked WHERE topic = ? GROUP BY grp`, []any{string(topic)}, func(scan sqldb.Scan) error {
+			var g int
+			var first int64
+			err := scan(&g, &first)
+			if at := out[g]; first <= at.Seq {
+				out[g] = bus.Place{Epoch: at.Epoch, Seq: first - 1}
+			}
+			return err
+		})
+	})
+	return out, fault.Wrap("committed", err)
 }
 
 // ParkedKeys counts a topic's parked messages by their keys.

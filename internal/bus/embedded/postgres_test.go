@@ -208,36 +208,12 @@ func TestIDsAreNoOrder(t *testing.T) {
 			t.Errorf("behind %d: have %v, want %v", after, have, want[after:])
 		}
 	}
-	n, err := early.log.Trim(t.Context(), bus.Payments, map[int]bus.Place{1: {Epoch: 1, Seq: 5}}, 10)
+	n, _, err := early.log.Trimmer(bus.Payments, nil).Step(t.Context(), embedded.Trim{UpTo: map[int]bus.Place{1: {Epoch: 1, Seq: 5}},
+		BeforeMillis: embedded.Everything, RowsMax: 10})
 	if err != nil || n != 1 {
 		t.Errorf("%d rows trimmed, want 1, %v", n, err)
 	}
 	if have := read(3); fmt.Sprint(have) != fmt.Sprint(want[3:]) {
 		t.Errorf("after trimming: have %v, want %v", have, want[3:])
-	}
-}
-
-// TestTrimOnPostgreSQL: oldest rows first, as many as may go, and of that group alone.
-func TestTrimOnPostgreSQL(t *testing.T) {
-	w := openWriter(t, migratedLog(t))
-	for k := range 6 {
-		for _, g := range []int{0, 2} {
-			if err := w.emit(t.Context(), of(fmt.Sprint("g", g, "k", k), 4, g)); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	for _, c := range []struct{ upTo, most, deleted, first int64 }{{3, 10, 0, 1}, {4, 10, 1, 5}, {7, 10, 0, 5}, {20, 2, 2, 13}, {20, 10, 2, 21}, {24, 10, 1, 0}} {
-		n, err := w.log.Trim(t.Context(), bus.Payments, map[int]bus.Place{2: {Epoch: 1, Seq: c.upTo}}, c.most)
-		if err != nil || n != c.deleted {
-			t.Fatalf("up to %d: %d rows deleted, want %d (%v)", c.upTo, n, c.deleted, err)
-		}
-		msgs, err := w.log.Stored(bus.Payments).Read(t.Context(), 2, bus.Place{}, 1)
-		if err != nil || c.first == 0 && len(msgs) > 0 || c.first > 0 && (len(msgs) != 1 || msgs[0].Place.Seq != c.first) {
-			t.Fatalf("up to %d: the first is %v (%v)", c.upTo, msgs, err)
-		}
-	}
-	if msgs, err := w.log.Stored(bus.Payments).Read(t.Context(), 0, bus.Place{}, 100); err != nil || len(msgs) != 24 {
-		t.Errorf("%d messages of another group, %v", len(msgs), err)
 	}
 }

@@ -114,74 +114,67 @@ func (t *topicLog) insert(tx *sqldb.Tx, rows []logRow) error {
 // errEnough ends a query.
 var errEnough = errors.New("enough")
 
-// stored reads from the database. The first row may begin before what is asked
-// for, and the last one reach beyond it.
-func (t *topicLog) stored(ctx context.Context, group int, after bus.Place, limit int) ([]bus.Message, error) {
-	var out []bus.Message
+// stored reads from the database.
+func (t *topicLog) stored(ctx context.Context, group int, after bus.Place, limit int) (out []bus.Message, err error) {
 	epoch := t.Head(group).Epoch
-	err := t.log.db.Read(ctx, func(tx *sqldb.Tx) error {
-		out = nil
-		query, args, err := t.rowsBehind(tx, group, after.Seq, limit)
+	err = t.log.db.Read(ctx, func(tx *sqldb.Tx) (err error) {
+		out, err = t.readIn(tx, epoch, group, after, limit)
+		return err
+	})
+	return out, fault.Wrap("read "+string(t.topic), err)
+}
+
+// readIn reads with a transaction. The first row may begin before what is asked for,
+// and the last one reach beyond it.
+func (t *topicLog) readIn(tx *sqldb.Tx, epoch int64, group int, after bus.Place, limit int) (out []bus.Message, err error) {
+	query, args, err := t.rowsBehind(tx, `last, events, body`, group, after.Seq, limit)
+	if err != nil {
+		return nil, err
+	}
+	err = tx.Query(query, args, func(scan sqldb.Scan) error {
+		r := logRow{group: group}
+		if err := scan(&r.last, &r.events, &r.body); err != nil {
+			return err
+		}
+		events, err := t.parse(&r)
 		if err != nil {
 			return err
 		}
-		return tx.Query(query, args, func(scan sqldb.Scan) error {
-			r := logRow{group: group}
-			if err := scan(&r.last, &r.events, &r.body); err != nil {
-				return err
+		for i := range events {
+			seq := r.first() + int64(i)
+			if seq > after.Seq && len(out) < limit {
+				out = append(out, bus.Message{Event: events[i], Topic: t.topic, Group: group, Place: bus.Place{Epoch: epoch, Seq: seq}})
 			}
-			events, err := bus.ParseRecords(r.body)
-			if err != nil {
-				return err
-			}
-			if len(events) != r.events {
-				return fault.New(fault.Internal, "parse", "the row of %s up to %d of group %d says %d events and has %d", t.table, r.last, group, r.events, len(events))
-			}
-			for i := range events {
-				seq := r.first() + int64(i)
-				if seq > after.Seq && len(out) < limit {
-					out = append(out, bus.Message{Event: events[i], Topic: t.topic, Group: group, Place: bus.Place{Epoch: epoch, Seq: seq}})
-				}
-			}
-			if len(out) == limit {
-				return errEnough
-			}
-			return nil
-		})
+		}
+		if len(out) == limit {
+			return errEnough
+		}
+		return nil
 	})
 	if errors.Is(err, errEnough) {
 		err = nil
 	}
-	return out, fault.Wrap("read "+string(t.topic), err)
+	return out, err
 }
 
-// rowsBehind is the statement that reads a group's rows behind a place, in order.
-func (t *topicLog) rowsBehind(tx *sqldb.Tx, group int, after int64, limit int) (query string, args []any, err error) {
-	const columns = `SELECT last, events, body FROM `
+// rowsBehind is the statement that reads columns of a group's rows behind a sequence,
+// in order.
+func (t *topicLog) rowsBehind(tx *sqldb.Tx, columns string, group int, after int64, limit int) (query string, args []any, err error) {
+	query = `SELECT ` + columns + ` FROM ` + t.table
 	if tx.Postgres() {
-		return columns + t.table + ` WHERE grp = ? AND last > ? ORDER BY last LIMIT ?`, []any{group, after, limit}, nil
+		return query + ` WHERE grp = ? AND last > ? ORDER BY last LIMIT ?`, []any{group, after, limit}, nil
 	}
 	var from int64 // the row to look from; all of them where no mark is left
 	err = tx.Query(`SELECT id FROM marks WHERE topic = ? AND grp = ? AND seq <= ? ORDER BY seq DESC LIMIT 1`,
 		[]any{string(t.topic), group, after + 1}, func(scan sqldb.Scan) error { return scan(&from) })
-	return columns + t.table + ` WHERE id >= ? AND grp = ? AND last > ? ORDER BY id LIMIT ?`, []any{from, group, after, limit}, err
+	return query + ` WHERE id >= ? AND grp = ? AND last > ? ORDER BY id LIMIT ?`, []any{from, group, after, limit}, err
 }
 
-// trim deletes a group's rows whose last event is at or before upTo, at most
-// rowsMax of them, and their marks.
-func (t *topicLog) trim(tx *sqldb.Tx, group int, upTo, rowsMax int64) (int64, error) {
-	if tx.Postgres() {
-		return tx.Exec(`DELETE FROM `+t.table+` WHERE grp = ? AND last IN (SELECT last FROM `+t.table+` WHERE grp = ? AND last <= ?
-			ORDER BY last LIMIT ?)`, group, group, upTo, rowsMax)
+// parse gives a row's events.
+func (t *topicLog) parse(r *logRow) ([]bus.Event, error) {
+	events, err := bus.ParseRecords(r.body)
+	if err == nil && len(events) != r.events {
+		err = fault.New(fault.Internal, "parse", "the row of %s up to %d of group %d says %d events and has %d", t.table, r.last, r.group, r.events, len(events))
 	}
-	var last int64
-	err := tx.Query(`SELECT coalesce(max(id), 0) FROM (SELECT id FROM `+t.table+` WHERE grp = ? AND last <= ? ORDER BY id LIMIT ?) AS rows`,
-		[]any{group, upTo, rowsMax}, func(scan sqldb.Scan) error { return scan(&last) })
-	if err != nil || last == 0 {
-		return 0, err
-	}
-	if _, err := tx.Exec(`DELETE FROM marks WHERE topic = ? AND grp = ? AND id <= ?`, string(t.topic), group, last); err != nil {
-		return 0, err
-	}
-	return tx.Exec(`DELETE FROM `+t.table+` WHERE grp = ? AND id <= ?`, group, last)
+	return events, err
 }

@@ -9,6 +9,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/tallystick/tallystick/internal/bus"
+	"github.com/tallystick/tallystick/internal/bus/embedded"
 	"github.com/tallystick/tallystick/internal/sqldb"
 )
 
@@ -69,13 +70,14 @@ func TestTrimKeepsRowsThatWereReadInPart(t *testing.T) {
 	for range 3 {
 		l.emit(t, l.log, 4, 10, true)
 	}
-	for _, c := range []struct{ upTo, deleted, first int64 }{{3, 0, 1}, {4, 1, 5}, {7, 0, 5}, {11, 1, 9}, {12, 1, 0}} {
-		n, err := l.log.Trim(t.Context(), tailTopic, map[int]bus.Place{0: {Epoch: 1, Seq: c.upTo}}, 10)
+	trimmer := l.log.Trimmer(tailTopic, nil)
+	for _, c := range []struct{ upTo, deleted, first int64 }{{3, 0, 1}, {4, 1, 5}, {7, 0, 5}, {11, 1, 9}, {12, 0, 9}} { // the last row stays
+		n, _, err := trimmer.Step(t.Context(), embedded.Trim{UpTo: map[int]bus.Place{0: {Epoch: 1, Seq: c.upTo}}, BeforeMillis: embedded.Everything, RowsMax: 10})
 		if err != nil || n != c.deleted {
 			t.Fatalf("up to %d: %d rows deleted, want %d (%v)", c.upTo, n, c.deleted, err)
 		}
 		msgs, err := l.log.Stored(tailTopic).Read(t.Context(), 0, bus.Place{}, 1)
-		if err != nil || c.first == 0 && len(msgs) > 0 || c.first > 0 && (len(msgs) != 1 || msgs[0].Place.Seq != c.first) {
+		if err != nil || len(msgs) != 1 || msgs[0].Place.Seq != c.first {
 			t.Fatalf("up to %d: the first is %v (%v)", c.upTo, msgs, err)
 		}
 	}
@@ -115,7 +117,7 @@ func TestRowsAgainstAModel(t *testing.T) {
 		const groups = 3
 		l := openTailed(t, dir, groups)
 		defer l.db.Close() //nolint:errcheck // a test
-		src := l.log.Stored(tailTopic)
+		src, trimmer := l.log.Stored(tailTopic), l.log.Trimmer(tailTopic, nil)
 		model := make([][]bus.Message, groups) // all that was written
 		trimmed := make([]int64, groups)
 		for range rapid.IntRange(1, 8).Draw(t, "steps") {
@@ -132,7 +134,7 @@ func TestRowsAgainstAModel(t *testing.T) {
 					upTo[g] = bus.Place{Epoch: 1, Seq: int64(rapid.IntRange(0, len(model[g])).Draw(t, "up to"))}
 				}
 			}
-			if _, err := l.log.Trim(context.Background(), tailTopic, upTo, rapid.Int64Range(0, 20).Draw(t, "rows")); err != nil {
+			if _, _, err := trimmer.Step(context.Background(), embedded.Trim{UpTo: upTo, BeforeMillis: embedded.Everything, RowsMax: rapid.IntRange(1, 20).Draw(t, "rows")}); err != nil {
 				t.Fatal(err)
 			}
 			for g := range groups {
@@ -142,11 +144,8 @@ func TestRowsAgainstAModel(t *testing.T) {
 						t.Fatalf("group %d: %d messages from %d are left of %d, trimmed up to %d", g, len(left), first+1, len(model[g]), upTo[g].Seq)
 					}
 					trimmed[g] = max(trimmed[g], first)
-				} else {
-					if n := int64(len(model[g])); upTo[g].Seq < n && trimmed[g] < n {
-						t.Fatalf("group %d: all of %d messages are gone, trimmed up to %d", g, n, upTo[g].Seq)
-					}
-					trimmed[g] = int64(len(model[g]))
+				} else if len(model[g]) > 0 {
+					t.Fatalf("group %d: all of %d messages are gone, trimmed up to %d", g, len(model[g]), upTo[g].Seq)
 				}
 			}
 		}

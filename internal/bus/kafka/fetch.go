@@ -119,6 +119,9 @@ func (c *Cluster) placeOf(r *kafka.Record) (bus.Place, error) {
 type endOf struct {
 	offset int64
 	place  bus.Place
+	// expired says that there were records, and that the brokers have deleted all of
+	// them, as they were old: nobody can tell which the last one was.
+	expired bool
 }
 
 // tailRecords is how far from its end a partition is looked at for its last place:
@@ -163,6 +166,13 @@ func (c *Cluster) end(ctx context.Context, topic bus.Topic, group int) (e endOf,
 			return e, fault.New(fault.Unavailable, "kafka: end", "%s/%d gives nothing at %d of %d", c.topic(topic), group, at, e.offset)
 		}
 		at = next
+	}
+	switch {
+	case e.place != (bus.Place{}) || e.offset == 0:
+	case topic.Entering(): // there a place is an offset
+		e.place = bus.Place{Epoch: c.cfg.Epoch, Seq: e.offset}
+	default:
+		e.expired = true
 	}
 	return e, nil
 }

@@ -16,15 +16,23 @@ import (
 // partition; after an error it goes on behind the last sequence that was
 // acknowledged. It keeps no place of its own: the topic's end says how far it
 // came. Two relays at once make repetitions, which readers know by their places.
+//
+// The last message of a group is published again before the brokers delete it for its
+// age, so that a topic's end always says so.
 type Relay struct {
 	Cluster     *Cluster
 	Source      bus.Source // the area's log, from the database
 	MessagesMax int        // of one request
 	Groups      []int      // that are published; nil is all
-	Log         *slog.Logger
+	// AgainAfter is the age from which a group's last message is published again, by
+	// Now; 0 never does.
+	AgainAfter time.Duration
+	Now        func() time.Time
+	Log        *slog.Logger
 
 	mu     sync.Mutex
 	places map[int]bus.Place // acknowledged
+	last   map[int]time.Time // about when the last one was
 }
 
 // Standings are for a bus.Watchdog. Of a group whose end at the brokers is not known
@@ -53,6 +61,14 @@ func (r *Relay) Lag() (lag int64) {
 func (r *Relay) Step(ctx context.Context) (worked bool, err error) {
 	var wg sync.WaitGroup
 	var mu sync.Mutex
+	r.mu.Lock()
+	begun := r.places != nil
+	r.mu.Unlock()
+	if !begun { // where the log begins, too
+		if err := r.Source.Refresh(ctx); err != nil {
+			return false, fault.Wrap("relay "+string(r.Source.Topic()), err)
+		}
+	}
 	for _, g := range bus.GroupsOf(r.Source, r.Groups) {
 		wg.Go(func() {
 			did, e := r.step(ctx, g)
@@ -67,8 +83,11 @@ func (r *Relay) Step(ctx context.Context) (worked bool, err error) {
 
 func (r *Relay) step(ctx context.Context, group int) (worked bool, err error) {
 	at, err := r.place(ctx, group)
-	if err != nil || r.Source.Head(group).Seq <= at.Seq {
+	if err != nil {
 		return false, err
+	}
+	if r.Source.Head(group).Seq <= at.Seq {
+		return false, r.again(ctx, group, at)
 	}
 	msgs, err := r.Source.Read(ctx, group, at, r.MessagesMax)
 	if err != nil || len(msgs) == 0 {
@@ -81,6 +100,7 @@ func (r *Relay) step(ctx context.Context, group int) (worked bool, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.places[group] = msgs[len(records)-1].Place
+	r.published(group)
 	return true, nil
 }
 
@@ -94,6 +114,46 @@ func (r *Relay) Open(ctx context.Context) error {
 			return fault.Wrap("relay "+string(r.Source.Topic()), err)
 		}
 	}
+	return nil
+}
+
+// published takes note of when a group's last record was appended; r.mu is held.
+func (r *Relay) published(group int) {
+	if r.AgainAfter <= 0 {
+		return
+	}
+	if r.last == nil {
+		r.last = map[int]time.Time{}
+	}
+	r.last[group] = r.Now()
+}
+
+// again publishes a group's last message once more if it is old.
+func (r *Relay) again(ctx context.Context, group int, at bus.Place) error {
+	r.mu.Lock()
+	last, known := r.last[group]
+	r.mu.Unlock()
+	if r.AgainAfter <= 0 || at.Seq == 0 || known && r.Now().Sub(last) < r.AgainAfter {
+		return nil
+	}
+	msgs, err := r.Source.Read(ctx, group, bus.Place{Epoch: at.Epoch, Seq: at.Seq - 1}, 1)
+	if err != nil || len(msgs) == 0 || msgs[0].Place != at {
+		return err // the topic's end is not the log's: that is told elsewhere
+	}
+	if !known && r.Now().Sub(time.UnixMilli(msgs[0].AtMillis)) < r.AgainAfter {
+		last = time.UnixMilli(msgs[0].AtMillis)
+	} else if _, err = r.Cluster.produce(ctx, r.Source.Topic(), group, r.Cluster.pack(msgs)); err == nil {
+		last = r.Now()
+	}
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.last == nil {
+		r.last = map[int]time.Time{}
+	}
+	r.last[group] = last
 	return nil
 }
 
@@ -112,10 +172,19 @@ func (r *Relay) place(ctx context.Context, group int) (bus.Place, error) {
 	if err != nil {
 		return at, err
 	}
-	if head := r.Source.Head(group); end.place != (bus.Place{}) && (end.place.Epoch != head.Epoch || end.place.Seq > head.Seq) {
+	begin, head := bus.BeginOf(r.Source, group), r.Source.Head(group)
+	switch {
+	case end.place != (bus.Place{}) && (end.place.Epoch != head.Epoch || end.place.Seq > head.Seq):
 		return at, &fault.Error{Kind: fault.Conflict, Op: "relay", Code: "log_behind_topic", Fix: "stop everything, and run `tallystick rewind`",
 			Err: fmt.Errorf("group %d of %s was published up to %d of epoch %d, and its log ends at %d of epoch %d: the log was replaced, or restored from an older copy",
 				group, r.Source.Topic(), end.place.Seq, end.place.Epoch, head.Seq, head.Epoch)}
+	case end.expired:
+		// Whoever must read it has committed what the log does not have any more; so from
+		// its beginning on there are repetitions, and no gap.
+		end.place = begin
+	case end.place.Seq < begin.Seq:
+		return at, &fault.Error{Kind: fault.Conflict, Op: "relay", Code: "topic_lost", Field: string(r.Source.Topic()), Fix: "bring the topic back from another copy of the brokers' data",
+			Err: fmt.Errorf("group %d: the brokers have it up to %d, and the log begins behind %d: what lies between is in neither", group, end.place.Seq, begin.Seq)}
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -29,6 +29,7 @@ type Source struct {
 type part struct {
 	head   bus.Place
 	known  bool      // somebody has said from where to read
+	gone   int64     // the end, when all before it has expired; else 0
 	from   bus.Place // what is in the buffer comes behind it
 	at     int64     // the offset to fetch next
 	buffer []bus.Message
@@ -81,6 +82,10 @@ func (s *Source) Refresh(ctx context.Context) error {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			s.advance(g, end.place)
+			s.parts[g].gone = 0
+			if end.expired {
+				s.parts[g].gone = end.offset
+			}
 			if p := &s.parts[g]; !p.known { // nobody has read yet: what comes from here on is news
 				p.at, p.known, p.from = end.offset, true, end.place
 				s.stir()
@@ -104,6 +109,19 @@ func (s *Source) advance(group int, to bus.Place) {
 	}
 	p.head = to
 	s.Wake()
+}
+
+// Forgot implements bus.Forgetful.
+func (s *Source) Forgot(group int, place bus.Place) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := &s.parts[group]
+	if p.gone == 0 {
+		return false
+	}
+	*p = part{head: place, known: true, from: place, at: p.gone, gone: p.gone}
+	s.stir()
+	return true
 }
 
 // stir makes whoever fetches look again; s.mu is held.

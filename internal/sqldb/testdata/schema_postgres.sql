@@ -4,6 +4,12 @@ CREATE TABLE heads (topic TEXT COLLATE "C" NOT NULL, grp BIGINT NOT NULL, epoch 
   PRIMARY KEY (topic, grp));
 CREATE TABLE marks (topic TEXT COLLATE "C" NOT NULL, grp BIGINT NOT NULL, seq BIGINT NOT NULL, id BIGINT NOT NULL,
   PRIMARY KEY (topic, grp, seq));
+-- Up to where a log is gone, the latest moment at which anything of that was told, and
+-- what it came to.
+CREATE TABLE trimmed (topic TEXT COLLATE "C" NOT NULL, grp BIGINT NOT NULL, epoch BIGINT NOT NULL, seq BIGINT NOT NULL, at_millis BIGINT NOT NULL,
+  PRIMARY KEY (topic, grp));
+CREATE TABLE trimmed_sums (topic TEXT COLLATE "C" NOT NULL, grp BIGINT NOT NULL, what TEXT COLLATE "C" NOT NULL, merchant TEXT COLLATE "C" NOT NULL, account TEXT COLLATE "C" NOT NULL,
+  currency TEXT COLLATE "C" NOT NULL, n BIGINT NOT NULL, PRIMARY KEY (topic, grp, what, merchant, account, currency));
 CREATE TABLE parked (id BIGINT PRIMARY KEY DEFAULT nextval('ids'), topic TEXT COLLATE "C" NOT NULL, grp BIGINT NOT NULL, epoch BIGINT NOT NULL,
   seq BIGINT NOT NULL, part BIGINT NOT NULL, reason TEXT COLLATE "C" NOT NULL, parked_at_millis BIGINT NOT NULL,
   replay BOOLEAN NOT NULL DEFAULT FALSE, event_id TEXT COLLATE "C" NOT NULL, type TEXT COLLATE "C" NOT NULL, version BIGINT NOT NULL,
