@@ -127,10 +127,10 @@ func Migrate(ctx context.Context, o Options, role string) (err error) {
 		}
 		return nil
 	}
-	first := int64(o.Postgres.Number) * idsPerDatabase
+	first := int64(o.Postgres.Number) * idsBlock
 	for _, query := range []string{
 		`CREATE SCHEMA IF NOT EXISTS ` + schema,
-		fmt.Sprintf(`CREATE SEQUENCE IF NOT EXISTS ids AS BIGINT INCREMENT BY %d MINVALUE %d START WITH %d`, idsBlock, first, first+idsBlock),
+		fmt.Sprintf(`CREATE SEQUENCE IF NOT EXISTS ids AS BIGINT INCREMENT BY %d MINVALUE %d START WITH %d`, idsBlock*idsDatabases, first, first),
 		`CREATE TABLE IF NOT EXISTS stamp (name TEXT PRIMARY KEY, value TEXT NOT NULL)`,
 	} {
 		if err := run(query); err != nil {
