@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 
 	accountingstore "github.com/tallystick/tallystick/accounting/sqlstore"
@@ -23,7 +24,15 @@ type MoveOptions struct {
 	// Unserved lets groups go to a database that nobody works on yet.
 	Unserved bool
 	// Did, if set, is told of each step.
-	Did func(move.Step)
+	Did func(MoveStep)
+}
+
+// MoveStep is one step of a move that was done.
+type MoveStep = move.Step
+
+// AdminPassword is that of the user who moves groups; empty if there is none.
+func AdminPassword(dir string, environ []string) (string, error) {
+	return NewSecrets(filepath.Join(dir, SecretsDir), lookup(environ)).Password("admin")
 }
 
 // moveOrder is the order in which a group's areas are moved, each for itself: they

@@ -25,6 +25,7 @@ type commands struct {
 	Backup  backupCmd  `cmd:"" help:"Copy a data folder, served or not, as it is at one moment."`
 	Restore restoreCmd `cmd:"" help:"Make a data folder of a backup."`
 	Parked  parkedCmd  `cmd:"" help:"List messages that were put aside because they could not be applied, and ask for their replay."`
+	Groups  groupsCmd  `cmd:"" help:"List the groups of a cluster, or move them between its databases."`
 	Version versionCmd `cmd:"" help:"Print the version."`
 }
 
