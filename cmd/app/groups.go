@@ -66,12 +66,12 @@ type areaLook struct {
 // ListGroups looks at all areas in all databases. What cannot be reached is said,
 // and not waited for longer than postgres.connect_timeout each.
 func ListGroups(ctx context.Context, d Deps) (*GroupList, error) {
+	if d.Config.Stores != StoresPostgres {
+		return nil, &fault.Error{Kind: fault.Invalid, Op: "groups list", Field: "stores", Code: "config_invalid", Fix: "set stores: postgres; a data folder has all groups"}
+	}
 	list, err := d.Config.Postgres.list()
 	if err != nil {
 		return nil, err
-	}
-	if d.Config.Stores != StoresPostgres {
-		return nil, &fault.Error{Kind: fault.Invalid, Op: "groups list", Field: "stores", Code: "config_invalid", Fix: "set stores: postgres; a data folder has all groups"}
 	}
 	out := &GroupList{}
 	var looks []*areaLook

@@ -379,6 +379,21 @@ func (d *databases) isAt(group, number int) {
 	}
 }
 
+// listed holds what the list says of an area's part of a group.
+func (d *databases) listed(group int, role app.Role, state string, rows, parked int64) {
+	d.t.Helper()
+	list, err := app.ListGroups(d.t.Context(), d.deps())
+	must(d.t, err)
+	for _, a := range list.Groups[group].Areas {
+		if a.Area != role {
+			continue
+		}
+		if a.State != state || a.Rows != rows || a.Parked != parked || (len(a.Databases) == 1) != (state == "free") || (a.Lag >= 0) != (state == "free") {
+			d.t.Errorf("the list says %+v of group %d, want it %s with %d rows and %d parked", a, group, state, rows, parked)
+		}
+	}
+}
+
 // Every table of every area is moved, or listed as not belonging to a group; so one
 // that is added is thought of.
 func TestEveryTableIsMovedOrListed(t *testing.T) {
@@ -563,6 +578,9 @@ func TestMovesThatAreRefused(t *testing.T) {
 
 	// A group that has left goes on to where it was sent, and nowhere else.
 	crash("move.accounting.departed", 2)
+	d.listed(0, app.RoleAccounting, "moving 1 to 2", 0, 0)
+	d.listed(0, app.RolePrepay, "free", 10, 1)
+	d.listed(1, app.RoleCore, "free", 20, 3)
 	fails("move_unfinished", fault.Conflict, 0, 1, unserved)
 	fails("move_unfinished", fault.Conflict, 0, 3, unserved)
 	// Nor does migrate give it to anybody.
