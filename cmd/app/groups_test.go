@@ -196,7 +196,7 @@ func (f *filler) core(group int) {
 		x := code(group, n)
 		trade := f.row("trade_orders", map[string]any{"biz_code": x})
 		for k := range 2 {
-			payment := f.row("payment_orders", map[string]any{"trade_id": trade, "biz_code": x, "y": x[:26] + string("xy"[k])})
+			payment := f.row("payment_orders", map[string]any{"trade_id": trade, "biz_code": x, "y": x[:26] + string("xy"[k]), "metadata": `{"k":"v"}`, "status": "pending"})
 			f.row("attempts", map[string]any{"payment_id": payment, "biz_code": x})
 			f.row("exceptions", map[string]any{"payment_id": payment, "biz_code": x})
 		}
@@ -604,6 +604,27 @@ func TestMovesThatAreRefused(t *testing.T) {
 	must(t, err)
 	d.isAt(0, 1)
 	d.same("sent elsewhere", before, d.together())
+	d.ownsItsTradesAlone(crash)
+}
+
+// ownsItsTradesAlone asks two databases that both have the rows of a trade.
+func (d *databases) ownsItsTradesAlone(crash func(point string, to int)) {
+	d.t.Helper()
+	crash("move.core.settled", 3)
+	for n, owns := range map[int]bool{1: false, 3: true} {
+		x := code(0, 1)
+		if d.number("core", n, `SELECT count(*) FROM trade_orders WHERE biz_code = ?`, x) != 1 {
+			d.t.Fatalf("database %d has not the trade: the test shows nothing", n)
+		}
+		s, err := corestore.Open(d.t.Context(), sqldb.Options{NoSync: true, Postgres: &sqldb.Postgres{URL: d.pg.URL(fmt.Sprint("pay", n)), Number: n}}, testGroups, time.Now)
+		must(d.t, err)
+		trade, owned, err := s.OwnTrade(d.t.Context(), ids.Code(x))
+		must(d.t, err)
+		must(d.t, s.Close())
+		if owned != owns || (trade != nil) != owns {
+			d.t.Errorf("database %d says that it owns the trade: %t, and gives %v", n, owned, trade)
+		}
+	}
 }
 
 // A copy that is not what it was copied from is found out before anything is given up.

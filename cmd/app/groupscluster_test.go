@@ -64,6 +64,62 @@ func codeOf(t *testing.T, id string) ids.Code {
 	return c
 }
 
+// frozen freezes a group of the second database, as a move that does not go on, and
+// pays: everything is accepted, and core works on all but this group until it is
+// taken back. It gives the vouchers, once all are known to core.
+func (c *cluster) frozen(gateways []*system, core *system, group int) []string {
+	c.t.Helper()
+	ask := func(sql string) string {
+		c.t.Helper()
+		out, err := c.pgs[0].Query(c.t.Context(), "pay2", fmt.Sprintf(sql, group))
+		must(c.t, err)
+		return out
+	}
+	until := func(what string, done func() bool) {
+		c.t.Helper()
+		for range 1500 {
+			if done() {
+				return
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		c.t.Fatalf("not yet: %s", what)
+	}
+	ask("UPDATE core.leases SET frozen = TRUE WHERE grp = %d")
+	until("it is given up", func() bool { return ask("SELECT member FROM core.leases WHERE grp = %d") == "" })
+	promised := pay(c.t, gateways, 20, 60)
+	known := func(v string) bool {
+		trade, err := core.app.Trade(c.t.Context(), codeOf(c.t, v))
+		must(c.t, err)
+		return trade != nil
+	}
+	waiting := 0
+	for _, v := range promised {
+		if codeOf(c.t, v).Group(4) == group {
+			waiting++
+		} else {
+			until("a payment of another group", func() bool { return known(v) })
+		}
+	}
+	for _, v := range promised {
+		if codeOf(c.t, v).Group(4) == group && known(v) {
+			c.t.Errorf("%s is known to core, and its group is frozen", v)
+		}
+	}
+	if waiting == 0 {
+		c.t.Fatal("no payment is of the frozen group: the test shows nothing")
+	}
+	moved, err := app.MoveGroup(c.t.Context(), c.deps(), group, 2, app.MoveOptions{As: "postgres"})
+	must(c.t, err)
+	if !moved {
+		c.t.Error("the group was not taken back")
+	}
+	for _, v := range promised {
+		until("a payment of the group that was frozen", func() bool { return known(v) })
+	}
+	return promised
+}
+
 // Groups move there and back while payments come, with two of each role: every
 // payment is accepted meanwhile, every voucher is found wherever its group is, and
 // everything is explained in the end.
@@ -77,8 +133,10 @@ func TestGroupsMoveUnderLoad(t *testing.T) {
 	}
 	all = append(append(all, cores...), gateways...)
 	promised := pay(t, gateways, 0, 20)
-	p := startPayer(t, gateways, 20)
-	for _, m := range []struct{ group, to int }{{0, 2}, {3, 1}, {0, 1}, {3, 2}, {1, 2}} {
+	c.settled(t.Context(), promised)
+	promised = append(promised, c.frozen(gateways, cores[0], 2)...)
+	p := startPayer(t, gateways, 100)
+	for _, m := range []struct{ group, to int }{{0, 2}, {3, 1}, {0, 1}} {
 		accepted := len(p.so(0))
 		moved, err := app.MoveGroup(t.Context(), c.deps(), m.group, m.to, app.MoveOptions{As: "postgres"})
 		must(t, err)
@@ -93,7 +151,7 @@ func TestGroupsMoveUnderLoad(t *testing.T) {
 		}
 		for _, v := range promised {
 			for i, core := range cores {
-				if trade, err := core.app.Trade(t.Context(), codeOf(t, v)); err != nil {
+				if trade, err := core.app.Trade(t.Context(), codeOf(t, v)); err != nil || trade == nil {
 					t.Errorf("after group %d went to %d, core %d about %s: %v %v", m.group, m.to, i, v, trade, err)
 				}
 			}
