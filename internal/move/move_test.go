@@ -75,9 +75,11 @@ func (r *rig) mover(missing ...int) (*move.Mover, func()) {
 	}
 	m := &move.Mover{Databases: map[int]*sqldb.DB{}, Missing: missing, TTL: ttl, WaitMax: 5 * time.Second, LookEvery: 10 * time.Millisecond, Points: r.points,
 		Area: move.Area{Name: "small", Portions: portions,
-			Prepare: func(_ context.Context, _, _ *sqldb.DB, group int) ([]sqldb.Portion, error) { return portions(group), nil },
-			Check:   func(*sqldb.Tx, int) error { return nil },
-			Finish:  func(_, _ *sqldb.Tx) error { return nil }}}
+			Prepare: func(_ context.Context, _, _ *sqldb.DB, group int) ([]sqldb.Portion, error) {
+				return portions(group), nil
+			},
+			Check:  func(*sqldb.Tx, int) error { return nil },
+			Finish: func(_, _ *sqldb.Tx) error { return nil }}}
 	for number := range r.places {
 		if !slices.Contains(missing, number) {
 			m.Databases[number] = r.open(number)
@@ -307,55 +309,94 @@ func at(t *testing.T, m *move.Mover, number int) lease.State {
 	return states[number]
 }
 
+// crash moves group 0 until a point, and moves to the end; both without some databases.
+func (r *rig) crash(point string, to int, missing ...int) {
+	r.t.Helper()
+	r.points = func(name string) {
+		if name == point {
+			panic(abandoned{})
+		}
+	}
+	m, closeAll := r.mover(missing...)
+	defer closeAll()
+	defer func() {
+		r.points = nil
+		if p := recover(); p != (abandoned{}) {
+			r.t.Fatalf("%s was not passed: %v", point, p)
+		}
+	}()
+	_, err := m.Move(r.t.Context(), 0, to)
+	r.t.Fatal(err)
+}
+
+func (r *rig) moves(to int, missing ...int) error {
+	r.t.Helper()
+	m, closeAll := r.mover(missing...)
+	defer closeAll()
+	_, err := m.Move(r.t.Context(), 0, to)
+	return err
+}
+
 // A copy that is older than the group is never taken for it, whatever cannot be reached.
 func TestAnOldCopyIsNeverTaken(t *testing.T) {
 	r := newRig(t, 3)
-	crash := func(point string, to int, missing ...int) {
-		t.Helper()
-		r.points = func(name string) {
-			if name == point {
-				panic(abandoned{})
-			}
-		}
-		m, closeAll := r.mover(missing...)
-		defer closeAll()
-		defer func() {
-			r.points = nil
-			if p := recover(); p != (abandoned{}) {
-				t.Fatalf("%s was not passed: %v", point, p)
-			}
-		}()
-		_, err := m.Move(t.Context(), 0, to)
-		t.Fatal(err)
-	}
-	moves := func(to int, missing ...int) error {
-		t.Helper()
-		m, closeAll := r.mover(missing...)
-		defer closeAll()
-		_, err := m.Move(t.Context(), 0, to)
-		return err
-	}
-	crash("move.small.copied", 2)
+	r.crash("move.small.copied", 2)
 	// Database 2 has a copy, and is gone. The group is taken back, and lives on.
-	must(t, moves(1, 2))
+	must(t, r.moves(1, 2))
 	m, closeAll := r.mover()
 	defer closeAll()
 	add(t, m.Databases[1], 0)
-	crash("move.small.departed", 3, 2)
+	r.crash("move.small.departed", 3, 2)
 	if o := owners(t, m, 0); o != nil {
 		t.Fatalf("databases %v own it", o)
 	}
-	if err := moves(2, 3); !fault.Is(err, fault.Unavailable) {
+	if err := r.moves(2, 3); !fault.Is(err, fault.Unavailable) {
 		t.Errorf("to the old copy, while the new one cannot be seen: %v", err)
 	}
-	if err := moves(3, 1); !fault.Is(err, fault.Unavailable) {
+	if err := r.moves(3, 1); !fault.Is(err, fault.Unavailable) {
 		t.Errorf("whether the source has given it up cannot be seen: %v", err)
 	}
-	if err := moves(2); !fault.Is(err, fault.Conflict) || !strings.Contains(err.Error(), "move_unfinished") {
+	if err := r.moves(2); !fault.Is(err, fault.Conflict) || !strings.Contains(err.Error(), "move_unfinished") {
 		t.Errorf("to the old copy: %v", err)
 	}
-	must(t, moves(3))
+	must(t, r.moves(3))
 	if o := owners(t, m, 0); !slices.Equal(o, []int{3}) || len(things(t, m, 3, 0)) != 1 || len(things(t, m, 2, 0)) != 0 || len(things(t, m, 1, 0)) != 0 {
 		t.Errorf("databases %v own it; rows: %d, %d, %d", o, len(things(t, m, 1, 0)), len(things(t, m, 2, 0)), len(things(t, m, 3, 0)))
+	}
+}
+
+// The same, where the group is frozen again when the old copy is seen.
+func TestAnOldCopyIsMadeAnew(t *testing.T) {
+	r := newRig(t, 3)
+	m, closeAll := r.mover()
+	defer closeAll()
+	r.crash("move.small.copied", 2)
+	must(t, r.moves(1, 2))
+	add(t, m.Databases[1], 0)
+	r.crash("move.small.frozen", 3, 2)
+	must(t, r.moves(2))
+	if o := owners(t, m, 0); !slices.Equal(o, []int{2}) || len(things(t, m, 2, 0)) != 1 {
+		t.Errorf("databases %v own it, with %d rows", o, len(things(t, m, 2, 0)))
+	}
+}
+
+// What an earlier move left behind stands in no later one's way.
+func TestRowsLeftBehind(t *testing.T) {
+	r := newRig(t, 3)
+	m, closeAll := r.mover()
+	defer closeAll()
+	add(t, m.Databases[1], 0)
+	want := things(t, m, 1, 0)
+	r.crash("move.small.settled", 2) // they are still at 1
+	must(t, r.moves(3, 1))
+	r.crash("move.small.departed", 2, 1)
+	must(t, r.moves(2))
+	r.crash("move.small.settled", 3)
+	must(t, r.moves(2))
+	if o := owners(t, m, 0); !slices.Equal(o, []int{2}) || !slices.Equal(things(t, m, 2, 0), want) || len(things(t, m, 1, 0))+len(things(t, m, 3, 0)) > 0 {
+		t.Errorf("databases %v own it; rows: %d, %d, %d", o, len(things(t, m, 1, 0)), len(things(t, m, 2, 0)), len(things(t, m, 3, 0)))
+	}
+	if states, err := m.States(t.Context(), 0); err != nil || states[1].Way+states[2].Way+states[3].Way != "" {
+		t.Errorf("rows of moves are left: %+v %v", states, err)
 	}
 }
