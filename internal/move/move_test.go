@@ -400,3 +400,52 @@ func TestRowsLeftBehind(t *testing.T) {
 		t.Errorf("rows of moves are left: %+v %v", states, err)
 	}
 }
+
+// Each transaction of a mover is refused while another is the one, also where the
+// connection by which it was the one is gone.
+func TestOneMoverOfAGroup(t *testing.T) {
+	r := newRig(t, 2)
+	m, closeAll := r.mover()
+	defer closeAll()
+	other := r.open(1)
+	claimed, err := lease.Claim(t.Context(), other, 0)
+	must(t, err)
+	if !claimed {
+		t.Fatal("the group could not be claimed")
+	}
+	db := m.Databases[1]
+	ctx := t.Context()
+	for name, act := range map[string]func() error{
+		"freeze": func() error { return lease.Freeze(ctx, db, 0) },
+		"thaw":   func() error { return lease.Thaw(ctx, db, 0) },
+		"expire": func() error { return lease.Expire(ctx, db, 0, ttl) },
+		"depart": func() error { return lease.Depart(ctx, db, 0, 2, 1) },
+		"settle": func() error { return lease.Settle(ctx, db, 0, 2, 1) },
+		"arrive": func() error {
+			return db.Write(ctx, func(tx *sqldb.Tx) error { return lease.Arrive(tx, 0, 2, 1) })
+		},
+		"forget": func() error {
+			return lease.Forget(ctx, db, lease.State{Group: 0}, func(*sqldb.Tx) error { return nil })
+		},
+	} {
+		if err := act(); !fault.Is(err, fault.Conflict) || !strings.Contains(err.Error(), "move_under_way") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	m.WaitMax = 50 * time.Millisecond
+	if _, err := m.Move(ctx, 0, 2); !fault.Is(err, fault.Conflict) || !strings.Contains(err.Error(), "move_under_way") {
+		t.Errorf("move: %v", err)
+	}
+	must(t, other.Close()) // its connections are gone, and with them the claim
+	m.WaitMax = 10 * time.Second
+	if moved, err := m.Move(ctx, 0, 2); err != nil || !moved {
+		t.Errorf("afterwards: %t %v", moved, err)
+	}
+	// It owns the group, and forgets nothing of it; nor does one that owns it take a copy.
+	if err := lease.Forget(ctx, m.Databases[2], lease.State{Group: 0}, func(*sqldb.Tx) error { return nil }); !fault.Is(err, fault.Conflict) {
+		t.Errorf("the owner forgets: %v", err)
+	}
+	if err := m.Databases[2].Write(ctx, func(tx *sqldb.Tx) error { return lease.Arrive(tx, 0, 1, 9) }); !fault.Is(err, fault.Conflict) {
+		t.Errorf("a copy arrives at the owner: %v", err)
+	}
+}
