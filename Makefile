@@ -1,6 +1,6 @@
 # What can be made here. `make test` is everything that must hold before a change
-# lands. It needs Go, git, a C compiler (for the race detector), PostgreSQL and a Kafka
-# broker, which deploy/engines/install fetches if they are missing.
+# lands. It needs Go, git, a C compiler (for the race detector), PostgreSQL, Redis and a
+# Kafka broker, which deploy/engines/install fetches if they are missing.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -21,20 +21,24 @@ FIRST ?= 1
 N ?= 300
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: test engines lint vet staticcheck race norace demo sim torture planted fuzz
+# A module of its own: a broker that lies on demand, for tests alone.
+KFAKE := internal/bus/kafka/kfaketest
 
-test: engines lint race norace
+.PHONY: test engines lint vet staticcheck race norace kfake demo sim torture planted fuzz
+
+test: engines lint race norace kfake
 
 # The engines that tests start, if they are missing; they would fetch them
 # themselves, on their own time.
 engines:
-	deploy/engines/install postgres kafka
+	deploy/engines/install postgres redis kafka
 
 lint: vet staticcheck
 
 vet:
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "not gofmt-ed:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
 	go vet ./...
+	cd $(KFAKE) && go vet ./...
 
 staticcheck:
 	go run $(STATICCHECK) ./...
@@ -45,6 +49,9 @@ race:
 
 norace:
 	.ci/gotest plain $$(go list ./... | grep -E '$(NO_RACE)|$(BOTH)')
+
+kfake:
+	cd $(KFAKE) && $(CURDIR)/.ci/gotest 'race, kfake' -race ./...
 
 # The first five minutes.
 demo:

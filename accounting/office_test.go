@@ -6,7 +6,6 @@ import (
 	"flag"
 	"log/slog"
 	"math/rand/v2"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -20,9 +19,11 @@ import (
 	"github.com/tallystick/tallystick/accounting/storetest"
 	"github.com/tallystick/tallystick/core/event"
 	"github.com/tallystick/tallystick/internal/bus"
+	"github.com/tallystick/tallystick/internal/engines/pgtest"
 	"github.com/tallystick/tallystick/internal/fault"
 	"github.com/tallystick/tallystick/internal/ids"
 	"github.com/tallystick/tallystick/internal/money"
+	"github.com/tallystick/tallystick/internal/sqldb"
 )
 
 // TestMain fixes the property tests' seed, unless one is asked for.
@@ -33,8 +34,10 @@ func TestMain(m *testing.M) {
 			panic(err)
 		}
 	}
-	os.Exit(m.Run())
+	server.Main(m)
 }
+
+var server pgtest.Server
 
 // office is one process's poster: its store, its consumer and what it logs.
 type office struct {
@@ -46,6 +49,7 @@ type office struct {
 
 type opening struct {
 	path   string
+	on     *sqldb.Postgres // in place of the file
 	feed   bus.Source
 	rules  accounting.Rules
 	points fault.Points
@@ -56,7 +60,7 @@ type opening struct {
 func openOffice(t tb, o opening) *office {
 	t.Helper()
 	ctx := context.Background()
-	store, err := sqlstore.Open(ctx, sqlstore.Options{Path: o.path, Groups: storetest.Groups, NoSync: true, Points: o.points, HeldMax: 16})
+	store, err := sqlstore.Open(ctx, sqlstore.Options{Path: o.path, Postgres: o.on, Groups: storetest.Groups, NoSync: true, Points: o.points, HeldMax: 16})
 	if err != nil {
 		t.Fatalf("open: %v", err)
 	}

@@ -77,6 +77,33 @@ func TestHotAccount(t *testing.T) {
 	wantBalance(t, o.store, "fee_income", 2*entries*60)
 }
 
+// TestHotAccountOnPostgreSQL: there a batch costs round trips by the table.
+func TestHotAccountOnPostgreSQL(t *testing.T) {
+	const entries = 256
+	feed := &storetest.Feed{}
+	for i := range 2 * entries {
+		feed.Append(0, paid(fmt.Sprintf("evt_%04d", i), storetest.Context(0, i), "cn-1", 10_000))
+	}
+	p := server.Schema(t)
+	if err := sqlstore.Migrate(t.Context(), sqlstore.Options{Postgres: p, Groups: storetest.Groups, NoSync: true}, ""); err != nil {
+		t.Fatal(err)
+	}
+	o := startOffice(t, opening{feed: feed, batch: entries, on: p})
+	if _, err := o.consumer.Step(t.Context()); err != nil { // makes the accounts
+		t.Fatal(err)
+	}
+	before := o.store.DB().RoundTrips()
+	if _, err := o.consumer.Step(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	// BEGIN with the place, the entries' numbers, entries, postings, balances, the
+	// head, the log's number and row, COMMIT; and the places, which the consumer reads.
+	if have := o.store.DB().RoundTrips() - before; have > 10 {
+		t.Errorf("%d round trips for a batch of %d hot entries, want at most 10", have, entries)
+	}
+	wantBalance(t, o.store, "fee_income", 2*entries*60)
+}
+
 func read(t *testing.T, s *sqlstore.Store, query string, row func(sqldb.Scan) error) {
 	t.Helper()
 	if err := s.DB().Read(t.Context(), func(tx *sqldb.Tx) error { return tx.Query(query, nil, row) }); err != nil {

@@ -2,6 +2,8 @@ package main
 
 import (
 	"github.com/tallystick/tallystick/bench/accept"
+	"github.com/tallystick/tallystick/bench/chaos"
+	"github.com/tallystick/tallystick/bench/cluster"
 	"github.com/tallystick/tallystick/bench/crash"
 	"github.com/tallystick/tallystick/bench/e2e"
 	"github.com/tallystick/tallystick/bench/memory"
@@ -16,6 +18,8 @@ func benches() []bench {
 		{"accept", "cost of accepting a payment, against an echo of the same bytes", accept.Run},
 		{accept.ServerBench, "", accept.Server},
 		{"e2e", "settled payments per second, and the CPU of each by area", e2e.Run},
+		{"chaos", "a cluster under load while engines die, processes stand still and disks fill", chaos.Run},
+		{"cluster", "the cluster profile: how soon a voucher is ready, and CPU by role and engine", cluster.Run},
 		{"memory", "resident memory of an idle server", memory.Run},
 	}
 }

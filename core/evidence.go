@@ -45,7 +45,8 @@ func (r *rules) applyOutcome(m *bus.Message) error {
 	if o.Account != a.Account {
 		return fmt.Errorf("outcome of %s is from account %s, the attempt is on %s", o.OutTradeNo, o.Account, a.Account)
 	}
-	out := &o.Outcome
+	clean := o.Outcome.Storable() // also what an older build has told
+	out := &clean
 	switch out.Result {
 	case channels.Done:
 		if out.State == channels.StatePaid {
@@ -117,6 +118,7 @@ func readCallback(m *bus.Message) (*callback, error) {
 	if err := event.Decode(m.Payload, c); err != nil {
 		return nil, err
 	}
+	c.Event = c.Event.Storable() // also what an older build has kept
 	m.Value = c
 	return c, nil
 }

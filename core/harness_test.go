@@ -39,16 +39,17 @@ func (b randomBytes) Read(p []byte) (int, error) {
 
 // harness drives core message by message, on a real store.
 type harness struct {
-	t      testing.TB
-	core   *core.Core
-	store  *sqlstore.Store
-	path   string
-	opened uint64
-	dir    *merchant.Directory
-	secret *ids.Secret
-	now    time.Time
-	seq    map[bus.Topic]int64
-	read   map[bus.Topic]map[int]bus.Place
+	t        testing.TB
+	core     *core.Core
+	store    *sqlstore.Store
+	path     string
+	opened   uint64
+	postgres *sqldb.Postgres
+	dir      *merchant.Directory
+	secret   *ids.Secret
+	now      time.Time
+	seq      map[bus.Topic]int64
+	read     map[bus.Topic]map[int]bus.Place
 }
 
 func directory() *merchant.Snapshot {
@@ -64,9 +65,12 @@ func directory() *merchant.Snapshot {
 		Accounts: []merchant.ChannelAccount{account("a", 1), account("b", 0)}}
 }
 
-func newHarness(t testing.TB) *harness {
+func newHarness(t testing.TB) *harness { return newHarnessOn(t, nil) }
+
+// newHarnessOn is core on a file, or on PostgreSQL.
+func newHarnessOn(t testing.TB, postgres *sqldb.Postgres) *harness {
 	t.Helper()
-	h := &harness{t: t, now: start, seq: map[bus.Topic]int64{}, read: map[bus.Topic]map[int]bus.Place{}, dir: merchant.NewDirectory(directory())}
+	h := &harness{t: t, postgres: postgres, now: start, seq: map[bus.Topic]int64{}, read: map[bus.Topic]map[int]bus.Place{}, dir: merchant.NewDirectory(directory())}
 	var err error
 	if h.secret, err = ids.NewSecret(make([]byte, ids.SecretLen)); err != nil {
 		t.Fatal(err)
@@ -80,7 +84,7 @@ func newHarness(t testing.TB) *harness {
 // process has.
 func (h *harness) open() (*core.Core, *sqlstore.Store) {
 	h.t.Helper()
-	s, err := sqlstore.Open(h.t.Context(), sqldb.Options{Path: h.path, NoSync: true}, groups, h.clock)
+	s, err := sqlstore.Open(h.t.Context(), sqldb.Options{Path: h.path, Postgres: h.postgres, NoSync: true}, groups, h.clock)
 	if err != nil {
 		h.t.Fatal(err)
 	}

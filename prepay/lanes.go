@@ -162,7 +162,7 @@ func (p *Prepay) call(ctx context.Context, channel *channels.Channel, c *Call) {
 	default:
 		a.outcome = channel.Pay.Query(ctx, channels.QueryRequest{OutTradeNo: c.OutTradeNo})
 	}
-	a.outcome = sensible(c.Op, a.outcome)
+	a.outcome = sensible(c.Op, a.outcome).Storable()
 	p.Points.At("prepay.called_not_recorded")
 	seconds := p.Now().Sub(start).Seconds()
 	p.mu.Lock()

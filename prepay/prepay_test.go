@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/tallystick/tallystick/channels"
 	"github.com/tallystick/tallystick/core/event"
@@ -413,4 +414,23 @@ func TestOrphansAreToldAndIgnored(t *testing.T) {
 	same(t, "kept", ok, false)
 	same(t, "lines", strings.Count(w.log.String(), "unknown number is ignored"), 3)
 	same(t, "counted", w.metrics.GetOrCreateCounter("tallystick_prepay_dispatch_orphans_total").Get(), 3)
+}
+
+// TestACodeIsCutBetweenCharacters: half a character is no text, and a database may
+// refuse it, with the answers of all lanes.
+func TestACodeIsCutBetweenCharacters(t *testing.T) {
+	w := newWorld(t, t.TempDir(), "a")
+	for order, code := range map[string]string{"o1": "a" + strings.Repeat("é", 60), "o2": "a\x00b\xff"} {
+		w.psps["a"].answer = replies(channels.Outcome{Result: channels.Unknown, Code: code, Message: code})
+		w.pay(order, "a")
+		w.turn()
+		if have := w.call(order).LastCode; !utf8.ValidString(have) || strings.Contains(have, "\x00") || !strings.HasPrefix(have, "a") || len(have) > 64 {
+			t.Errorf("%q", have)
+		}
+	}
+	for _, o := range w.told() {
+		if o.Outcome.Code != channels.Text(o.Outcome.Code) {
+			t.Errorf("told %q", o.Outcome.Code)
+		}
+	}
 }

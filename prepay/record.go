@@ -103,7 +103,7 @@ func (p *Prepay) settle(c *Call, o *channels.Outcome, repeatable bool, nowMillis
 	if c.CloseWanted {
 		o.Credential = channels.Credential{} // nobody is to pay what core wants closed
 	}
-	c.LastResult, c.LastState, c.LastCode = o.Result, o.State, o.Code[:min(len(o.Code), codeBytesMax)]
+	c.LastResult, c.LastState, c.LastCode = o.Result, o.State, channels.TextMax(o.Code, codeBytesMax)
 	c.HasCredential = c.HasCredential || o.Credential.Value != ""
 	c.Standing, c.Asks, c.AskWanted, c.Owner = v.Standing, v.Asks, false, ""
 	switch {

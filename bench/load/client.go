@@ -4,27 +4,36 @@
 package load
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/go-json-experiment/json"
 	"github.com/valyala/fasthttp"
 )
 
-// Client speaks the public API to one gateway. Safe for concurrent use.
+// Client speaks the public API to gateways: to one after the other, and to the next
+// one where a connection is refused. Safe for concurrent use.
 type Client struct {
-	host   fasthttp.HostClient
+	hosts  []*fasthttp.HostClient
 	apiKey string
-	base   string
+	next   atomic.Uint32
 }
 
-// NewClient makes a client of a gateway at addr ("127.0.0.1:8080"), with at most
-// conns connections.
-func NewClient(addr, apiKey string, conns int) *Client {
-	return &Client{apiKey: apiKey, base: "http://" + addr, host: fasthttp.HostClient{Addr: addr, MaxConns: conns,
-		MaxIdleConnDuration: 30 * time.Second, MaxIdemponentCallAttempts: 1, ReadTimeout: 90 * time.Second, WriteTimeout: 10 * time.Second,
-		NoDefaultUserAgentHeader: true, DisableHeaderNamesNormalizing: false, ReadBufferSize: 4096, WriteBufferSize: 2048}}
+// NewClient makes a client of the gateways at addrs ("127.0.0.1:8080", with spaces
+// between several), with at most conns connections to each.
+func NewClient(addrs, apiKey string, conns int) *Client {
+	c := &Client{apiKey: apiKey}
+	for _, addr := range strings.Fields(addrs) {
+		c.hosts = append(c.hosts, &fasthttp.HostClient{Addr: addr, MaxConns: conns,
+			MaxIdleConnDuration: 30 * time.Second, MaxIdemponentCallAttempts: 1, ReadTimeout: 90 * time.Second, WriteTimeout: 10 * time.Second,
+			NoDefaultUserAgentHeader: true, DisableHeaderNamesNormalizing: false, ReadBufferSize: 4096, WriteBufferSize: 2048})
+	}
+	return c
 }
 
 // Order is what a merchant asks to be paid.
@@ -85,7 +94,6 @@ func (c *Client) do(method, path, bearer, key string, body []byte, into any) (in
 	req, res := fasthttp.AcquireRequest(), fasthttp.AcquireResponse()
 	defer fasthttp.ReleaseRequest(req)
 	defer fasthttp.ReleaseResponse(res)
-	req.SetRequestURI(c.base + path)
 	req.Header.SetMethod(method)
 	req.Header.Set("Authorization", "Bearer "+bearer)
 	if key != "" {
@@ -95,7 +103,16 @@ func (c *Client) do(method, path, bearer, key string, body []byte, into any) (in
 		req.Header.SetContentType("application/json")
 		req.SetBodyRaw(body)
 	}
-	if err := c.host.Do(req, res); err != nil {
+	var err error
+	first := c.next.Add(1)
+	for i := range c.hosts {
+		host := c.hosts[(int(first)+i)%len(c.hosts)]
+		req.SetRequestURI("http://" + host.Addr + path)
+		if err = host.Do(req, res); !errors.Is(err, syscall.ECONNREFUSED) {
+			break
+		}
+	}
+	if err != nil {
 		return 0, err
 	}
 	if s := res.StatusCode(); s >= 300 {

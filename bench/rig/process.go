@@ -66,6 +66,15 @@ func (p *Process) LoggedErrors() int {
 	return strings.Count(string(b), `"level":"ERROR"`)
 }
 
+// Signal sends the process a signal.
+func (p *Process) Signal(s os.Signal) error { return p.cmd.Process.Signal(s) }
+
+// LogHas reports whether the log has a text.
+func (p *Process) LogHas(text string) bool {
+	b, err := os.ReadFile(p.log.Name())
+	return err == nil && strings.Contains(string(b), text)
+}
+
 // Done is closed when the process has ended.
 func (p *Process) Done() <-chan struct{} { return p.done }
 

@@ -44,20 +44,44 @@ func (s *Settings) Validate() error {
 	return nil
 }
 
+// Bucket is where an account's tokens come from; processes may share it. Safe for
+// concurrent use, and it never waits.
+type Bucket interface {
+	// Reserve takes a token that may be used after wait: 0 for now. cancel gives back
+	// one that is not used; it is called at most once.
+	Reserve(now time.Time) (wait time.Duration, cancel func(now time.Time))
+}
+
+// newBucket makes one of this process alone.
+func newBucket(callsPerSecond float64, burst int) Bucket {
+	return bucket{rate.NewLimiter(rate.Limit(callsPerSecond), burst)}
+}
+
+type bucket struct{ limiter *rate.Limiter }
+
+func (b bucket) Reserve(now time.Time) (wait time.Duration, cancel func(time.Time)) {
+	token := b.limiter.ReserveN(now, 1)
+	return token.DelayFrom(now), token.CancelAt
+}
+
 // Wrap gives a channel whose calls, all three sorts together, draw from one
-// bucket. now drives the bucket; c is not changed.
-func Wrap(c *channels.Channel, s Settings, now func() time.Time) (*channels.Channel, error) {
+// bucket: nil for one of this process alone, of the rate in s. now drives the bucket;
+// c is not changed.
+func Wrap(c *channels.Channel, s Settings, b Bucket, now func() time.Time) (*channels.Channel, error) {
 	if err := s.Validate(); err != nil {
 		return nil, err
 	}
+	if b == nil {
+		b = newBucket(s.CallsPerSecond, s.Burst)
+	}
 	w := *c
-	w.Pay = &payer{next: c.Pay, bucket: rate.NewLimiter(rate.Limit(s.CallsPerSecond), s.Burst), waitMax: s.WaitMax, now: now}
+	w.Pay = &payer{next: c.Pay, bucket: b, waitMax: s.WaitMax, now: now}
 	return &w, nil
 }
 
 type payer struct {
 	next    channels.Payer
-	bucket  *rate.Limiter
+	bucket  Bucket
 	waitMax time.Duration
 	now     func() time.Time
 }
@@ -86,18 +110,17 @@ func (p *payer) Close(ctx context.Context, r channels.QueryRequest) channels.Out
 // admit takes a token, or says why not and leaves the bucket as it was.
 func (p *payer) admit(ctx context.Context) (channels.Outcome, bool) {
 	now := p.now()
-	token := p.bucket.ReserveN(now, 1)
-	wait := token.DelayFrom(now)
+	wait, cancel := p.bucket.Reserve(now)
 	if wait == 0 {
 		return channels.Outcome{}, true
 	}
 	if wait > p.waitMax {
-		token.CancelAt(now)
+		cancel(now)
 		return refused("the next call is free in %v, longer than a call waits", wait), false
 	}
 	// A context's deadline is by the runtime's clock, whatever now is.
 	if d, ok := ctx.Deadline(); ok && time.Until(d) <= wait {
-		token.CancelAt(now)
+		cancel(now)
 		return refused("the next call is free in %v, after the deadline", wait), false
 	}
 	t := time.NewTimer(wait)
@@ -106,7 +129,7 @@ func (p *payer) admit(ctx context.Context) (channels.Outcome, bool) {
 	case <-t.C:
 		return channels.Outcome{}, true
 	case <-ctx.Done():
-		token.CancelAt(p.now())
+		cancel(p.now())
 		return refused("given up after waiting for %v: "+ctx.Err().Error(), p.now().Sub(now)), false
 	}
 }

@@ -24,7 +24,7 @@ func (p *psp) Close(context.Context, channels.QueryRequest) channels.Outcome { r
 
 func wrap(t *testing.T, p *psp, s limit.Settings, now func() time.Time) channels.Payer {
 	t.Helper()
-	ch, err := limit.Wrap(&channels.Channel{Pay: p}, s, now)
+	ch, err := limit.Wrap(&channels.Channel{Pay: p}, s, nil, now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,8 +134,37 @@ func TestWaiting(t *testing.T) {
 func TestSettings(t *testing.T) {
 	for _, s := range []limit.Settings{{}, {CallsPerSecond: 1}, {CallsPerSecond: -1, Burst: 1}, {CallsPerSecond: 1, Burst: 1, WaitMax: -1},
 		{CallsPerSecond: 1, Burst: 1, WaitMax: time.Hour}} {
-		if _, err := limit.Wrap(&channels.Channel{}, s, time.Now); !fault.Is(err, fault.Invalid) {
+		if _, err := limit.Wrap(&channels.Channel{}, s, nil, time.Now); !fault.Is(err, fault.Invalid) {
 			t.Errorf("%+v: %v", s, err)
 		}
+	}
+}
+
+// shared is a bucket of several processes: here its answers are given.
+type shared struct {
+	wait      time.Duration
+	cancelled int
+}
+
+func (s *shared) Reserve(time.Time) (time.Duration, func(time.Time)) {
+	return s.wait, func(time.Time) { s.cancelled++ }
+}
+
+// A bucket that is handed in decides, whatever rate the settings have, and gets back
+// what is not used.
+func TestSharedBucket(t *testing.T) {
+	p, b := &psp{}, &shared{}
+	ch, err := limit.Wrap(&channels.Channel{Pay: p}, limit.Settings{CallsPerSecond: 1, Burst: 1}, b, time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 10 {
+		if refused(ch.Pay.Query(t.Context(), channels.QueryRequest{})) {
+			t.Fatal("refused, though the bucket has one")
+		}
+	}
+	b.wait = time.Minute
+	if !refused(ch.Pay.Query(t.Context(), channels.QueryRequest{})) || p.calls.Load() != 10 || b.cancelled != 1 {
+		t.Errorf("%d calls, %d tokens given back", p.calls.Load(), b.cancelled)
 	}
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/tallystick/tallystick/gateway/voucher"
 	"github.com/tallystick/tallystick/internal/bus"
 	"github.com/tallystick/tallystick/internal/bus/embedded"
+	"github.com/tallystick/tallystick/internal/coord/local"
 	"github.com/tallystick/tallystick/internal/fault"
 	"github.com/tallystick/tallystick/internal/ids"
 	"github.com/tallystick/tallystick/prepay"
@@ -42,15 +43,18 @@ type Deps struct {
 	Config    Config
 	Secret    *ids.Secret
 	Passwords map[Role]string // of areas, for stores: postgres
-	Tokens    *api.TokenRing
-	Directory *merchant.Directory
-	Channels  Channels
-	Executor  prepay.Executor
-	Now       func() time.Time
-	Random    io.Reader  // for ids
-	Rand      *rand.Rand // for jitter; used by prepay alone
-	Points    fault.Points
-	NoSync    bool // only the simulation may
+	// KafkaPassword is that of kafka.sasl.username; empty without it.
+	KafkaPassword string
+	Tokens        *api.TokenRing
+	Directory     *merchant.Directory
+	Channels      Channels
+	Executor      prepay.Executor
+	Coord         Coordinator // nil for a replica that is alone
+	Now           func() time.Time
+	Random        io.Reader  // for ids
+	Rand          *rand.Rand // for jitter; used by prepay alone
+	Points        fault.Points
+	NoSync        bool // only the simulation may
 	// CommitFault fails commits of all stores; see sqldb.Options. For the simulation.
 	CommitFault func() error
 	Log         *slog.Logger
@@ -85,6 +89,9 @@ type App struct {
 
 // New opens the stores and wires the areas. Close closes them.
 func New(ctx context.Context, d Deps) (a *App, err error) {
+	if d.Coord == nil {
+		d.Coord = oneReplica{local.New().Replica()}
+	}
 	a = &App{Deps: d, ids: ids.NewSource(d.Now, d.Random)}
 	if a.Stores, err = OpenStores(ctx, d); err != nil {
 		return nil, err
@@ -122,6 +129,9 @@ func New(ctx context.Context, d Deps) (a *App, err error) {
 
 // buildAreas puts this process's areas to work on all groups.
 func (a *App) buildAreas(ctx context.Context) error {
+	if err := a.bus.bind(ctx, a.Stores); err != nil {
+		return err
+	}
 	for _, role := range a.Config.areas() {
 		d, err := a.newDuty(role, a.Stores, nil)
 		if err != nil {
@@ -187,8 +197,13 @@ func (a *App) buildGateway() (err error) {
 		return err
 	}
 	a.API, err = api.New(api.Deps{Directory: a.Directory, Intake: a.bus.intake(), Secret: a.Secret, Tokens: a.Tokens, Views: a.Views, Queries: a.queries,
-		Callbacks: a.Callback, Probes: a.probes(), Now: a.Now, Random: a.Random, Points: a.Points, Metrics: a.Metrics, Log: a.Log, Config: a.Config.API})
-	return err
+		Callbacks: a.Callback, Probes: a.probes(), Buckets: a.merchantBuckets, Hint: a.hint(), Others: a.Config.Bus == BusKafka, Now: a.Now, Random: a.Random, Points: a.Points,
+		Metrics: a.Metrics, Log: a.Log, Config: a.Config.API})
+	if err != nil {
+		return err
+	}
+	a.connectHints()
+	return nil
 }
 
 // trades are where core's questions are answered from.
@@ -218,7 +233,7 @@ func (a *App) Steps() []Step {
 
 // Close closes the stores. Nothing may run any more.
 func (a *App) Close() error {
-	errs := []error{a.bus.close(), a.Stores.Close()}
+	errs := []error{a.Coord.Close(), a.bus.close(), a.Stores.Close()}
 	for _, c := range a.cells {
 		errs = append(errs, c.close())
 	}

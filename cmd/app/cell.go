@@ -33,6 +33,9 @@ type cell struct {
 // name tells cells apart: core in database 1.
 func (c *cell) name() string { return fmt.Sprintf("%s_%d", c.role, c.db.number) }
 
+// wake is what the area's processes wake each other by when groups are free.
+func (c *cell) wake() string { return "groups." + c.name() }
+
 // storesFor opens the area's store in the database. held and guard are those of a duty.
 func (d Deps) storesFor(ctx context.Context, role Role, db database, held []int, guard func(*sqldb.Tx) error) (*Stores, error) {
 	o := d.storeOptions()
@@ -54,6 +57,10 @@ func (c *cell) readStores(ctx context.Context) (*Stores, error) {
 	if err != nil {
 		c.state = err
 		return nil, err
+	}
+	if err := c.app.bus.bind(ctx, s); err != nil {
+		c.state = err
+		return nil, errors.Join(err, s.Close())
 	}
 	c.look = s
 	return s, nil
@@ -110,11 +117,16 @@ func (c *cell) membership(ctx context.Context) (err error) {
 		if e := m.Leave(bounded); e != nil && ctx.Err() == nil {
 			c.app.Log.Warn("could not leave", "cell", c.name(), "error", e)
 		}
+		c.app.Coord.Notify(c.wake())
 	}()
 	for {
+		before := len(m.Held())
 		held, err := m.Hold(ctx, m.Want(share))
 		if err != nil {
 			return err
+		}
+		if len(held) < before {
+			c.app.Coord.Notify(c.wake())
 		}
 		c.app.Log.Info("on duty", "cell", c.name(), "groups", held, "members", share.Members)
 		if share, err = c.onDuty(ctx, m, held); err != nil || ctx.Err() != nil {
@@ -146,6 +158,8 @@ func (c *cell) onDuty(ctx context.Context, m *lease.Member, held []int) (share l
 	c.set(nil)
 	tick := time.NewTicker(c.app.Config.Lease.RenewEvery)
 	defer tick.Stop()
+	freed, unsubscribe := c.app.Coord.Subscribe(c.wake())
+	defer unsubscribe()
 	for {
 		select {
 		case <-ctx.Done():
@@ -154,6 +168,7 @@ func (c *cell) onDuty(ctx context.Context, m *lease.Member, held []int) (share l
 			ended <- err
 			return share, errors.Join(stop(), errors.New("a part has stopped"))
 		case <-tick.C:
+		case <-freed: // not at the next tick, but now
 		}
 		share, err = c.renew(ctx, m)
 		switch {

@@ -14,6 +14,7 @@ import (
 	"github.com/tallystick/tallystick/channels/breaker"
 	"github.com/tallystick/tallystick/channels/limit"
 	"github.com/tallystick/tallystick/core/merchant"
+	"github.com/tallystick/tallystick/internal/coord"
 	"github.com/tallystick/tallystick/internal/fault"
 	"github.com/tallystick/tallystick/internal/obs"
 )
@@ -24,6 +25,7 @@ import (
 type ChannelSet struct {
 	directory *merchant.Directory
 	keys      func(keyName string) ([][]byte, error)
+	limits    coord.Limits
 	now       func() time.Time
 	random    io.Reader
 	metrics   *metrics.Set
@@ -43,10 +45,11 @@ type builtAccount struct {
 	breaker *breaker.Breaker
 }
 
-// NewChannelSet builds all accounts. One that cannot be built, for want of a key
+// NewChannelSet builds all accounts, whose calls are limited together with those of
+// other replicas. One that cannot be built, for want of a key
 // or a driver, is an error here; when it comes later it is logged and left out.
-func NewChannelSet(d *merchant.Directory, keys func(string) ([][]byte, error), now func() time.Time, random io.Reader, m *metrics.Set, log *slog.Logger) (*ChannelSet, error) {
-	s := &ChannelSet{directory: d, keys: keys, now: now, random: random, metrics: m, log: log, accounts: map[string]*builtAccount{}}
+func NewChannelSet(d *merchant.Directory, keys func(string) ([][]byte, error), limits coord.Limits, now func() time.Time, random io.Reader, m *metrics.Set, log *slog.Logger) (*ChannelSet, error) {
+	s := &ChannelSet{directory: d, keys: keys, limits: limits, now: now, random: random, metrics: m, log: log, accounts: map[string]*builtAccount{}}
 	snapshot := d.Current()
 	for i := range snapshot.Accounts {
 		b, err := s.build(snapshot.Accounts[i])
@@ -86,7 +89,14 @@ func (s *ChannelSet) build(a merchant.ChannelAccount) (*builtAccount, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, err = limit.Wrap(c, limit.Settings{CallsPerSecond: l.CallsPerSecond, Burst: l.Burst, WaitMax: l.Deadline() / 2}, s.now)
+	settings := limit.Settings{CallsPerSecond: l.CallsPerSecond, Burst: l.Burst, WaitMax: l.Deadline() / 2}
+	if err := settings.Validate(); err != nil {
+		return nil, err
+	}
+	shared := coord.Rate{PerSecond: l.CallsPerSecond, Burst: l.Burst}
+	bucket := s.limits.Bucket(string(RolePrepay), "account/"+a.ID, shared)
+	bucket.SetRate(shared, s.now()) // that of an account whose limits changed is there already
+	c, err = limit.Wrap(c, settings, bucket, s.now)
 	if err != nil {
 		return nil, err
 	}

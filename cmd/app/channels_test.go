@@ -15,6 +15,8 @@ import (
 	"github.com/tallystick/tallystick/channels"
 	"github.com/tallystick/tallystick/cmd/app"
 	"github.com/tallystick/tallystick/core/merchant"
+	"github.com/tallystick/tallystick/internal/coord"
+	"github.com/tallystick/tallystick/internal/coord/local"
 	"github.com/tallystick/tallystick/internal/money"
 	"github.com/tallystick/tallystick/internal/traffic"
 )
@@ -27,9 +29,9 @@ func account(id string) merchant.ChannelAccount {
 }
 
 // channelSet is the channels of a directory, with a key for each.
-func channelSet(t *testing.T, d *merchant.Directory, m *metrics.Set) *app.ChannelSet {
+func channelSet(t *testing.T, d *merchant.Directory, limits coord.Limits, m *metrics.Set) *app.ChannelSet {
 	t.Helper()
-	s, err := app.NewChannelSet(d, func(string) ([][]byte, error) { return [][]byte{make([]byte, 32)}, nil }, time.Now, rand.Reader, m, slog.New(slog.DiscardHandler))
+	s, err := app.NewChannelSet(d, func(string) ([][]byte, error) { return [][]byte{make([]byte, 32)}, nil }, limits, time.Now, rand.Reader, m, slog.New(slog.DiscardHandler))
 	must(t, err)
 	return s
 }
@@ -52,7 +54,7 @@ func TestBreakersAreSeen(t *testing.T) {
 	a := account("a")
 	a.Limits.CallsPerSecond, a.Limits.Burst, a.Limits.BreakerOpenMillis = 1000, 1000, 50
 	m := metrics.NewSet()
-	s := channelSet(t, merchant.NewDirectory(&merchant.Snapshot{Version: 1, Accounts: []merchant.ChannelAccount{a}}), m)
+	s := channelSet(t, merchant.NewDirectory(&merchant.Snapshot{Version: 1, Accounts: []merchant.ChannelAccount{a}}), local.New().Replica(), m)
 	want := func(pay, ask string) {
 		t.Helper()
 		have := series(m, "tallystick_channel_breaker_state")
@@ -74,7 +76,7 @@ func TestBreakersAreSeen(t *testing.T) {
 // race detector.
 func TestChannelsAreAskedForWhileTheDirectoryChanges(t *testing.T) {
 	d := merchant.NewDirectory(&merchant.Snapshot{Version: 1, Accounts: []merchant.ChannelAccount{account("a")}})
-	s := channelSet(t, d, metrics.NewSet())
+	s := channelSet(t, d, local.New().Replica(), metrics.NewSet())
 	done := make(chan struct{})
 	var readers sync.WaitGroup
 	for range 3 {
@@ -105,7 +107,7 @@ func TestChannelsAreAskedForWhileTheDirectoryChanges(t *testing.T) {
 // A directory that changes what a channel is built from builds it anew.
 func TestChannelsFollowTheDirectory(t *testing.T) {
 	d := merchant.NewDirectory(&merchant.Snapshot{Version: 1, Accounts: []merchant.ChannelAccount{account("a")}})
-	s := channelSet(t, d, metrics.NewSet())
+	s := channelSet(t, d, local.New().Replica(), metrics.NewSet())
 	changed := account("a")
 	changed.Limits.Burst = 7
 	d.Replace(&merchant.Snapshot{Version: 2, Accounts: []merchant.ChannelAccount{changed, account("b")}})

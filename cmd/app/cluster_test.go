@@ -50,7 +50,7 @@ func newClusterOn(t *testing.T, servers, databases int, faults sim.Faults) *clus
 		must(t, err)
 		c.ports = append(c.ports, addr)
 	}
-	c.env = append(c.env, "TALLYSTICK_STORES=postgres", "TALLYSTICK_POSTGRES_DATABASES="+urls, "TALLYSTICK_LEASE_TTL=1s", "TALLYSTICK_LEASE_RENEW_EVERY=100ms",
+	c.env = append(c.env, "TALLYSTICK_STORES=postgres", "TALLYSTICK_POSTGRES_DATABASES="+urls, "TALLYSTICK_LEASE_TTL=1s", "TALLYSTICK_POSTGRES_IDLE_TIMEOUT=2s", "TALLYSTICK_LEASE_RENEW_EVERY=100ms",
 		"TALLYSTICK_PUBLIC_URL=http://"+c.ports[0], "TALLYSTICK_CORE_URL=http://"+c.ports[2]+" http://"+c.ports[3])
 	_, err := app.Migrate(t.Context(), c.deps(), "postgres", "")
 	must(t, err)

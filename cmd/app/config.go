@@ -53,6 +53,8 @@ type Config struct {
 	Roles   string `yaml:"roles"`
 	Bus     string `yaml:"bus"`
 	CoreURL string `yaml:"core_url"`
+	// Coordination is how replicas of a role share limits and hear of each other.
+	Coordination string `yaml:"coordination"`
 
 	// Stores is where areas keep their rows.
 	Stores   string         `yaml:"stores"`
@@ -61,6 +63,7 @@ type Config struct {
 	Move     MoveConfig     `yaml:"move"`
 
 	Kafka      KafkaConfig       `yaml:"kafka"`
+	Redis      RedisConfig       `yaml:"redis"`
 	Intake     IntakeConfig      `yaml:"intake"`
 	Consumers  ConsumersConfig   `yaml:"consumers"`
 	API        api.Config        `yaml:"api"`
@@ -91,6 +94,7 @@ type ConsumersConfig struct {
 	Idle        time.Duration `yaml:"idle"`         // between two looks without being woken
 	BackoffMax  time.Duration `yaml:"backoff_max"`  // between two tries after an error
 	TimersEvery time.Duration `yaml:"timers_every"` // between two looks at what is due
+	StallAlarm  time.Duration `yaml:"stall_alarm"`  // how long a group may stand still that has something to read
 }
 
 // DefaultConfig is what an installation starts with.
@@ -99,12 +103,12 @@ func DefaultConfig() Config {
 		Listen: "127.0.0.1:8080", ListenOperator: "127.0.0.1:8081", PublicURL: "http://127.0.0.1:8080", LogLevel: "info",
 		Groups: 16, DirectoryPoll: time.Second, ShutdownTimeout: 30 * time.Second, StoreCacheKiBMax: 16_384,
 		DiskFreeBytesMin: 64 << 20,
-		Roles:            "gateway,core,prepay,accounting", Bus: BusEmbedded, Kafka: defaultKafka(),
+		Roles:            "gateway,core,prepay,accounting", Bus: BusEmbedded, Coordination: CoordinationLocal, Kafka: defaultKafka(), Redis: defaultRedis(),
 		Stores: StoresSQLite, Postgres: defaultPostgres(), Lease: defaultLease(), Move: defaultMove(),
 		Intake: IntakeConfig{BatchRecordsMax: 1024, BatchBytesMax: 1 << 20, QueueBatchesMax: 8, UnreadBytesMax: 64 << 20,
 			UnreadAgeMax: 30 * time.Second, TrimEveryBatches: 256, MeasureEvery: 100 * time.Millisecond},
 		Consumers: ConsumersConfig{MessagesMax: 512, PauseMax: 20 * time.Millisecond, LedgerPause: 50 * time.Millisecond, ParkedMax: 100_000,
-			Idle: time.Second, BackoffMax: 5 * time.Second, TimersEvery: time.Second},
+			Idle: time.Second, BackoffMax: 5 * time.Second, TimersEvery: time.Second, StallAlarm: 30 * time.Second},
 		API: api.DefaultConfig(), Callback: callback.DefaultConfig(), Voucher: voucher.DefaultConfig(),
 		Core: core.DefaultConfig(), Prepay: prepay.Defaults(), Accounting: accounting.DefaultConfig(),
 	}
@@ -181,6 +185,8 @@ func (c Config) validate() error {
 		return bad("consumers.pause_max", "out_of_range", "use 0s to 1s for pause_max and ledger_pause")
 	case c.Consumers.Idle <= 0 || c.Consumers.BackoffMax <= 0 || c.Consumers.TimersEvery <= 0:
 		return bad("consumers.idle", "not_positive", "give durations such as 1s for idle, backoff_max and timers_every")
+	case c.Consumers.StallAlarm <= c.Consumers.BackoffMax || c.Consumers.StallAlarm <= c.Consumers.Idle:
+		return bad("consumers.stall_alarm", "too_small", "give a duration above backoff_max and idle, such as 30s: a group that is tried again stands still for so long")
 	case c.Intake.MeasureEvery <= 0:
 		return bad("intake.measure_every", "not_positive", "give a duration such as 100ms")
 	}
@@ -191,7 +197,7 @@ func (c Config) validate() error {
 			}
 		}
 	}
-	for _, err := range []error{c.validateRoles(), c.validatePostgres(), c.intake().Validate(), c.API.Validate(), c.Callback.Validate(), c.Voucher.Validate(), c.Core.Validate(),
+	for _, err := range []error{c.validateRoles(), c.validatePostgres(), c.validateCoordination(), c.intake().Validate(), c.API.Validate(), c.Callback.Validate(), c.Voucher.Validate(), c.Core.Validate(),
 		c.Prepay.Validate(), c.Accounting.Validate()} {
 		if err != nil {
 			return err

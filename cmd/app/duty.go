@@ -10,6 +10,7 @@ import (
 	"github.com/tallystick/tallystick/accounting/rules"
 	"github.com/tallystick/tallystick/core"
 	"github.com/tallystick/tallystick/internal/bus"
+	"github.com/tallystick/tallystick/internal/bus/kafka"
 	"github.com/tallystick/tallystick/prepay"
 )
 
@@ -24,7 +25,9 @@ type duty struct {
 	prepay    *prepay.Prepay
 	poster    *accounting.Poster
 	consumers []*bus.Consumer
-	carriers  []runner // bring what is read, and take away what is told
+	relays    []*kafka.Relay
+	watchdogs []*bus.Watchdog // beside each consumer and relay
+	carriers  []runner        // bring what is read, and take away what is told
 }
 
 // reader is an area that reads a topic.
@@ -66,7 +69,7 @@ func (a *App) newDuty(role Role, stores *Stores, groups []int) (*duty, error) {
 		}
 		readers, logs = []reader{{bus.Payments, s.Places(), d.poster.Apply, a.Config.Consumers.LedgerPause}}, []bus.Source{s.Source()}
 	}
-	d.carriers = a.bus.relays(logs, groups)
+	d.relays, d.carriers = a.bus.relays(logs, groups)
 	bounds := a.Config.Consumers
 	for _, r := range readers {
 		source, carriers := a.bus.source(r.topic, groups)
@@ -75,6 +78,7 @@ func (a *App) newDuty(role Role, stores *Stores, groups []int) (*duty, error) {
 			MessagesMax: bounds.MessagesMax, ParkedMax: bounds.ParkedMax, PauseMin: r.pauseMin, PauseMax: max(r.pauseMin, bounds.PauseMax), Now: a.Now,
 			Log: a.Log, Advanced: a.bus.passed})
 	}
+	a.watch(d)
 	return d, nil
 }
 
@@ -93,6 +97,11 @@ func (a *App) prepayDeps(store prepay.Store) prepay.Deps {
 func (d *duty) open(ctx context.Context) error {
 	for _, c := range d.consumers {
 		if err := c.Open(ctx); err != nil {
+			return err
+		}
+	}
+	for _, r := range d.relays {
+		if err := r.Open(ctx); err != nil {
 			return err
 		}
 	}

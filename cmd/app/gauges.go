@@ -86,6 +86,7 @@ func (a *App) registerGauges() {
 			a.Metrics.GetOrCreateGauge(`tallystick_consumer_stopped_groups`+label, sum(func(c *bus.Consumer) int64 { return int64(len(c.Stopped())) }))
 		}
 	}
+	a.registerStalls()
 	a.registerCells()
 }
 
@@ -140,6 +141,11 @@ func (a *App) runGauges(ctx context.Context) error {
 // ReadGauges reads what /metrics and /readyz show and is not at hand. Run does it
 // every few seconds.
 func (a *App) ReadGauges(ctx context.Context) error {
+	for _, d := range a.atWork() {
+		for _, w := range d.watchdogs {
+			w.Step()
+		}
+	}
 	stores := a.checkStores(ctx)
 	a.gauges.mu.Lock()
 	a.gauges.stores = stores // also when what follows cannot be read

@@ -6,6 +6,7 @@ import (
 	"encoding/base32"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -26,6 +27,9 @@ var exampleConfig string
 //go:embed directory.yaml
 var exampleDirectory string
 
+// exampleSandbox is where its accounts' PSP is: a simulator on this machine.
+const exampleSandbox = "http://127.0.0.1:9090"
+
 // ExampleMerchant is the merchant of the directory that Init writes.
 const ExampleMerchant = "demo-shop"
 
@@ -42,7 +46,17 @@ type Initialised struct {
 // Init makes a data folder: configuration, directory and secrets (each 0600). A
 // folder that has any of them is refused with fault.Conflict and left as it is:
 // another code secret would make another code of every order.
-func Init(dir string) (Initialised, error) {
+func Init(dir string) (Initialised, error) { return InitFor(dir, "") }
+
+// InitFor is Init with the sandbox PSP at another URL than a simulator's on this
+// machine.
+func InitFor(dir, sandboxURL string) (Initialised, error) {
+	if sandboxURL == "" {
+		sandboxURL = exampleSandbox
+	}
+	if u, err := url.Parse(sandboxURL); err != nil || u.Host == "" {
+		return Initialised{}, &fault.Error{Kind: fault.Invalid, Op: "init", Field: "--sandbox-url", Code: "not_a_url", Fix: "give a URL such as " + exampleSandbox}
+	}
 	for _, name := range []string{ConfigFile, DirectoryFile, SecretsDir, StoresDir} {
 		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
 			return Initialised{}, &fault.Error{Kind: fault.Conflict, Op: "init", Code: "exists", Fix: "use another --data, or keep what is there",
@@ -68,7 +82,7 @@ func Init(dir string) (Initialised, error) {
 	if err != nil {
 		return Initialised{}, err
 	}
-	directory := strings.ReplaceAll(exampleDirectory, "{key_hash}", merchant.HashKey(key))
+	directory := strings.NewReplacer("{key_hash}", merchant.HashKey(key), exampleSandbox, sandboxURL).Replace(exampleDirectory)
 	if err := writeNew(filepath.Join(dir, DirectoryFile), directory, 0o600); err != nil {
 		return Initialised{}, err
 	}

@@ -84,8 +84,11 @@ type remoteQueries struct {
 	next   *atomic.Uint32
 }
 
+// queryConnsMax bounds a gateway's connections to one core.
+const queryConnsMax = 64
+
 func newRemoteQueries(bases string) remoteQueries {
-	r := remoteQueries{next: new(atomic.Uint32), client: &fasthttp.Client{MaxConnsPerHost: 64, MaxIdleConnDuration: 10 * time.Second,
+	r := remoteQueries{next: new(atomic.Uint32), client: &fasthttp.Client{MaxConnsPerHost: queryConnsMax, MaxIdleConnDuration: 10 * time.Second,
 		MaxResponseBodySize: 4 << 20, NoDefaultUserAgentHeader: true, MaxConnWaitTimeout: time.Second}}
 	for _, b := range strings.Fields(bases) {
 		r.bases = append(r.bases, strings.TrimSuffix(b, "/"))

@@ -31,11 +31,13 @@ func newInstallation(t *testing.T, faults sim.Faults) *installation {
 	t.Helper()
 	in := &installation{t: t}
 	var err error
-	in.broker, err = engines.StartKafka(t.Context(), t.TempDir())
+	in.broker, err = engines.StartSecureKafka(t.Context(), t.TempDir())
 	must(t, err)
 	t.Cleanup(func() { _ = in.broker.Kill() })
 	in.made, err = app.Init(filepath.Join(t.TempDir(), "made"))
 	must(t, err)
+	secure := in.broker.Secure
+	must(t, os.WriteFile(filepath.Join(in.made.Dir, app.SecretsDir, "kafka.password"), []byte(secure.Password+"\n"), 0o600))
 	var accounts []sim.Account
 	for _, name := range app.ExampleAccounts() {
 		key, err := app.NewSecrets(filepath.Join(in.made.Dir, app.SecretsDir), func(string) (string, bool) { return "", false }).PSP(name)
@@ -47,7 +49,9 @@ func newInstallation(t *testing.T, faults sim.Faults) *installation {
 	must(t, in.psp.Listen("127.0.0.1:0"))
 	stop := (&system{psp: in.psp}).runPSP(t)
 	t.Cleanup(stop)
-	in.env = []string{"TALLYSTICK_BUS=kafka", "TALLYSTICK_KAFKA_BROKERS=" + in.broker.Addr, "TALLYSTICK_KAFKA_REPLICATION=1", "TALLYSTICK_KAFKA_MIN_IN_SYNC=1",
+	in.env = []string{"TALLYSTICK_BUS=kafka", "TALLYSTICK_KAFKA_BROKERS=" + secure.SASLAddr, "TALLYSTICK_KAFKA_TLS_ENABLED=true",
+		"TALLYSTICK_KAFKA_TLS_CA_FILE=" + secure.CAFile, "TALLYSTICK_KAFKA_SASL_MECHANISM=SCRAM-SHA-512", "TALLYSTICK_KAFKA_SASL_USERNAME=" + secure.Username,
+		"TALLYSTICK_KAFKA_REPLICATION=1", "TALLYSTICK_KAFKA_MIN_IN_SYNC=1",
 		"TALLYSTICK_KAFKA_START_TIMEOUT=60s", "TALLYSTICK_KAFKA_FETCH_WAIT=100ms", "TALLYSTICK_GROUPS=4", "TALLYSTICK_LISTEN_OPERATOR=127.0.0.1:0",
 		"TALLYSTICK_PREPAY_BACKOFF_ASK_FIRST_MILLIS=20", "TALLYSTICK_PREPAY_BACKOFF_POLL_FIRST_MILLIS=500"}
 	return in
@@ -57,7 +61,7 @@ func newInstallation(t *testing.T, faults sim.Faults) *installation {
 func (in *installation) folder(name string) string {
 	dir := filepath.Join(in.t.TempDir(), name)
 	must(in.t, os.CopyFS(dir, os.DirFS(in.made.Dir)))
-	keys, err := filepath.Glob(filepath.Join(dir, app.SecretsDir, "*.key"))
+	keys, err := filepath.Glob(filepath.Join(dir, app.SecretsDir, "*"))
 	must(in.t, err)
 	for _, k := range keys {
 		must(in.t, os.Chmod(k, 0o600))
@@ -180,7 +184,12 @@ func TestRolesThatDoNotFitAreRefused(t *testing.T) {
 		"TALLYSTICK_BUS=rabbit":                              "unknown_bus",
 		"TALLYSTICK_BUS=kafka":                               "kafka.brokers",
 		"TALLYSTICK_BUS=kafka TALLYSTICK_KAFKA_BROKERS=here": "kafka.brokers",
-		"TALLYSTICK_BUS=kafka TALLYSTICK_KAFKA_BROKERS=a:1 TALLYSTICK_ROLES=gateway": "core_url",
+		"TALLYSTICK_BUS=kafka TALLYSTICK_KAFKA_BROKERS=a:1 TALLYSTICK_ROLES=gateway":               "core_url",
+		"TALLYSTICK_BUS=kafka TALLYSTICK_KAFKA_BROKERS=a:1 TALLYSTICK_KAFKA_TLS_CA_FILE=x":         "kafka.tls.ca_file",
+		"TALLYSTICK_BUS=kafka TALLYSTICK_KAFKA_BROKERS=a:1 TALLYSTICK_KAFKA_TLS_ENABLED=perhaps":   "TALLYSTICK_KAFKA_TLS_ENABLED",
+		"TALLYSTICK_BUS=kafka TALLYSTICK_KAFKA_BROKERS=a:1 TALLYSTICK_KAFKA_SASL_MECHANISM=GSSAPI": "kafka.sasl.mechanism",
+		"TALLYSTICK_BUS=kafka TALLYSTICK_KAFKA_BROKERS=a:1 TALLYSTICK_KAFKA_SASL_USERNAME=u":       "kafka.sasl.mechanism",
+		"TALLYSTICK_BUS=kafka TALLYSTICK_KAFKA_BROKERS=a:1 TALLYSTICK_CONSUMERS_STALL_ALARM=5s":    "consumers.stall_alarm",
 	} {
 		if _, err := app.LoadConfig(dir, strings.Fields(env)); err == nil || !strings.Contains(err.Error(), words) {
 			t.Errorf("%s: %v, want %q", env, err, words)

@@ -29,6 +29,23 @@ type KafkaConfig struct {
 	BatchRecordsMax int           `yaml:"batch_records_max"`
 	BatchBytesMax   int           `yaml:"batch_bytes_max"`
 	RecordBytes     int64         `yaml:"record_bytes"` // about what an intent takes, to tell bytes from records
+	TLS             KafkaTLS      `yaml:"tls"`
+	SASL            KafkaSASL     `yaml:"sasl"`
+}
+
+// KafkaTLS says how connections to the brokers are encrypted. See kafka.TLS.
+type KafkaTLS struct {
+	Enabled    bool   `yaml:"enabled"`
+	CAFile     string `yaml:"ca_file"`
+	CertFile   string `yaml:"cert_file"`
+	KeyFile    string `yaml:"key_file"`
+	ServerName string `yaml:"server_name"`
+}
+
+// KafkaSASL says who connects. The password is the secret of KafkaPassword.
+type KafkaSASL struct {
+	Mechanism string `yaml:"mechanism"` // SCRAM-SHA-512 or PLAIN; empty for none
+	Username  string `yaml:"username"`
 }
 
 func defaultKafka() KafkaConfig {
@@ -41,7 +58,8 @@ func defaultKafka() KafkaConfig {
 func (c Config) kafka() kafka.Config {
 	k := c.Kafka
 	out := kafka.Config{Prefix: k.TopicPrefix, Groups: c.Groups, Epoch: 1, Replication: k.Replication, MinInSync: k.MinInSync, Retention: k.Retention,
-		ProduceTimeout: k.ProduceTimeout, FetchWait: k.FetchWait, FetchBytesMax: k.FetchBytesMax, BufferBytesMax: k.BufferBytesMax}
+		ProduceTimeout: k.ProduceTimeout, FetchWait: k.FetchWait, FetchBytesMax: k.FetchBytesMax, BufferBytesMax: k.BufferBytesMax,
+		BatchBytesMax: k.BatchBytesMax, TLS: kafka.TLS(k.TLS), SASL: kafka.SASL{Mechanism: k.SASL.Mechanism, Username: k.SASL.Username}}
 	for b := range strings.SplitSeq(k.Brokers, ",") {
 		if b = strings.TrimSpace(b); b != "" {
 			out.Brokers = append(out.Brokers, b)
@@ -70,7 +88,9 @@ func entering() []bus.Topic { return []bus.Topic{bus.Intents, bus.Callbacks} }
 
 // openKafka connects, and waits for the topics.
 func (a *App) openKafka(ctx context.Context) (transport, error) {
-	c, err := kafka.Connect(a.Config.kafka())
+	cfg := a.Config.kafka()
+	cfg.SASL.Password = a.KafkaPassword
+	c, err := kafka.Connect(cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -81,7 +101,19 @@ func (a *App) openKafka(ctx context.Context) (transport, error) {
 	k.unread = kafka.NewBacklog(c, kafka.BacklogConfig{Reader: string(RoleCore), UnreadBytesMax: a.Config.Intake.UnreadBytesMax,
 		UnreadAgeMax: a.Config.Intake.UnreadAgeMax, RecordBytes: a.Config.Kafka.RecordBytes}, a.Now, entering()...)
 	k.in, err = kafka.NewIntake(c, a.Config.kafkaIntake(), k.unread.Admit, entering()...)
-	return k, err
+	if err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	a.Metrics.GetOrCreateGauge(`tallystick_kafka_queued_bytes`, func() float64 { return float64(k.in.Queued()) })
+	a.Metrics.GetOrCreateGauge(`tallystick_kafka_fetched_bytes`, func() (held float64) {
+		for _, c := range a.consumers() {
+			if s, ok := c.Source.(*kafka.Source); ok {
+				held += float64(s.Held())
+			}
+		}
+		return held
+	})
+	return k, nil
 }
 
 // awaitTopics waits for brokers that are still starting.
@@ -89,7 +121,7 @@ func (k *kafkaBus) awaitTopics(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, k.app.Config.Kafka.StartTimeout)
 	defer cancel()
 	for {
-		err := k.cluster.EnsureTopics(ctx, bus.Intents, bus.Callbacks, bus.Dispatch, bus.Outcomes, bus.Payments, bus.Postings)
+		err := k.cluster.EnsureTopics(ctx, topics()...)
 		if err == nil || !fault.Is(err, fault.Unavailable) || ctx.Err() != nil {
 			return err
 		}
@@ -108,13 +140,18 @@ func (k *kafkaBus) source(t bus.Topic, groups []int) (bus.Source, []runner) {
 	return s, []runner{{"fetch of " + string(t), func(ctx context.Context) error { return s.Run(ctx, k.app.Config.Consumers.BackoffMax) }}}
 }
 
-func (k *kafkaBus) relays(logs []bus.Source, groups []int) (out []runner) {
+func (k *kafkaBus) relays(logs []bus.Source, groups []int) (relays []*kafka.Relay, run []runner) {
 	c := k.app.Config.Consumers
 	for _, log := range logs {
 		r := &kafka.Relay{Cluster: k.cluster, Source: log, Groups: groups, MessagesMax: c.MessagesMax, Log: k.app.Log}
-		out = append(out, runner{"relay of " + string(log.Topic()), func(ctx context.Context) error { return r.Run(ctx, c.Idle, c.BackoffMax) }})
+		relays = append(relays, r)
+		run = append(run, runner{"relay of " + string(log.Topic()), func(ctx context.Context) error { return r.Run(ctx, c.Idle, c.BackoffMax) }})
 	}
-	return out
+	return relays, run
+}
+
+func (k *kafkaBus) bind(ctx context.Context, s *Stores) error {
+	return bindStores(ctx, s, k.cluster, k.app.Config.Kafka.TopicPrefix)
 }
 
 // passed keeps what the brokers are told once in a while.

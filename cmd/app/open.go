@@ -58,12 +58,20 @@ func Production(dir string, environ []string, logTo io.Writer) (d Deps, err erro
 	if d.Tokens, err = api.NewTokenRing(newestKey(tokens), tokens); err != nil {
 		return d, err
 	}
+	if d.Config.Bus == BusKafka && d.Config.Kafka.SASL.Mechanism != "" {
+		if d.KafkaPassword, err = secrets.KafkaPassword(); err != nil {
+			return d, err
+		}
+	}
 	snapshot, err := merchant.Load(filepath.Join(dir, DirectoryFile))
 	if err != nil {
 		return d, err
 	}
 	d.Directory = merchant.NewDirectory(snapshot)
-	d.Channels, err = NewChannelSet(d.Directory, secrets.pspKeys, d.Now, d.Random, d.Metrics, d.Log)
+	if d.Coord, err = newCoordinator(&d, secrets); err != nil {
+		return d, err
+	}
+	d.Channels, err = NewChannelSet(d.Directory, secrets.pspKeys, d.Coord, d.Now, d.Random, d.Metrics, d.Log)
 	return d, err
 }
 

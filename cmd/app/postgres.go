@@ -49,7 +49,7 @@ func defaultMove() MoveConfig {
 }
 
 func defaultPostgres() PostgresConfig {
-	return PostgresConfig{UserPrefix: "tallystick_", ConnectTimeout: 5 * time.Second, StatementTimeout: 10 * time.Second, IdleTimeout: 10 * time.Second}
+	return PostgresConfig{UserPrefix: "tallystick_", ConnectTimeout: 5 * time.Second, StatementTimeout: 10 * time.Second, IdleTimeout: 5 * time.Second}
 }
 
 func defaultLease() LeaseConfig {
@@ -110,6 +110,8 @@ func (c Config) validatePostgres() error {
 		return bad("postgres.statement_timeout", "give durations above 0 for connect_timeout, statement_timeout and idle_timeout")
 	case l.TTL < time.Second || l.TTL > time.Minute:
 		return bad("lease.ttl", "use 1s to 1m: it is how long a dead process's groups stand still")
+	case p.IdleTimeout > 2*l.TTL:
+		return bad("postgres.idle_timeout", "use at most twice lease.ttl: a process that stands still in a transaction keeps its groups for so long")
 	case l.RenewEvery <= 0 || l.RenewEvery > l.TTL/4:
 		return bad("lease.renew_every", "use at most a quarter of lease.ttl")
 	case c.Move.WaitMax < l.TTL:

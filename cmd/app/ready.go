@@ -15,11 +15,14 @@ import (
 	"github.com/tallystick/tallystick/internal/sqldb"
 )
 
-// probes are what /readyz asks for. Each is a look at a figure that is at hand:
+// probes are what /readyz asks for, on either port. Each is a look at a figure that is at hand:
 // the path is public, and must not become a way to keep the stores busy.
 func (a *App) probes() []api.Probe {
 	var out []api.Probe
 	for _, t := range entering() {
+		if !a.Config.has(RoleGateway) {
+			break
+		}
 		out = append(out, api.Probe{Name: string(t) + "_backlog", Check: func() error {
 			if bytes, age := a.bus.backlog(t); bytes > a.Config.Intake.UnreadBytesMax || age > a.Config.Intake.UnreadAgeMax {
 				return fault.New(fault.Unavailable, "intake", "%d bytes of %s are unread, the oldest for %s", bytes, t, age)
@@ -36,8 +39,7 @@ func (a *App) probes() []api.Probe {
 	for _, c := range a.cells {
 		out = append(out, api.Probe{Name: c.name(), Check: c.ready})
 	}
-	// Consumers are made after the gateway.
-	return append(out, api.Probe{Name: "stopped_groups", Check: func() error {
+	return append(append(out, a.stalled()...), api.Probe{Name: "stopped_groups", Check: func() error {
 		for _, c := range a.consumers() {
 			if stopped := c.Stopped(); len(stopped) > 0 {
 				return fault.New(fault.Unavailable, "consumer", "%s has stopped in groups %v of %s: the log says why", c.Area, stopped, c.Source.Topic())

@@ -51,6 +51,12 @@ func TestReadyNamesWhatIsMissing(t *testing.T) {
 			}))
 			stepAll(t, a, "core.intents")
 		}, "stopped_groups"},
+		{"a group that stands still", []string{"TALLYSTICK_CONSUMERS_IDLE=1ms", "TALLYSTICK_CONSUMERS_BACKOFF_MAX=1ms", "TALLYSTICK_CONSUMERS_STALL_ALARM=2ms"},
+			func(t *testing.T, a *app.App) {
+				unread(t, a, bus.Intents)
+				must(t, a.ReadGauges(t.Context())) // sees it for the first time
+				time.Sleep(5 * time.Millisecond)
+			}, "intents_stalled"},
 		{"a store after a failed commit", nil, func(t *testing.T, a *app.App) {
 			commitFault = func() error { return errors.New("input/output error") }
 			t.Cleanup(func() { commitFault = nil })

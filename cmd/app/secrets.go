@@ -15,21 +15,24 @@ import (
 	"github.com/tallystick/tallystick/internal/ids"
 )
 
-// Secrets are the keys of an installation. Each is a file of 64 hexadecimal
-// digits in the secrets folder, readable by its owner alone, or an environment
-// variable that takes its place.
+// Secrets are the keys and passwords of an installation. A key is a file of 64
+// hexadecimal digits in the secrets folder, a password one of text; readable by its
+// owner alone, or an environment variable that takes its place.
 type Secrets struct {
 	dir string
 	env func(string) (string, bool)
 }
 
-// The names of secrets: the code secret, client token keys by key id, and PSP
-// keys by the directory's key_name.
+// The names of secrets: the code secret, client token keys by key id, PSP keys by
+// the directory's key_name, and passwords.
 const (
 	codeSecret  = "code"
+	kafkaSecret = "kafka"
+	redisSecret = "redis"
 	tokenPrefix = "token-"
 	pspPrefix   = "psp-"
 	keyFileExt  = ".key"
+	passwordExt = ".password"
 	envSecret   = "TALLYSTICK_SECRET_" //nolint:gosec // the name of a variable
 )
 
@@ -41,32 +44,68 @@ func envName(name string) string {
 	return envSecret + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
 }
 
-func (s Secrets) read(name string) ([]byte, error) {
-	path := filepath.Join(s.dir, name+keyFileExt)
-	refuse := func(code, fix string, err error) error {
-		return &fault.Error{Kind: fault.Invalid, Op: "secret " + name, Code: code, Fix: fix, Err: err}
+func refuseSecret(name, code, fix string, err error) error {
+	return &fault.Error{Kind: fault.Invalid, Op: "secret " + name, Code: code, Fix: fix, Err: err}
+}
+
+// text is a secret as it is written. make is how one comes to be.
+func (s Secrets) text(name, ext, make string) (string, error) {
+	if text, given := s.env(envName(name)); given {
+		return text, nil
 	}
-	text, given := s.env(envName(name))
-	if !given {
-		info, err := os.Stat(path)
-		if err != nil {
-			return nil, refuse("missing", fmt.Sprintf("run `tallystick init`, or set %s", envName(name)), err)
-		}
-		if info.Mode().Perm()&0o077 != 0 {
-			return nil, refuse("readable_by_others", "chmod 600 "+path, fmt.Errorf("%s has mode %o", path, info.Mode().Perm()))
-		}
-		b, err := os.ReadFile(path) //nolint:gosec // the operator's own folder
-		if err != nil {
-			return nil, refuse("unreadable", "make it readable for this user", err)
-		}
-		text = string(b)
+	path := filepath.Join(s.dir, name+ext)
+	info, err := os.Stat(path)
+	if err != nil {
+		return "", refuseSecret(name, "missing", fmt.Sprintf("%s, or set %s", make, envName(name)), err)
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		return "", refuseSecret(name, "readable_by_others", "chmod 600 "+path, fmt.Errorf("%s has mode %o", path, info.Mode().Perm()))
+	}
+	b, err := os.ReadFile(path) //nolint:gosec // the operator's own folder
+	if err != nil {
+		return "", refuseSecret(name, "unreadable", "make it readable for this user", err)
+	}
+	return string(b), nil
+}
+
+func (s Secrets) read(name string) ([]byte, error) {
+	text, err := s.text(name, keyFileExt, "run `tallystick init`")
+	if err != nil {
+		return nil, err
 	}
 	key, err := hex.DecodeString(strings.TrimSpace(text))
 	if err != nil || len(key) != ids.SecretLen {
-		return nil, refuse("malformed", "64 hexadecimal digits are expected", fmt.Errorf("%d characters", len(strings.TrimSpace(text))))
+		return nil, refuseSecret(name, "malformed", "64 hexadecimal digits are expected", fmt.Errorf("%d characters", len(strings.TrimSpace(text))))
 	}
 	return key, nil
 }
+
+// passwordBytesMax bounds a password.
+const passwordBytesMax = 1024
+
+// password is a secret that somebody else made: a line of text.
+func (s Secrets) password(name string) (string, error) {
+	text, err := s.text(name, passwordExt, fmt.Sprintf("write it into %s%s in the secrets folder", name, passwordExt))
+	if err != nil {
+		return "", err
+	}
+	text = strings.TrimRight(text, "\r\n")
+	if text == "" || len(text) > passwordBytesMax || strings.ContainsAny(text, "\r\n\x00") {
+		return "", refuseSecret(name, "malformed", fmt.Sprintf("one line of at most %d bytes is expected", passwordBytesMax), fmt.Errorf("%d bytes", len(text)))
+	}
+	return text, nil
+}
+
+func (s Secrets) passwordIfAny(name string) (string, error) {
+	text, err := s.password(name)
+	if errors.Is(err, os.ErrNotExist) {
+		return "", nil
+	}
+	return text, err
+}
+
+// KafkaPassword is the password of kafka.sasl.username.
+func (s Secrets) KafkaPassword() (string, error) { return s.password(kafkaSecret) }
 
 // Code is the code secret.
 func (s Secrets) Code() (*ids.Secret, error) {
@@ -81,26 +120,13 @@ func (s Secrets) Code() (*ids.Secret, error) {
 func (s Secrets) PSP(keyName string) ([]byte, error) { return s.read(pspPrefix + keyName) }
 
 // Password is that of an area's user in PostgreSQL; empty if there is none: users
-// may be known by certificates, or by where they come from. It is the one secret
-// that is not a key: the first line of its file, as it is.
+// may be known by certificates, or by where they come from.
 func (s Secrets) Password(role Role) (string, error) {
-	name := "postgres-" + string(role)
-	if text, given := s.env(envName(name)); given {
-		return text, nil
-	}
-	path := filepath.Join(s.dir, name+".password")
-	info, err := os.Stat(path)
-	if errors.Is(err, os.ErrNotExist) {
-		return "", nil
-	}
-	if err == nil && info.Mode().Perm()&0o077 != 0 {
-		return "", &fault.Error{Kind: fault.Invalid, Op: "secret " + name, Code: "readable_by_others", Fix: "chmod 600 " + path,
-			Err: fmt.Errorf("%s has mode %o", path, info.Mode().Perm())}
-	}
-	text, err := os.ReadFile(path) //nolint:gosec // the operator's own folder
-	line, _, _ := strings.Cut(string(text), "\n")
-	return strings.TrimSpace(line), fault.Wrap("secret "+name, err)
+	return s.passwordIfAny("postgres-" + string(role))
 }
+
+// RedisPassword is that of redis.username; empty if there is none.
+func (s Secrets) RedisPassword() (string, error) { return s.passwordIfAny(redisSecret) }
 
 // Tokens are all client token keys by key id; the newest signs.
 func (s Secrets) Tokens() (map[string][]byte, error) {

@@ -62,7 +62,7 @@ func (a *App) OperatorAddr() string { return a.operator.Addr().String() }
 func (a *App) Run(ctx context.Context) error {
 	TuneGC()
 	c := a.Config.Consumers
-	runners := a.bus.first()
+	runners := append([]runner{{"coordination", a.Coord.Run}}, a.bus.first()...)
 	if a.Config.has(RoleGateway) {
 		runners = append(append(runners, a.carriers...), runner{"voucher view", func(ctx context.Context) error { return a.Views.Run(ctx, c.Idle, c.BackoffMax) }})
 	}
@@ -74,7 +74,7 @@ func (a *App) Run(ctx context.Context) error {
 	for _, cell := range a.cells {
 		runners = append(runners, runner{cell.name(), cell.run})
 	}
-	runners = append(runners, runner{"directory", func(ctx context.Context) error { return a.directory.Run(ctx, a.Config.DirectoryPoll) }})
+	runners = append(runners, runner{"directory", a.followDirectory})
 	if a.Config.has(RoleGateway) {
 		runners = append(runners, runner{"public API", a.servePublic})
 	}
@@ -99,12 +99,16 @@ func (a *App) servePublic(ctx context.Context) error {
 	return errors.Join(err, <-failed)
 }
 
+// operatorConnsMax bounds connections to the operator port: a few of operators', and
+// up to queryConnsMax of each gateway.
+const operatorConnsMax = 1024
+
 func (a *App) serveOperator(ctx context.Context) error {
 	handler := obs.Operator(a.Metrics)
 	if a.Config.has(RoleCore) {
 		handler = answerQueries(core.Queries{Store: a.trades()}, a.Config.Voucher.QueryTimeout, handler)
 	}
-	s := &fasthttp.Server{Handler: handler, Name: "tallystick", ReadTimeout: 10 * time.Second, Concurrency: 32,
+	s := &fasthttp.Server{Handler: answerHealth(a.probes(), handler), Name: "tallystick", ReadTimeout: 10 * time.Second, Concurrency: operatorConnsMax,
 		MaxRequestBodySize: 1 << 10, ReadBufferSize: 4096, CloseOnShutdown: true}
 	failed := make(chan error, 1)
 	go func() { failed <- s.Serve(a.operator) }()

@@ -30,6 +30,10 @@ type Stores struct {
 	lock *os.File
 }
 
+// busStamp is the installation constant that says where the places of the stores
+// are: a folder goes to one bus for good.
+const busStamp = "bus"
+
 // intakePageBytes is the page size of the intake, whose rows are whole batches.
 const intakePageBytes = 16 << 10
 
@@ -75,8 +79,11 @@ func OpenStores(ctx context.Context, d Deps) (s *Stores, err error) {
 
 // storeOptions are those of every store of this process.
 func (d Deps) storeOptions() sqldb.Options {
-	return sqldb.Options{NoSync: d.NoSync, Points: d.Points, CommitFault: d.CommitFault, CacheKiBMax: d.Config.StoreCacheKiBMax,
-		Stamp: map[string]string{"code_secret": d.Secret.Fingerprint(), "groups": strconv.Itoa(d.Config.Groups)}}
+	stamp := map[string]string{"code_secret": d.Secret.Fingerprint(), "groups": strconv.Itoa(d.Config.Groups)}
+	if d.Config.Bus == BusEmbedded {
+		stamp[busStamp] = BusEmbedded
+	}
+	return sqldb.Options{NoSync: d.NoSync, Points: d.Points, CommitFault: d.CommitFault, CacheKiBMax: d.Config.StoreCacheKiBMax, Stamp: stamp}
 }
 
 // open opens one area's store.
@@ -175,17 +182,30 @@ func (s *Stores) Parked() map[string]embedded.Places {
 	return out
 }
 
-// OpenParked opens only what the areas of a data folder put aside, beside the
-// process that serves it: to list it, and to ask that process for a replay.
-func OpenParked(ctx context.Context, dir string) (areas map[string]embedded.Places, closeAll func(), err error) {
+// OpenParked opens only what areas put aside, beside the processes that work on
+// them: to list it, and to ask those for a replay. They are named core, or core_1
+// where there are databases.
+func OpenParked(ctx context.Context, d Deps) (areas map[string]embedded.Places, closeAll func(), err error) {
 	areas = map[string]embedded.Places{}
+	if d.Config.Stores == StoresPostgres {
+		all, err := OpenDatabases(ctx, d)
+		if err != nil {
+			return nil, nil, err
+		}
+		for _, s := range all.All {
+			for area, p := range s.Parked() {
+				areas[fmt.Sprintf("%s_%d", area, p.DB.Number())] = p
+			}
+		}
+		return areas, func() { _ = all.Close() }, nil
+	}
 	closeAll = func() {
 		for _, p := range areas {
 			_ = p.DB.Close()
 		}
 	}
 	for _, area := range []string{"core", "prepay", "accounting"} {
-		path := filepath.Join(dir, StoresDir, area+".db")
+		path := filepath.Join(d.Dir, StoresDir, area+".db")
 		if _, err := os.Stat(path); err != nil {
 			closeAll()
 			return nil, nil, &fault.Error{Kind: fault.Invalid, Op: "parked", Field: "--data", Code: "no_stores", Fix: "give a folder that was served", Err: err}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/tallystick/tallystick/internal/bus"
 	"github.com/tallystick/tallystick/internal/bus/embedded"
+	"github.com/tallystick/tallystick/internal/bus/kafka"
 )
 
 // transport is how the areas of this process hear of each other, and of those in
@@ -16,8 +17,11 @@ type transport interface {
 	// source reads some groups of a topic, nil for all, for one reader; what runs for
 	// it comes with it.
 	source(t bus.Topic, groups []int) (bus.Source, []runner)
-	// relays bring what is told of some groups to readers in other processes.
-	relays(logs []bus.Source, groups []int) []runner
+	// relays bring what is told of some groups to readers in other processes; none
+	// where readers read the logs themselves.
+	relays(logs []bus.Source, groups []int) ([]*kafka.Relay, []runner)
+	// bind refuses stores whose places are in another bus.
+	bind(ctx context.Context, s *Stores) error
 	// passed is told how far core has come in a topic.
 	passed(topic bus.Topic, moves []bus.Move)
 	// backlog is what is unread of a topic that enters from outside.
@@ -62,7 +66,10 @@ func (e *embeddedBus) source(t bus.Topic, _ []int) (bus.Source, []runner) {
 	}
 }
 
-func (e *embeddedBus) relays([]bus.Source, []int) []runner { return nil }
+func (e *embeddedBus) relays([]bus.Source, []int) ([]*kafka.Relay, []runner) { return nil, nil }
+
+// bind has nothing to do: see storeOptions.
+func (e *embeddedBus) bind(context.Context, *Stores) error { return nil }
 
 func (e *embeddedBus) passed(topic bus.Topic, moves []bus.Move) {
 	for _, m := range moves {

@@ -264,7 +264,7 @@ func liesOfCore() []lie {
 		core("read more intents", "batches of topic intents", `UPDATE places SET seq = seq + 1000 WHERE topic = 'intents'`),
 		core("read more outcomes", "messages of topic outcomes", `UPDATE places SET seq = seq + 1000 WHERE topic = 'outcomes'`),
 		core("something parked", "core has 1 parked messages, the first because: nobody knows", `INSERT INTO parked SELECT 1, 'outcomes', 0, 1, 1, 0, 'nobody knows', 1, 0,
-			'evt_1', 'x', 1, 1, biz_code, merchant, order_type, order_scene, institution, trace_id, form, traffic, x'00' FROM trade_orders LIMIT 1`),
+			'evt_1', 'x', 1, 1, biz_code, merchant, order_type, order_scene, institution, trace_id, form, traffic, x'', x'00' FROM trade_orders LIMIT 1`),
 		core("dispatches gone", "topic dispatch, group ", `DELETE FROM log_dispatch`),
 		core("never dispatched", ", and was never dispatched", `DELETE FROM log_dispatch`),
 		core("payments' log gone", "topic payments, group ", `DELETE FROM log_payments`),

@@ -116,7 +116,7 @@ func TestWhatIsParkedAccuses(t *testing.T) {
 	f := makeLiesFolder(t)
 	park := func(reason, replay string) string {
 		return `INSERT INTO parked SELECT 1, 'callbacks', 0, 1, 1, 0, '` + reason + `', 1, ` + replay + `, 'evt_1', 'x', 1, 1, biz_code, merchant, order_type,
-			order_scene, institution, trace_id, form, traffic, x'00' FROM trade_orders LIMIT 1`
+			order_scene, institution, trace_id, form, traffic, x'', x'00' FROM trade_orders LIMIT 1`
 	}
 	const unread = `UPDATE places SET seq = seq - 1 WHERE topic = 'intents'`
 	for _, tc := range []struct {

@@ -21,9 +21,11 @@ type commands struct {
 	Init    initCmd    `cmd:"" help:"Make a data folder: secrets, a commented configuration and a directory with one merchant."`
 	Serve   serveCmd   `cmd:"" help:"Run all roles in one process on a data folder."`
 	Demo    demoCmd    `cmd:"" help:"Run everything in one process, with a PSP simulator and its faults, under load; then check every voucher and every cent."`
+	Migrate migrateCmd `cmd:"" help:"Make the schemas of the cluster's PostgreSQL databases, or bring them up to date."`
 	Verify  verifyCmd  `cmd:"" help:"Fold the logs of a data folder, compare them with its tables, and the areas with each other."`
 	Backup  backupCmd  `cmd:"" help:"Copy a data folder, served or not, as it is at one moment."`
 	Restore restoreCmd `cmd:"" help:"Make a data folder of a backup."`
+	Rewind  rewindCmd  `cmd:"" help:"On Kafka, after stores were restored from an older copy: make the topics say again what the areas' logs say."`
 	Parked  parkedCmd  `cmd:"" help:"List messages that were put aside because they could not be applied, and ask for their replay."`
 	Groups  groupsCmd  `cmd:"" help:"List the groups of a cluster, or move them between its databases."`
 	Version versionCmd `cmd:"" help:"Print the version."`

@@ -7,15 +7,22 @@ import (
 	"path/filepath"
 
 	"github.com/tallystick/tallystick/cmd/app"
+	"github.com/tallystick/tallystick/internal/fault"
 )
 
 type initCmd struct {
-	Data string `help:"Folder to make." required:"" placeholder:"DIR" type:"path"`
+	Data       string `help:"Folder to make." required:"" placeholder:"DIR" type:"path"`
+	SandboxURL string `help:"Where the sandbox PSP of the example directory is." default:"http://127.0.0.1:9090" placeholder:"URL"`
+	UnlessMade bool   `help:"Leave a folder that was made before as it is, and say nothing is wrong."`
 }
 
 // Run makes the folder and says what to do next.
 func (c *initCmd) Run() error {
-	made, err := app.Init(c.Data)
+	made, err := app.InitFor(c.Data, c.SandboxURL)
+	if c.UnlessMade && fault.Is(err, fault.Conflict) {
+		fmt.Printf("%s was made before, and is left as it is\n", c.Data)
+		return nil
+	}
 	if err != nil {
 		return err
 	}

@@ -9,26 +9,18 @@ import (
 
 	"github.com/tallystick/tallystick/cmd/app"
 	"github.com/tallystick/tallystick/core/event"
-	"github.com/tallystick/tallystick/internal/bus"
 )
 
-// figures are the lines of progress.
-func (d *demo) figures(start time.Time) []string {
+// progressLines are the lines of progress.
+func (d *demo) progressLines(ctx context.Context, start time.Time) []string {
 	s := &d.driver.Stats
-	posted := d.app.Metrics.GetOrCreateCounter(`tallystick_accounting_entries_total{result="posted"}`).Get()
-	_, age := d.app.Intake.Backlog(bus.Intents)
-	breakers := ""
-	for _, a := range app.ExampleAccounts() {
-		if set, ok := d.app.Channels.(*app.ChannelSet); ok {
-			breakers += " " + a + " " + set.BreakerState(a)
-		}
-	}
+	f := d.system.figures(ctx)
 	return []string{
 		fmt.Sprintf("%4.0f s  accepted %d, ready %d, paid %d, declined %d, unknown %d, posted %d", time.Since(start).Seconds(), s.Accepted.Load(),
-			s.Ready.Load(), s.Paid.Load(), s.Declined.Load(), d.app.Open(event.Unknown).Orders, posted),
+			s.Ready.Load(), s.Paid.Load(), s.Declined.Load(), f.unknown, f.posted),
 		fmt.Sprintf("        accept p50 %s p99 %s; ready p50 %s p99 %s", short(s.Accept.Quantile(.5)), short(s.Accept.Quantile(.99)),
 			short(s.ReadyAfter.Quantile(.5)), short(s.ReadyAfter.Quantile(.99))),
-		fmt.Sprintf("        breakers:%s; oldest unread %s; in flight %d", breakers, short(age), s.InFlight.Load()),
+		fmt.Sprintf("        breakers:%s; oldest unread %s; in flight %d", f.breakers, short(f.unread), s.InFlight.Load()),
 	}
 }
 
@@ -45,7 +37,7 @@ func short(d time.Duration) string {
 
 // summary explains every voucher and every cent, or says what it cannot explain. It
 // does not claim that everything is explained while payments were in flight.
-func (d *demo) summary(ctx context.Context, interrupted bool) error {
+func (d *demo) summary(ctx context.Context, b books, interrupted bool) error {
 	s := &d.driver.Stats
 	vouchers := d.driver.Vouchers()
 	promised := make([]string, 0, len(vouchers))
@@ -53,11 +45,11 @@ func (d *demo) summary(ctx context.Context, interrupted bool) error {
 		promised = append(promised, v)
 	}
 	slices.Sort(promised)
-	byStatus, wrong, err := d.app.Stores.CheckVouchers(ctx, promised)
+	byStatus, wrong, err := b.CheckVouchers(ctx, promised)
 	if err != nil {
 		return err
 	}
-	v, err := d.app.Stores.Verify(ctx)
+	v, err := b.Verify(ctx)
 	if err != nil {
 		return err
 	}

@@ -18,7 +18,20 @@ import (
 )
 
 type verifyCmd struct {
-	Data string `help:"Data folder; nothing may be serving it." required:"" placeholder:"DIR" type:"path"`
+	Data string `help:"Data folder. With SQLite stores nothing may be serving it." required:"" placeholder:"DIR" type:"path"`
+}
+
+// verifier is what can be verified: the stores of a folder, or all databases.
+type verifier interface {
+	Verify(ctx context.Context) (app.Verification, error)
+	Close() error
+}
+
+func openVerifier(ctx context.Context, d app.Deps) (verifier, error) {
+	if d.Config.Stores == app.StoresPostgres {
+		return app.OpenDatabases(ctx, d)
+	}
+	return app.OpenStores(ctx, d)
 }
 
 // Run verifies and prints; exit code 1 when something is not as it must be.
@@ -27,7 +40,7 @@ func (c *verifyCmd) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s, err := app.OpenStores(ctx, d)
+	s, err := openVerifier(ctx, d)
 	if err != nil {
 		return err
 	}
@@ -138,7 +151,11 @@ func (c *parkedReplayCmd) Run(ctx context.Context) error {
 
 // eachParked opens each area's parked messages beside whoever serves the folder.
 func eachParked(ctx context.Context, dir string, f func(area string, p embedded.Places) error) error {
-	areas, closeAll, err := app.OpenParked(ctx, dir)
+	d, err := app.Production(dir, os.Environ(), io.Discard)
+	if err != nil {
+		return err
+	}
+	areas, closeAll, err := app.OpenParked(ctx, d)
 	if err != nil {
 		return err
 	}

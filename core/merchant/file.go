@@ -212,8 +212,9 @@ func (w *Watcher) step() (worked bool, err error) {
 		Err: fmt.Errorf("the file changed, but its version %d is not above %d", s.Version, w.directory.Current().Version)}
 }
 
-// Run looks every interval until ctx ends.
-func (w *Watcher) Run(ctx context.Context, every time.Duration) error {
+// Run looks every interval, and whenever it is woken, until ctx ends. changed is
+// called for each newer version; wake and changed may be nil.
+func (w *Watcher) Run(ctx context.Context, every time.Duration, wake <-chan struct{}, changed func()) error {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
@@ -222,11 +223,15 @@ func (w *Watcher) Run(ctx context.Context, every time.Duration) error {
 			w.log.Error("directory not changed: the last good version stays in force", "error", err)
 		} else if worked {
 			w.log.Info("directory changed", "version", w.directory.Current().Version)
+			if changed != nil {
+				changed()
+			}
 		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
+		case <-wake:
 		}
 	}
 }

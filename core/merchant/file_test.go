@@ -2,12 +2,14 @@ package merchant_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tallystick/tallystick/core/merchant"
 	"github.com/tallystick/tallystick/internal/fault"
@@ -221,6 +223,34 @@ func TestWatcher(t *testing.T) {
 	step("back again", true, false, 5)
 	if w.Refused() != 4 {
 		t.Errorf("%d files counted as refused, want 4", w.Refused())
+	}
+}
+
+// Whoever is woken looks at once, however long it is until the next look, and says
+// when there was something new.
+func TestWatcherIsWoken(t *testing.T) {
+	path := write(t, "", good)
+	s, err := merchant.Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := merchant.NewDirectory(s)
+	w := merchant.NewWatcher(path, d, slog.New(slog.DiscardHandler))
+	ctx, cancel := context.WithCancel(t.Context())
+	wake, changed, ended := make(chan struct{}), make(chan struct{}, 1), make(chan error, 1)
+	go func() { ended <- w.Run(ctx, time.Hour, wake, func() { changed <- struct{}{} }) }()
+	wake <- struct{}{} // nothing is new
+	wake <- struct{}{} // so that the first one has been looked at
+	write(t, path, strings.Replace(good, "version: 3", "version: 4", 1))
+	wake <- struct{}{}
+	<-changed
+	if v := d.Current().Version; v != 4 {
+		t.Errorf("version %d is in force", v)
+	}
+	wake <- struct{}{}
+	cancel()
+	if err := <-ended; err != nil || len(changed) > 0 {
+		t.Errorf("%v, and %d changes more", err, len(changed))
 	}
 }
 

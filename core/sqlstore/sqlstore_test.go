@@ -13,11 +13,15 @@ import (
 	"github.com/tallystick/tallystick/core/sqlstore"
 	"github.com/tallystick/tallystick/core/storetest"
 	"github.com/tallystick/tallystick/internal/bus"
+	"github.com/tallystick/tallystick/internal/engines"
 	"github.com/tallystick/tallystick/internal/engines/pgtest"
 	"github.com/tallystick/tallystick/internal/sqldb"
 )
 
-type store struct{ *sqlstore.Store }
+type store struct {
+	*sqlstore.Store
+	options sqldb.Options
+}
 
 func (s store) Source(t bus.Topic) bus.Source { return s.Log().Source(t) }
 
@@ -50,7 +54,7 @@ func openWith(t *testing.T, o sqldb.Options) storetest.Store {
 			t.Error(err)
 		}
 	})
-	return store{s}
+	return store{s, o}
 }
 
 func TestSQLite(t *testing.T) { storetest.Run(t, open) }
@@ -146,6 +150,118 @@ func TestStatementsPerBatch(t *testing.T) {
 	}
 	if n := s.DB().Statements() - before; n > 30 {
 		t.Errorf("%d statements for %d new trades", n, orders)
+	}
+}
+
+// In PostgreSQL a batch costs round trips by the table, whatever its number of rows.
+func TestRoundTripsPerBatch(t *testing.T) {
+	s := openPostgres(t).(store)
+	for _, orders := range []int{1, 17, 255} {
+		var trades []*core.Trade
+		trips := func(what string, most int64, f func(w *core.Work) error, want core.Want) {
+			t.Helper()
+			before, statements := s.DB().RoundTrips(), s.DB().Statements()
+			if err := s.Apply(t.Context(), &bus.Batch{}, want, f); err != nil {
+				t.Fatal(err)
+			}
+			n := s.DB().RoundTrips() - before
+			t.Logf("%s %d orders: %d round trips, %d statements", what, orders, n, s.DB().Statements()-statements)
+			if n > most {
+				t.Errorf("%s %d orders took %d round trips, want at most %d", what, orders, n, most)
+			}
+		}
+		trips("new", 12, func(w *core.Work) error {
+			for i := range orders {
+				trades = append(trades, storetest.Trade(fmt.Sprint(orders, "o", i)))
+				add(w, trades[i])
+			}
+			return nil
+		}, core.Want{})
+		var want core.Want
+		for _, tr := range trades {
+			want.Trades = append(want.Trades, tr.Context.BizCode)
+		}
+		change := func(w *core.Work) error {
+			for _, tr := range w.Trades() {
+				tr.Version++
+				tr.Payments[0].Version++
+				tr.Payments[0].Attempts[0].Version++
+				tell(w, tr)
+			}
+			return nil
+		}
+		trips("held", 9, change, want)
+		other, err := sqlstore.Open(t.Context(), s.options, 16, time.Now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		old := s.Store
+		s.Store = other
+		trips("read", 13, change, want)
+		s.Store = old
+		if err := other.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// add opens a trade as an intent does, with a dispatch and a change to tell of.
+func add(w *core.Work, t *core.Trade) {
+	w.Add(t)
+	tell(w, t)
+}
+
+func tell(w *core.Work, t *core.Trade) {
+	e := bus.Event{ID: "evt_" + string(t.Context.BizCode), Type: "test.happened", Version: bus.EnvelopeVersion, Context: t.Context, Payload: make([]byte, 400)}
+	w.Dispatches, w.Payments = append(w.Dispatches, e), append(w.Payments, e)
+}
+
+// BenchmarkApply is one writer that opens trades, as intents do: a batch of 1, of 64,
+// and of 512.
+func BenchmarkApply(b *testing.B) {
+	for _, engine := range []struct {
+		name string
+		open func(b *testing.B) sqldb.Options
+	}{
+		{"SQLite", func(b *testing.B) sqldb.Options { return sqldb.Options{Path: filepath.Join(b.TempDir(), "core.db")} }},
+		{"PostgreSQL", func(b *testing.B) sqldb.Options {
+			e, err := engines.StartPostgres(b.Context(), true)
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.Cleanup(func() { _ = e.Close() })
+			o := sqldb.Options{Postgres: &sqldb.Postgres{URL: e.URL("postgres"), Number: 1}}
+			if err := sqlstore.Migrate(b.Context(), o, ""); err != nil {
+				b.Fatal(err)
+			}
+			return o
+		}},
+	} {
+		for _, orders := range []int{1, 64, 512} {
+			b.Run(fmt.Sprint(engine.name, "/", orders), func(b *testing.B) {
+				s, err := sqlstore.Open(b.Context(), engine.open(b), 16, time.Now)
+				if err != nil {
+					b.Fatal(err)
+				}
+				defer s.Close() //nolint:errcheck // a benchmark
+				trips, n := s.DB().RoundTrips(), 0
+				for b.Loop() {
+					err := s.Apply(b.Context(), &bus.Batch{}, core.Want{}, func(w *core.Work) error {
+						for range orders {
+							n++
+							add(w, storetest.Trade(fmt.Sprint("o", n)))
+						}
+						return nil
+					})
+					if err != nil {
+						b.Fatal(err)
+					}
+				}
+				b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "tx/s")
+				b.ReportMetric(float64(n)/b.Elapsed().Seconds(), "orders/s")
+				b.ReportMetric(float64(s.DB().RoundTrips()-trips)/float64(b.N), "trips/tx")
+			})
+		}
 	}
 }
 

@@ -23,7 +23,10 @@ type Config struct {
 	WaitMax time.Duration `yaml:"wait_max"`
 	// RecentMax is how many accepted keys are remembered to answer repeats and
 	// conflicts at once. What is forgotten is still settled by core.
-	RecentMax    int           `yaml:"recent_max"`
+	RecentMax int `yaml:"recent_max"`
+	// HintsMax is how many keys that other gateways have settled are remembered, and
+	// how many of ours wait until core has settled them.
+	HintsMax     int           `yaml:"hints_max"`
 	QueryTimeout time.Duration `yaml:"query_timeout"` // of one question to core
 	RetryAfter   time.Duration `yaml:"retry_after"`   // told with 429 and 503
 	SlowAfter    time.Duration `yaml:"slow_after"`    // an answer that took longer is logged; long-polls are not
@@ -47,7 +50,7 @@ type HTTPConfig struct {
 func DefaultConfig() Config {
 	return Config{BodyBytesMax: 16 << 10, AcceptTimeout: time.Second, AcceptDeadline: 3 * time.Second,
 		ExpiresMin: time.Minute, ExpiresMax: 24 * time.Hour, ExpiresDefault: 15 * time.Minute, TokenAfterExpiry: 24 * time.Hour,
-		WaitMax: time.Minute, RecentMax: 50_000, QueryTimeout: 2 * time.Second, RetryAfter: time.Second, SlowAfter: time.Second,
+		WaitMax: time.Minute, RecentMax: 50_000, HintsMax: 50_000, QueryTimeout: 2 * time.Second, RetryAfter: time.Second, SlowAfter: time.Second,
 		HTTP: HTTPConfig{ConnsMax: 20_000, HeaderBytesMax: 4096, WriteBufferBytes: 2048, RequestBodyMaxHard: 256 << 10,
 			ReadTimeout: 10 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: 75 * time.Second}}
 }
@@ -59,7 +62,7 @@ func (c Config) Validate() error {
 		value int64
 	}{{"body_bytes_max", int64(c.BodyBytesMax)}, {"accept_timeout", int64(c.AcceptTimeout)}, {"accept_deadline", int64(c.AcceptDeadline)},
 		{"expires_min", int64(c.ExpiresMin)}, {"expires_max", int64(c.ExpiresMax)}, {"expires_default", int64(c.ExpiresDefault)},
-		{"token_after_expiry", int64(c.TokenAfterExpiry)}, {"wait_max", int64(c.WaitMax)}, {"recent_max", int64(c.RecentMax)},
+		{"token_after_expiry", int64(c.TokenAfterExpiry)}, {"wait_max", int64(c.WaitMax)}, {"recent_max", int64(c.RecentMax)}, {"hints_max", int64(c.HintsMax)},
 		{"query_timeout", int64(c.QueryTimeout)}, {"retry_after", int64(c.RetryAfter)}, {"slow_after", int64(c.SlowAfter)},
 		{"http.conns_max", int64(c.HTTP.ConnsMax)}, {"http.header_bytes_max", int64(c.HTTP.HeaderBytesMax)},
 		{"http.write_buffer_bytes", int64(c.HTTP.WriteBufferBytes)}, {"http.request_body_max_hard", int64(c.HTTP.RequestBodyMaxHard)},

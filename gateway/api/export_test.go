@@ -13,3 +13,6 @@ func ParsePlain(body string) bool {
 	var r Request
 	return p.read(body, &r)
 }
+
+// NaturalKey is the hash of a natural key.
+var NaturalKey = naturalKey

@@ -9,6 +9,7 @@ import (
 // serviceMetrics are of accepting, whoever drives it.
 type serviceMetrics struct {
 	accepted, repeated, conflicts, limited, withdrawn, unknown *metrics.Counter
+	hinted, hintsUnproven                                      *metrics.Counter
 	acceptSeconds                                              *metrics.PrometheusHistogram
 }
 
@@ -20,6 +21,7 @@ func newServiceMetrics(set *metrics.Set) *serviceMetrics {
 		return set.GetOrCreateCounter(`tallystick_accept_total{result="` + r + `"}`)
 	}
 	return &serviceMetrics{accepted: result("accepted"), repeated: result("repeated"), conflicts: result("conflict"),
+		hinted: set.GetOrCreateCounter("tallystick_hints_used_total"), hintsUnproven: set.GetOrCreateCounter("tallystick_hints_unproven_total"),
 		limited: result("rate_limited"), withdrawn: result("withdrawn"), unknown: result("unknown"),
 		acceptSeconds: set.GetOrCreatePrometheusHistogramExt("tallystick_accept_seconds", acceptBuckets)}
 }

@@ -34,8 +34,8 @@ type Queries interface {
 	Trade(ctx context.Context, code ids.Code) (event.Trade, bool, error)
 }
 
-// Deps is what the API is made of. Points, Metrics, Log, Callbacks and Probes may
-// be left out.
+// Deps is what the API is made of. Points, Metrics, Log, Callbacks, Probes, Buckets
+// and Hint may be left out.
 type Deps struct {
 	Directory *merchant.Directory
 	Intake    bus.Intake
@@ -53,6 +53,14 @@ type Deps struct {
 	Callbacks CallbackHandler
 	// Probes are asked by /readyz; each gives what is missing, or nil.
 	Probes []Probe
+	// Buckets are merchants' limits; without them each gateway has its own.
+	Buckets Buckets
+	// Others: other gateways append to the same intake. Then what was committed here
+	// need not be the first of its key.
+	Others bool
+	// Hint tells other gateways of a key that is settled; it never waits. Theirs come
+	// by Service.Heard.
+	Hint   func(KeyHint)
 	Config Config
 }
 
@@ -62,6 +70,9 @@ func (d *Deps) fill() error {
 	}
 	if d.Directory == nil || d.Intake == nil || d.Secret == nil || d.Tokens == nil || d.Views == nil || d.Queries == nil || d.Now == nil || d.Random == nil {
 		return fault.New(fault.Internal, "gateway", "Deps lacks one of Directory, Intake, Secret, Tokens, Views, Queries, Now, Random")
+	}
+	if d.Buckets == nil {
+		d.Buckets = ownBuckets
 	}
 	if d.Metrics == nil {
 		d.Metrics = metrics.NewSet()
@@ -78,6 +89,7 @@ type Service struct {
 	d         Deps
 	scratches *sync.Pool // *scratch
 	recent    *recent
+	hints     *hints
 	limits    *limits // of payment requests
 	reads     *limits
 	patience  *deadline // AcceptTimeout
@@ -92,6 +104,8 @@ type scratch struct {
 	canonical []byte
 	payload   []byte
 	x, y      [ids.CodeLen]byte
+	print     ids.Fingerprint
+	hintKey   uint64
 	event     bus.Event
 	intent    event.Intent
 }
@@ -102,7 +116,7 @@ func NewService(d Deps) (*Service, error) {
 		return nil, err
 	}
 	return &Service{d: d, scratches: &sync.Pool{New: func() any { return &scratch{parser: newParser()} }}, recent: newRecent(d.Config.RecentMax),
-		limits: newLimits(1), reads: newLimits(readsPerPayment), patience: &deadline{after: d.Config.AcceptTimeout}, metrics: newServiceMetrics(d.Metrics)}, nil
+		hints: newHints(d.Hint, d.Config.HintsMax), limits: newLimits("payments", 1, d.Buckets), reads: newLimits("reads", readsPerPayment, d.Buckets), patience: &deadline{after: d.Config.AcceptTimeout}, metrics: newServiceMetrics(d.Metrics)}, nil
 }
 
 // Call is a payment request as it arrived. Nothing of Body is kept.
@@ -190,7 +204,7 @@ func (s *Service) begin(a *Acceptance, m *merchant.Merchant, body, key, trace []
 		expires = time.Duration(r.ExpiresInSeconds) * time.Second
 	}
 	a.atWork, a.ExpiresAtMillis = now, now.Add(expires).UnixMilli()
-	known, err := s.repeated(a)
+	known, err := s.repeated(a, w, idempotencyKey)
 	if err != nil || known {
 		return err
 	}
@@ -201,9 +215,9 @@ func (s *Service) begin(a *Acceptance, m *merchant.Merchant, body, key, trace []
 func (s *Service) identify(a *Acceptance, w *scratch, m *merchant.Merchant, key string, trace []byte) {
 	r := &w.request
 	w.canonical = r.canonical(w.canonical[:0])
-	fp := ids.FingerprintOf(w.canonical)
+	w.print = ids.FingerprintOf(w.canonical)
 	s.d.Secret.PutTrade(&w.x, traffic.Real, m.ID, r.OrderID)
-	s.d.Secret.PutIntent(&w.y, &w.x, m.ID, r.OrderID, traffic.Deposit, key, &fp)
+	s.d.Secret.PutIntent(&w.y, &w.x, m.ID, r.OrderID, traffic.Deposit, key, &w.print)
 	orderType, orderScene := or(r.OrderType, defaultOrderType), or(r.OrderScene, defaultOrderScene)
 	// The view keeps these, so that they are a string of their own, and one alone.
 	t := append(append(append(w.text[:0], ids.VoucherID...), w.y[:]...), w.x[:]...)
@@ -226,7 +240,7 @@ func (s *Service) identify(a *Acceptance, w *scratch, m *merchant.Merchant, key 
 	orderType = text[len(text)-len(orderScene)-len(orderType) : len(text)-len(orderScene)]
 	a.Context = ids.Context{BizCode: x, Merchant: m.ID, OrderType: orderType, OrderScene: orderScene,
 		TraceID: text[:len(text)-len(orderScene)-len(orderType)], Form: traffic.Deposit, Traffic: traffic.Real}
-	a.key = s.recent.keyOf(&w.x, traffic.Deposit, key)
+	a.key, w.hintKey = s.recent.keyOf(&w.x, traffic.Deposit, key), naturalKey(&w.x, traffic.Deposit, key)
 }
 
 func (s *Service) appendTraceID(dst []byte) []byte {
@@ -247,6 +261,9 @@ func (s *Service) append(a *Acceptance, w *scratch, key string) (err error) {
 	if a.ticket, err = s.d.Intake.Append(bus.Intents, &w.event); err != nil {
 		return notAccepted(err)
 	}
+	if s.hints.tell != nil {
+		s.hints.toTell.put(w.y, undecided{w.hintKey, w.print})
+	}
 	a.hold = s.d.Views.Hold(a.Context, a.Y)
 	return nil
 }
@@ -259,23 +276,38 @@ func or(s, otherwise string) string {
 }
 
 // repeated answers from memory what is known for certain: a repeat whose first
-// was committed, or a conflict with it. What core rejected as a conflict was not
-// the first after all (another gateway's was): core decides again.
-func (s *Service) repeated(a *Acceptance) (known bool, err error) {
+// was committed here, or a conflict with it, or with a payment that core opened for
+// another gateway. What core rejected as a conflict was not the first after all
+// (another gateway's was): core decides again.
+func (s *Service) repeated(a *Acceptance, w *scratch, key string) (known bool, err error) {
 	first := s.recent.get(a.key)
-	if first == "" {
-		return false, nil
-	}
 	if first == a.Y {
 		s.metrics.repeated.Inc()
 		return true, nil
 	}
-	if v, held := s.d.Views.Peek(first); held && v.Status == voucher.Rejected {
+	if other := s.opened(w, a.Context.Merchant, key); other != "" {
+		first = other
+		s.metrics.hinted.Inc()
+	} else if first != "" && !s.isFirst(first) {
+		first = ""
+	}
+	if first == "" || first == a.Y {
 		return false, nil
 	}
 	s.metrics.conflicts.Inc()
 	return false, &fault.Error{Kind: fault.Conflict, Op: "accept", Code: "idempotency_conflict", Field: "Idempotency-Key",
 		Err: errors.New("this key of the order was accepted with another body: " + ids.VoucherID.With(first))}
+}
+
+// isFirst reports whether what was committed here is certain to be the first of its
+// key: of one gateway alone, unless core has rejected it; beside others, once core
+// has opened it.
+func (s *Service) isFirst(y ids.Code) bool {
+	v, held := s.d.Views.Peek(y)
+	if held && v.Status == voucher.Rejected {
+		return false
+	}
+	return !s.d.Others || held && v.Version > 0
 }
 
 // notAccepted keeps the kind of what the intake said, under the API's own code.

@@ -16,7 +16,6 @@ import (
 	"github.com/tallystick/tallystick/internal/bus"
 	"github.com/tallystick/tallystick/internal/fault"
 	"github.com/tallystick/tallystick/internal/ids"
-	"github.com/tallystick/tallystick/internal/money"
 	"github.com/tallystick/tallystick/internal/traffic"
 )
 
@@ -144,7 +143,7 @@ func (r *Receiver) Begin(q Request) (*Receipt, channels.Ack, error) {
 	if err != nil {
 		return r.refused(&q, parser, &fault.Error{Kind: fault.Invalid, Op: "callback", Code: "callback_refused", Err: err})
 	}
-	payload := event.Encode(event.CallbackReceived{Channel: q.Channel, Account: q.Account, Event: storable(ev), Headers: r.kept(q.Headers),
+	payload := event.Encode(event.CallbackReceived{Channel: q.Channel, Account: q.Account, Event: ev.Storable(), Headers: r.kept(q.Headers),
 		Raw: q.Body, ReceivedAtMillis: now.UnixMilli()})
 	ticket, err := r.d.Intake.Append(bus.Callbacks, &bus.Event{ID: r.d.IDs.New(ids.EventID), Type: event.TypeCallback,
 		Version: bus.EnvelopeVersion, Context: c, AtMillis: now.UnixMilli(), Payload: payload})
@@ -228,6 +227,7 @@ func (r *Receiver) context(ev *channels.CallbackEvent, channel string) (ids.Cont
 	}
 	c, err := ids.ParseAttach(ev.Attach, channel)
 	if err == nil && c.BizCode.Slot() == y.Slot() && c.Traffic == y.Traffic() && validTraceID(c.TraceID) &&
+		validWord(c.OrderType, ids.OrderTypeLenMax) && validWord(c.OrderScene, ids.OrderSceneLenMax) &&
 		r.d.Secret.Verify(c.BizCode, c.Merchant) && r.d.Secret.Verify(y, c.Merchant) {
 		return c, nil
 	}
@@ -241,18 +241,9 @@ func (r *Receiver) context(ev *channels.CallbackEvent, channel string) (ids.Cont
 	return c, c.Validate()
 }
 
-// storable makes what a PSP said fit for JSON: some send text in other encodings,
-// and times that are none. Raw keeps the bytes as they came.
-func storable(ev channels.CallbackEvent) channels.CallbackEvent {
-	state, currency := string(ev.State), string(ev.Paid.Currency)
-	for _, s := range []*string{&ev.EventID, &ev.OutTradeNo, &state, &ev.TransactionID, &currency, &ev.Code, &ev.Attach} {
-		*s = strings.ToValidUTF8(*s, "\uFFFD")
-	}
-	ev.State, ev.Paid.Currency = channels.State(state), money.Currency(currency)
-	if ev.OccurredAt = ev.OccurredAt.UTC(); ev.OccurredAt.Year() < 1 || ev.OccurredAt.Year() > 9999 {
-		ev.OccurredAt = time.Time{} // RFC 3339 has four digits for a year
-	}
-	return ev
+// validWord is what the API takes for an order's type and scene.
+func validWord(s string, most int) bool {
+	return s != "" && len(s) <= most && strings.Trim(s, "0123456789abcdefghijklmnopqrstuvwxyz_") == ""
 }
 
 func validTraceID(s string) bool {

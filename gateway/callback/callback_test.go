@@ -175,6 +175,10 @@ func TestContextWithoutAUsableAttach(t *testing.T) {
 			return c.Attach()
 		},
 		"with a trace id that is none": func(h *harness) string { c := h.x; c.TraceID = strings.Repeat("z", 32); return c.Attach() },
+		// What comes back is in rows, with the callback that waits for its order.
+		"with a type that no order has":          func(h *harness) string { c := h.x; c.OrderType = "re\x00tail"; return c.Attach() },
+		"with a scene that is no text":           func(h *harness) string { c := h.x; c.OrderScene = "\xff"; return c.Attach() },
+		"with a scene longer than any order has": func(h *harness) string { c := h.x; c.OrderScene = strings.Repeat("a", 17); return c.Attach() },
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := newHarness(t)
@@ -276,7 +280,8 @@ func TestNonsenseIsKept(t *testing.T) {
 		t.Fatal(err)
 	}
 	var c event.CallbackReceived
-	if err := event.Decode(h.intake.events[0].Payload, &c); err != nil || c.Event.EventID != "e\uFFFD" || !c.Event.OccurredAt.IsZero() {
+	if err := event.Decode(h.intake.events[0].Payload, &c); err != nil || c.Event.EventID != channels.Identifier("e\xff") || c.Event.TransactionID != channels.Identifier("t\xff") ||
+		c.Event.Code != channels.Text("\xd3\xe0") || !c.Event.OccurredAt.IsZero() {
 		t.Errorf("%+v, %v", c, err)
 	}
 }

@@ -71,6 +71,7 @@ type Views struct {
 	now     func() time.Time
 	log     *slog.Logger
 	ready   *metrics.PrometheusHistogram
+	decided func(y ids.Code, s Status)
 
 	mu        sync.Mutex
 	tick      uint64 // counts uses, to know what was not used for longest
@@ -138,6 +139,11 @@ func New(cfg Config, source bus.Source, queries Queries, now func() time.Time, s
 	gauge("tallystick_voucher_waiters", func() float64 { return float64(v.waiters) })
 	return v, nil
 }
+
+// Decided names who is told of each voucher's first news from core: what was decided
+// about its key. Once, before anything runs; f must be quick, and must not ask v. Of
+// a voucher that is not followed nobody is told.
+func (v *Views) Decided(f func(y ids.Code, s Status)) { v.decided = f }
 
 // Hold follows a voucher that is being accepted. Called before its commit is
 // awaited, so that no news of it is missed. c's BizCode is the trade's X. What it
@@ -283,6 +289,9 @@ func (v *Views) fold(p *event.Payment, c ids.Context) {
 		return
 	}
 	next := viewOf(p, c)
+	if e.view.Version == 0 && v.decided != nil {
+		v.decided(p.Y, next.Status)
+	}
 	if e.view.Version == 0 || e.view.differs(&next) {
 		e.visible = p.Version
 	}

@@ -3,6 +3,7 @@ package voucher_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -82,6 +83,34 @@ func TestFollowsByVersion(t *testing.T) {
 	}
 	if h.core.questions() != 0 {
 		t.Errorf("core was asked %d times for what was followed from the start", h.core.questions())
+	}
+}
+
+// Of each voucher that is held core's first news is told, once, from wherever it came.
+func TestFirstNewsIsTold(t *testing.T) {
+	h := newHarness(t, nil)
+	var told []string
+	h.views.Decided(func(y ids.Code, s voucher.Status) { told = append(told, string(y)+" "+string(s)) })
+	c, y := h.order("o1", "")
+	rc, rejected := h.order("o2", "")
+	ac, asked := h.order("o3", "")
+	other, unheld := h.order("o4", "")
+	h.views.Hold(c, y)
+	h.views.Hold(rc, rejected)
+	h.views.Hold(ac, asked)
+	h.source.emit(c, payment(y, event.Dispatched, 1))
+	h.source.emit(rc, payment(rejected, event.Rejected, 1))
+	h.source.emit(other, payment(unheld, event.Dispatched, 1))
+	h.step()
+	h.source.emit(c, payment(y, event.Pending, 2))
+	h.step()
+	h.core.payments[asked], h.core.contexts[asked] = payment(asked, event.Succeeded, 5), ac
+	h.await(h.ask(asked, 0))
+	want := []string{string(y) + " processing", string(rejected) + " rejected", string(asked) + " paid"}
+	slices.Sort(told) // groups come in any order
+	slices.Sort(want)
+	if !slices.Equal(told, want) {
+		t.Errorf("told %q, want %q", told, want)
 	}
 }
 

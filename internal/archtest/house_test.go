@@ -130,6 +130,7 @@ var dependencies = map[string]string{
 	"github.com/google/uuid":             "the text form of UUIDs",
 	"github.com/jackc/pgx/v5":            "PostgreSQL",
 	"github.com/pressly/goose/v3":        "migrations",
+	"github.com/redis/go-redis/v9":       "Redis, which replicas coordinate through",
 	"github.com/segmentio/kafka-go":      "Apache Kafka, the bus of the cluster profile",
 	"github.com/sony/gobreaker/v2":       "circuit breakers",
 	"github.com/valyala/fasthttp":        "HTTP, in and out",

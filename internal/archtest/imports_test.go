@@ -87,6 +87,8 @@ var allowed = []struct{ pkg, may string }{
 	{`internal/engines/pgtest`, `internal/(engines|sqldb)`},
 	{`internal/lease`, `internal/sqldb|` + leaf},
 	{`internal/move`, `internal/(lease|sqldb)|` + leaf},
+	{`internal/coord`, leaf},
+	{`internal/coord/(local|redis|coordtest)`, `internal/coord|` + leaf},
 	{`internal/bus/bustest`, `internal/bus|` + leaf},
 	{`internal/bus/bustest/sqlreader`, `internal/(bus|bus/(bustest|embedded)|sqldb)|` + leaf},
 	{`internal/archtest`, `none`},
@@ -115,7 +117,7 @@ var allowed = []struct{ pkg, may string }{
 	{`gateway/api`, `gateway/(voucher|callback)|core/(event|merchant)|channels|internal/(bus|cardguard)|` + leaf},
 
 	{`cmd/app`, `.*`}, // the wiring: the only place that knows all
-	{`cmd/tallystick`, `cmd/app|bench/load|channels(/sandbox/sim)?|core(/event|/merchant)?|internal/(bus|bus/embedded)|` + leaf},
+	{`cmd/tallystick`, `cmd/app|bench/(load|rig)|channels(/(breaker|sandbox/sim))?|core(/event|/merchant)?|internal/(bus|bus/embedded)|` + leaf},
 	{`cmd/pspsim`, `channels(/sandbox(/.*)?)?|internal/obs|` + leaf},
 	{`bench(/.*)?`, `.*`},
 }
@@ -126,7 +128,7 @@ var drivers = []struct{ library, onlyIn string }{
 	{`github\.com/jackc/pgx/v5.*`, `internal/sqldb`},
 	{`github\.com/pressly/goose.*`, `internal/sqldb`},
 	{`database/sql.*`, `internal/sqldb`},
-	{`github\.com/sony/gobreaker.*`, `channels/breaker`},
+	{`github\.com/sony/gobreaker.*`, `channels/breaker|internal/coord/redis`},
 	{`github\.com/segmentio/kafka-go.*`, `internal/bus/kafka`},
 	{`github\.com/redis/go-redis.*`, `internal/coord/redis`},
 	{`github\.com/tallystick/tallystick/channels/all`, `cmd/app`},
@@ -165,6 +167,7 @@ func TestRulesForbid(t *testing.T) {
 		{"core", "accounting"}, {"core", "prepay"}, {"accounting", "core/event"}, {"gateway/api", "core"}, {"gateway/api", "core/sqlstore"},
 		{"prepay", "core"}, {"channels/sandbox", "core/merchant"}, {"channels/breaker", "channels/sandbox"}, {"core/event", "core"}, {"internal/bus", "internal/sqldb"},
 		{"accounting/sqlstore", "accounting/rules"}, {"internal/money", "internal/fault"},
+		{"gateway/api", "internal/coord"}, {"channels/limit", "internal/coord"}, {"internal/coord", "internal/coord/redis"}, {"internal/coord/local", "internal/coord/redis"},
 	} {
 		i := slices.IndexFunc(allowed, func(r struct{ pkg, may string }) bool { return matches(r.pkg, tc.from) })
 		if i >= 0 && matches(allowed[i].may, tc.to) {

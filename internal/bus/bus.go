@@ -21,7 +21,10 @@ const (
 	Postings  Topic = "postings"
 )
 
-// EnvelopeVersion is what this build writes; it reads this one and the one before.
+// EnvelopeVersion is what this build writes. It reads this one, the one before,
+// whose messages are still in logs, and the next one, as processes of two releases
+// run side by side while one replaces the other. So a version only ever adds
+// fields: what cannot be said by adding is another topic. See AppendRecord.
 const EnvelopeVersion = 1
 
 // Event is what an area says happened.
@@ -32,6 +35,9 @@ type Event struct {
 	Context  ids.Context // its BizCode is the ordering key and decides the group
 	AtMillis int64       // when it was emitted, Unix milliseconds; information, never order
 	Payload  []byte      // JSON of the type's struct
+	// Extra is what a newer version added to the envelope, byte for byte: nobody here
+	// knows it, and whoever hands the event on, hands it on as well. Nil otherwise.
+	Extra []byte
 	// Value, if set, is what Payload was encoded from: a reader in the process that
 	// wrote it is spared the decoding. It is never stored, and never changed once it
 	// is handed on; Payload alone is the truth.

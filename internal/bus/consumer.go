@@ -178,9 +178,12 @@ func (c *Consumer) stop(group int) {
 	c.gap[group] = true
 }
 
-// gather reads from every group that has news, until the batch is full.
+// gather reads from every group that has news, until the batch is full. A group
+// that cannot be read now holds up no other: its error is told when there is
+// nothing else to do. One with a message that nobody here can read stops.
 func (c *Consumer) gather(ctx context.Context) (*Batch, error) {
 	b := &Batch{Topic: c.Source.Topic()}
+	var failed error
 	// Each batch starts at another group, so that a busy one starves none.
 	c.first = (c.first + 1) % max(1, len(c.groups))
 	for i := range c.groups {
@@ -190,8 +193,15 @@ func (c *Consumer) gather(ctx context.Context) (*Batch, error) {
 			continue
 		}
 		msgs, err := c.Source.Read(ctx, g, from, c.MessagesMax-len(b.Messages))
-		if err != nil {
-			return nil, err
+		switch {
+		case errors.Is(err, ErrRecord):
+			c.stop(g)
+			c.Log.Error("group stopped at a message that this build cannot read", "area", c.Area, "topic", string(b.Topic), "group", g,
+				"behind_seq", from.Seq, "error", err)
+			continue
+		case err != nil:
+			failed = errors.Join(failed, err)
+			continue
 		}
 		to := c.take(b, g, from, msgs)
 		if to != from {
@@ -199,7 +209,10 @@ func (c *Consumer) gather(ctx context.Context) (*Batch, error) {
 		}
 	}
 	c.full = len(b.Messages) >= c.MessagesMax
-	return b, nil
+	if len(b.Moves) > 0 {
+		failed = nil
+	}
+	return b, failed
 }
 
 // take adds a group's messages behind from to the batch, and gives the place

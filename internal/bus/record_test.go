@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"hash/crc32"
 	"os"
 	"reflect"
@@ -101,22 +102,27 @@ func TestDamagedRecords(t *testing.T) {
 	}
 	body := func(change func(b []byte) []byte) []byte { return framed(change(bytes.Clone(good[8:]))) }
 	for name, b := range map[string][]byte{
-		"version 0":       body(func(b []byte) []byte { b[0] = 0; return b }),
-		"version 2":       body(func(b []byte) []byte { b[0] = 2; return b }),
-		"nothing":         framed(nil),
-		"one byte more":   append(bytes.Clone(good), 0),
-		"string too long": body(func(b []byte) []byte { b[1], b[2] = 0xff, 0x7f; return b }),
-		"endless length":  framed(append([]byte{1}, bytes.Repeat([]byte{0xff}, 11)...)),
-		"no time":         framed(append([]byte{1}, make([]byte, 10)...)),
-		"too few strings": framed(append([]byte{1}, make([]byte, 9)...)),
-		"length over all": {0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 1},
+		"version 0":                              body(func(b []byte) []byte { b[0] = 0; return b }),
+		"version 3":                              framed(append([]byte{3}, make([]byte, 12)...)),
+		"version 255":                            framed(append([]byte{255}, make([]byte, 12)...)),
+		"version 2 that adds more than there is": framed(append(append([]byte{2}, make([]byte, 11)...), 9, 'x')),
+		"version 2 without what it adds":         framed(append([]byte{2}, make([]byte, 11)...)),
+		"nothing":                                framed(nil),
+		"one byte more":                          append(bytes.Clone(good), 0),
+		"string too long":                        body(func(b []byte) []byte { b[1], b[2] = 0xff, 0x7f; return b }),
+		"endless length":                         framed(append([]byte{1}, bytes.Repeat([]byte{0xff}, 11)...)),
+		"no time":                                framed(append([]byte{1}, make([]byte, 10)...)),
+		"too few strings":                        framed(append([]byte{1}, make([]byte, 9)...)),
+		"length over all":                        {0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 1},
 	} {
-		if got, err := bus.ParseRecords(b); err == nil {
-			t.Errorf("%s: read as %v", name, got)
+		if got, err := bus.ParseRecords(b); !errors.Is(err, bus.ErrRecord) {
+			t.Errorf("%s: read as %v, %v", name, got, err)
 		}
 	}
-	if _, err := bus.ParseRecords(framed(good[8:])); err != nil {
-		t.Errorf("the frame of this test is wrong: %v", err)
+	for _, body := range [][]byte{good[8:], append([]byte{2}, make([]byte, 12)...)} {
+		if _, err := bus.ParseRecords(framed(body)); err != nil {
+			t.Errorf("the frame of this test is wrong: %v", err)
+		}
 	}
 }
 

@@ -14,9 +14,11 @@ import (
 // Kafka is one broker that is its own controller (KRaft).
 type Kafka struct {
 	Addr string
-	libs string
-	dir  string
-	p    *process
+	// Secure is nil unless it was started by StartSecureKafka.
+	Secure *Security
+	libs   string
+	dir    string
+	p      *process
 }
 
 // kafkaProperties suit tests: one node, little memory, a short broker session so
@@ -52,20 +54,28 @@ var javaFlags = []string{"-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=
 
 // StartKafka starts a fresh broker in a folder of its own.
 func StartKafka(ctx context.Context, dir string) (*Kafka, error) {
-	libs, err := install(ctx, "kafka")
-	if err != nil {
-		return nil, err
-	}
 	ports, err := freePorts(2)
 	if err != nil {
 		return nil, err
 	}
-	k := &Kafka{Addr: "127.0.0.1:" + itoa(ports[0]), libs: libs, dir: dir}
-	text := strings.NewReplacer("@PORT@", itoa(ports[0]), "@CTRL@", itoa(ports[1]), "@DIR@", dir).Replace(kafkaProperties)
+	return startKafka(ctx, dir, ports, nil, kafkaProperties)
+}
+
+// startKafka starts a broker at a port for clients and one for itself.
+func startKafka(ctx context.Context, dir string, ports []int, secure *Security, properties string) (*Kafka, error) {
+	libs, err := install(ctx, "kafka")
+	if err != nil {
+		return nil, err
+	}
+	k := &Kafka{Addr: "127.0.0.1:" + itoa(ports[0]), Secure: secure, libs: libs, dir: dir}
+	text := strings.NewReplacer("@PORT@", itoa(ports[0]), "@CTRL@", itoa(ports[1]), "@DIR@", dir).Replace(properties)
 	if err := os.WriteFile(k.config(), []byte(text), 0o600); err != nil {
 		return nil, err
 	}
 	format := append(k.java("kafka.tools.StorageTool"), "format", "--standalone", "-t", "TallystickTestBroker0A", "-c", k.config())
+	if secure != nil {
+		format = append(format, "--add-scram", "SCRAM-SHA-512=[name="+secure.Username+",password="+secure.Password+"]")
+	}
 	if out, err := exec.CommandContext(ctx, "java", format...).CombinedOutput(); err != nil { //nolint:gosec // our own arguments
 		return nil, fmt.Errorf("format Kafka's storage: %w: %s", err, out)
 	}

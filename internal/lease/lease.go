@@ -125,7 +125,7 @@ func (m *Member) Renew(ctx context.Context, join bool) (s Share, err error) {
 		if err != nil {
 			return err
 		}
-		if err := takeOut(tx, millis); err != nil {
+		if err := m.takeOut(tx, millis); err != nil {
 			return err
 		}
 		return m.look(tx, &s)
@@ -133,12 +133,12 @@ func (m *Member) Renew(ctx context.Context, join bool) (s Share, err error) {
 	return s, fault.Wrap("renew lease", err)
 }
 
-// takeOut removes members whose time is over, but not those that are just
+// takeOut removes other members whose time is over, but not those that are just
 // committing something, and frees what nobody holds. A server that has just started
 // gives everybody time to renew.
-func takeOut(tx *sqldb.Tx, ttlMillis int64) error {
-	_, err := tx.Exec(`DELETE FROM members WHERE id IN (SELECT id FROM members WHERE until < clock_timestamp()
-		AND pg_postmaster_start_time() < clock_timestamp() - ? * interval '1 millisecond' FOR UPDATE SKIP LOCKED)`, ttlMillis)
+func (m *Member) takeOut(tx *sqldb.Tx, ttlMillis int64) error {
+	_, err := tx.Exec(`DELETE FROM members WHERE id IN (SELECT id FROM members WHERE id <> ? AND until < clock_timestamp()
+		AND pg_postmaster_start_time() < clock_timestamp() - ? * interval '1 millisecond' FOR UPDATE SKIP LOCKED)`, m.id, ttlMillis)
 	if err == nil {
 		_, err = tx.Exec(`UPDATE leases SET member = '' WHERE member <> '' AND member NOT IN (SELECT id FROM members)`)
 	}

@@ -165,7 +165,7 @@ func Thaw(ctx context.Context, db *sqldb.DB, group int) error {
 // Expire takes out members whose time is over, as any other member does: there may
 // be none.
 func Expire(ctx context.Context, db *sqldb.DB, group int, ttl time.Duration) error {
-	return fault.Wrap("expire members", dividing(ctx, db, group, func(tx *sqldb.Tx) error { return takeOut(tx, ttl.Milliseconds()) }))
+	return fault.Wrap("expire members", dividing(ctx, db, group, func(tx *sqldb.Tx) error { return (&Member{}).takeOut(tx, ttl.Milliseconds()) }))
 }
 
 // At looks at a group in one transaction, which may be one that reads.

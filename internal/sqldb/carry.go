@@ -105,8 +105,12 @@ func Carry(from, to *Tx, p Portion) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	from.db.statements.Add(1)
-	to.db.statements.Add(1)
+	for _, tx := range []*Tx{from, to} { // what comes next must not go out before it
+		if err := tx.begun(); err != nil {
+			return 0, err
+		}
+		tx.ran(1, 1)
+	}
 	r, w := io.Pipe()
 	ended := make(chan error, 1)
 	go func() {

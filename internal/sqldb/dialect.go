@@ -21,6 +21,7 @@ var ddl = []struct {
 	{regexp.MustCompile(`\bBLOB\b`), `BYTEA`},
 	{regexp.MustCompile(`\bTEXT\b`), `TEXT COLLATE "C"`},
 	{regexp.MustCompile(`\)\s*WITHOUT ROWID`), `)`},
+	{regexp.MustCompile(`(?m)^-- postgres: `), ``}, // a line for PostgreSQL alone
 }
 
 // postgresDDL is a script of a schema for PostgreSQL.

@@ -4,4 +4,7 @@
 //
 // Embedded, an area is one SQLite file (WAL, synchronous=FULL: a commit returns
 // after its fsync) with one writing connection and a few reading ones.
+//
+// In the cluster it is a schema in PostgreSQL, which Migrate makes and Open checks;
+// docs/adr/0018-postgresql-stores.md says what differs.
 package sqldb

@@ -180,8 +180,6 @@ func (e *engine) dataVersion() uint32 {
 	return **(**uint32)(unsafe.Pointer(&e.out))
 }
 
-func (e *engine) lastRowID() int64 { return sqlite3.Xsqlite3_last_insert_rowid(e.tls, e.db) }
-
 // query runs a statement and calls row for each row of its result. An error of
 // row's own comes back as rowError.
 func (e *engine) query(query string, args []any, row func(Scan) error) error {

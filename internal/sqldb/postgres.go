@@ -1,10 +1,8 @@
 package sqldb
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"reflect"
 	"strconv"
 	"time"
 
@@ -24,7 +22,7 @@ type Postgres struct {
 	User, Password string
 	// Schema has the area's tables; empty means the area's name.
 	Schema string
-	// Number of the database among those of the installation, 1 to 127: its rows have
+	// Number of the database among those of the installation, 1 to NumberMax: its rows have
 	// ids of their own, so that they can move to another one.
 	Number int
 	// ConnectTimeout, StatementTimeout and IdleTimeout (of a transaction in which
@@ -47,6 +45,13 @@ const (
 	idsDatabases = NumberMax + 1
 	idsMax       = 1 << 53
 )
+
+func (p *Postgres) check(op string) error {
+	if p.Number < 1 || p.Number > NumberMax {
+		return &fault.Error{Kind: fault.Invalid, Op: op, Field: "postgres.number", Code: "config_invalid", Fix: fmt.Sprintf("1 to %d", NumberMax)}
+	}
+	return nil
+}
 
 // config is how each connection is opened.
 func (p *Postgres) config(area string, readOnly bool) (*pgx.ConnConfig, error) {
@@ -88,120 +93,6 @@ func (p *Postgres) schema(area string) string {
 		return p.Schema
 	}
 	return area
-}
-
-// postgres is one connection. It is opened at its first use, and again when it broke.
-type postgres struct {
-	config  *pgx.ConnConfig
-	conn    *pgx.Conn
-	ctx     context.Context //nolint:containedctx // of who uses it now, without its end: nobody who leaves interrupts a transaction
-	timeout time.Duration   // of a statement: the server's own, and some time on the way
-	texts   map[string]string
-}
-
-func newPostgres(p *Postgres, area string, readOnly bool) (*postgres, error) {
-	c, err := p.config(area, readOnly)
-	if err != nil {
-		return nil, err
-	}
-	timeout := p.StatementTimeout
-	if timeout == 0 {
-		timeout = 30 * time.Second
-	}
-	return &postgres{config: c, texts: map[string]string{}, timeout: timeout + 5*time.Second}, nil
-}
-
-// ready connects if there is no connection. It comes before each use.
-func (c *postgres) ready(ctx context.Context) (err error) {
-	c.ctx = context.WithoutCancel(ctx)
-	if c.conn != nil && !c.conn.IsClosed() {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, c.config.ConnectTimeout)
-	defer cancel()
-	c.conn, err = pgx.ConnectConfig(ctx, c.config)
-	return err
-}
-
-func (c *postgres) text(query string) string {
-	t, ok := c.texts[query]
-	if !ok {
-		if len(c.texts) >= knownMax {
-			clear(c.texts)
-		}
-		t = postgresText(query)
-		c.texts[query] = t
-	}
-	return t
-}
-
-var errNoConnection = errors.New("no connection")
-
-func (c *postgres) exec(query string, args []any) (int64, error) {
-	if c.conn == nil {
-		return 0, errNoConnection
-	}
-	ctx, cancel := context.WithTimeout(c.ctx, c.timeout)
-	defer cancel()
-	tag, err := c.conn.Exec(ctx, c.text(query), plain(args)...)
-	return tag.RowsAffected(), err
-}
-
-func (c *postgres) query(query string, args []any, row func(Scan) error) error {
-	if c.conn == nil {
-		return errNoConnection
-	}
-	ctx, cancel := context.WithTimeout(c.ctx, c.timeout)
-	defer cancel()
-	rows, err := c.conn.Query(ctx, c.text(query), plain(args)...)
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
-	var scanned error
-	scan := func(dst ...any) error {
-		scanned = rows.Scan(dst...) // closes rows when it fails
-		return scanned
-	}
-	for rows.Next() {
-		if err := row(scan); err != nil {
-			return &rowError{err}
-		}
-	}
-	return rows.Err()
-}
-
-func (c *postgres) close() error {
-	if c.conn == nil {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(c.ctx, 5*time.Second)
-	defer cancel()
-	return c.conn.Close(ctx)
-}
-
-// alive reports whether the connection can be used for more.
-func (c *postgres) alive() bool { return c.conn != nil && !c.conn.IsClosed() }
-
-// plain makes plain values of types that are made of them, in place.
-func plain(args []any) []any {
-	for i, a := range args {
-		switch a.(type) {
-		case nil, string, *string, int64, *int64, int, *int, bool, *bool, []byte:
-			continue
-		}
-		switch v := reflect.ValueOf(a); v.Kind() {
-		case reflect.String:
-			args[i] = v.String()
-		case reflect.Bool:
-			args[i] = v.Bool()
-		case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
-			args[i] = v.Int()
-		case reflect.Uint8, reflect.Uint16, reflect.Uint32:
-			args[i] = int64(v.Uint()) //nolint:gosec // at most 32 bits
-		}
-	}
-	return args
 }
 
 // classifyPostgres gives an error of PostgreSQL its kind. It is false for what does

@@ -71,6 +71,7 @@ type DB struct {
 	writer     chan *conn // holds the one writing connection when it is free
 	readers    chan *conn // holds reading connections; nil entries are yet to be opened
 	statements atomic.Int64
+	trips      atomic.Int64
 	commits    atomic.Int64
 	stopped    atomic.Bool // a commit's outcome is unknown: nothing is written any more
 	closeOnce  sync.Once
@@ -218,6 +219,12 @@ func schemaNewer(have, want int64) error {
 		Err: fmt.Errorf("the schema has version %d, this build knows up to %d", have, want)}
 }
 
+// Stamp stores constants that are known only after Open, and compares them at every
+// other call: fault.Conflict when one differs. The database has a stamp already.
+func (db *DB) Stamp(ctx context.Context, stamp map[string]string) error {
+	return fault.Wrap("sqldb: stamp "+db.area, db.Write(ctx, func(tx *Tx) error { return db.compareStamp(tx, stamp) }))
+}
+
 // checkStamp stores each constant at first open and compares it at every other.
 func (db *DB) checkStamp(ctx context.Context, stamp map[string]string) error {
 	if len(stamp) == 0 {
@@ -227,28 +234,32 @@ func (db *DB) checkStamp(ctx context.Context, stamp map[string]string) error {
 		if _, err := tx.Exec(`CREATE TABLE IF NOT EXISTS stamp (name TEXT PRIMARY KEY, value TEXT NOT NULL)`); err != nil {
 			return err
 		}
-		for _, name := range slices.Sorted(maps.Keys(stamp)) {
-			want := stamp[name]
-			if _, err := tx.Exec(`INSERT INTO stamp (name, value) VALUES (?, ?) ON CONFLICT DO NOTHING`, name, want); err != nil {
-				return err
-			}
-			var have string
-			err := tx.Query(`SELECT value FROM stamp WHERE name = ?`, []any{name}, func(scan Scan) error { return scan(&have) })
-			if err != nil {
-				return err
-			}
-			if have != want {
-				return db.stampMismatch(name, have, want)
-			}
-		}
-		return nil
+		return db.compareStamp(tx, stamp)
 	})
 }
 
-func (db *DB) stampMismatch(name, have, want string) error {
+func (db *DB) compareStamp(tx *Tx, stamp map[string]string) error {
+	for _, name := range slices.Sorted(maps.Keys(stamp)) {
+		want := stamp[name]
+		if _, err := tx.Exec(`INSERT INTO stamp (name, value) VALUES (?, ?) ON CONFLICT DO NOTHING`, name, want); err != nil {
+			return err
+		}
+		var have string
+		err := tx.Query(`SELECT value FROM stamp WHERE name = ?`, []any{name}, func(scan Scan) error { return scan(&have) })
+		if err != nil {
+			return err
+		}
+		if have != want {
+			return stampMismatch(db.area, name, have, want)
+		}
+	}
+	return nil
+}
+
+func stampMismatch(area, name, have, want string) error {
 	return &fault.Error{Kind: fault.Conflict, Code: "stamp_mismatch", Field: name,
 		Fix: "open this data with the secret and settings that made it",
-		Err: fmt.Errorf("the %s store was made with %s=%q, this process has %q", db.area, name, have, want)}
+		Err: fmt.Errorf("the %s store was made with %s=%q, this process has %q", area, name, have, want)}
 }
 
 // Number is that of a PostgreSQL database; 0 for SQLite.
@@ -257,6 +268,10 @@ func (db *DB) Number() int { return db.number }
 // Statements is how many SQL statements have run, and Commits how many writing
 // transactions were committed: tests hold both down.
 func (db *DB) Statements() int64 { return db.statements.Load() }
+
+// RoundTrips is how often a statement, or several that were sent at once, were waited
+// for. It says something of PostgreSQL alone.
+func (db *DB) RoundTrips() int64 { return db.trips.Load() }
 
 // Commits counts committed writing transactions.
 func (db *DB) Commits() int64 { return db.commits.Load() }
@@ -290,7 +305,11 @@ func (db *DB) Write(ctx context.Context, fn func(*Tx) error) error {
 		return err
 	}
 	defer func() { end(committed) }()
-	if err := fn(tx); err != nil {
+	err = fn(tx)
+	if e := tx.begun(); e != nil {
+		return e
+	}
+	if err != nil {
 		return err
 	}
 	db.points.At(db.area + ".before_commit")
@@ -340,20 +359,21 @@ func (db *DB) read(ctx context.Context, snapshot bool, fn func(*Tx) error) error
 		c = newConn(opened)
 	}
 	tx := &Tx{db: db, conn: c}
-	begin := `BEGIN`
 	if p, ok := c.connection.(*postgres); ok {
 		if err := p.ready(ctx); err != nil {
 			return classify("sqldb: connect to "+db.area, err)
 		}
-		begin = `BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY`
+		if snapshot {
+			p.begin = `BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY`
+		}
+	} else if snapshot {
+		if _, err := tx.Exec(`BEGIN`); err != nil {
+			return err
+		}
 	}
-	if !snapshot {
-		return fn(tx)
+	if snapshot {
+		defer tx.rollback()
 	}
-	if _, err := tx.Exec(begin); err != nil {
-		return err
-	}
-	defer func() { _, _ = tx.Exec(`ROLLBACK`) }()
 	return fn(tx)
 }
 

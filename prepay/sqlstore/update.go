@@ -227,15 +227,26 @@ func (s *Store) updateBlind(tx *sqldb.Tx, calls []*prepay.Call) error {
 // nearly full is padded.
 var updateRows = [...]int{64, 16, 1}
 
+// rowsFor is how many calls the next statement for n of them has room for. Where
+// each statement is a round trip, it takes all that there are.
+func rowsFor(tx *sqldb.Tx, n int) (rows int) {
+	for i := range updateRows {
+		fits := n >= updateRows[i]*3/4
+		if tx.Postgres() && i+1 < len(updateRows) {
+			fits = n > updateRows[i+1]
+		}
+		if rows = updateRows[i]; fits {
+			break
+		}
+	}
+	return rows
+}
+
 func (s *Store) write(tx *sqldb.Tx, w work) error {
 	var args []any
 	for calls := w.calls; len(calls) > 0; {
 		u := updateOf{updateKind: w.updateKind}
-		for _, u.rows = range updateRows {
-			if len(calls) >= u.rows*3/4 {
-				break
-			}
-		}
+		u.rows = rowsFor(tx, len(calls))
 		n := min(u.rows, len(calls))
 		args = args[:0]
 		for _, c := range calls[:n] {

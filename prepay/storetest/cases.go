@@ -353,3 +353,36 @@ func statements(t testing.TB, h Harness) {
 		t.Errorf("%d statements change %d calls, want at most %d", used, n, limit)
 	}
 }
+
+// roundTrips: where each is waited for, a batch costs them by the table.
+func roundTrips(t testing.TB, h Harness) {
+	if h.RoundTrips == nil {
+		return
+	}
+	place := int64(0)
+	for _, n := range []int{1, 10, 60, 192} {
+		var calls []prepay.Call
+		var numbers []string
+		var evs []bus.Event
+		for i := range n {
+			c := makeCall(fmt.Sprint(n, "/", i))
+			calls, numbers, evs = append(calls, c), append(numbers, c.OutTradeNo), append(evs, outcomeOf(&c, i+1))
+		}
+		trips := func(what string, most int64, f func()) {
+			before := h.RoundTrips()
+			f()
+			if used := h.RoundTrips() - before; used > most {
+				t.Errorf("to %s %d calls takes %d round trips, want at most %d", what, n, used, most)
+			}
+		}
+		trips("insert", 8, func() {
+			must(t, change(h, prepay.Change{Insert: calls, Batch: batchAt(place, place+1), Events: evs}))
+		})
+		trips("change", 7+int64(n/64), func() {
+			must(t, h.Store.Update(context.Background(), prepay.Pick{Numbers: numbers}, func(p prepay.Picked) (prepay.Change, error) {
+				return prepay.Change{Update: p.Calls, Batch: batchAt(place+1, place+2), Events: evs}, nil
+			}))
+		})
+		place += 2
+	}
+}

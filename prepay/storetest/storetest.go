@@ -21,6 +21,8 @@ type Harness struct {
 	Places func() map[int]bus.Place
 	// Statements counts SQL statements so far.
 	Statements func() int64
+	// RoundTrips counts how often the database was waited for; nil for one in this process.
+	RoundTrips func() int64
 	Groups     int
 	// Leased says that the store leaves it to a lease that no other one writes: it
 	// need not see what a second one wrote, and one opened after that must.
@@ -68,6 +70,7 @@ func Cases() []Case {
 		{"what is old and final is cleaned", clean},
 		{"figures", stats},
 		{"statements do not grow with rows", statements},
+		{"round trips do not grow with rows", roundTrips},
 	}
 }
 

@@ -32,6 +32,7 @@ func openPostgres(t testing.TB) storetest.Harness {
 	}
 	h := openWith(t, o)
 	h.Leased = true
+	h.RoundTrips = h.Store.(*sqlstore.Store).DB().RoundTrips
 	return h
 }
 

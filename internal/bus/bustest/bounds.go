@@ -1,6 +1,7 @@
 package bustest
 
 import (
+	"reflect"
 	"testing"
 
 	"github.com/tallystick/tallystick/internal/bus"
@@ -75,5 +76,36 @@ func (f *fixture) others(c *bus.Consumer, stopped int) {
 	}
 	if c.Lag() == 0 {
 		f.Errorf("nothing waits in the group that stopped")
+	}
+}
+
+// A message of a newer build is put aside by this one, and applied by that one: with
+// all that this one does not know.
+func parkedWhole(tb testing.TB, open Open) {
+	f := newFixture(tb, open)
+	events := Events("a", 2, 2)
+	events[0].Version, events[0].Extra = bus.EnvelopeVersion+1, []byte("\x00later")
+	events[0].Type, events[0].Payload = "test.unknown", []byte(`{"i":0,"later":[1]}`)
+	b := &bus.Batch{Topic: f.Source.Topic(), Parked: map[int]string{}}
+	for i := range events {
+		b.Parked[i] = "its type is unknown"
+		b.Messages = append(b.Messages, bus.Message{Event: events[i], Topic: b.Topic, Group: i, Place: bus.Place{Epoch: 1, Seq: 7}, Part: i})
+	}
+	if err := f.Apply(f.Context(), b); err != nil {
+		f.Fatalf("apply: %v", err)
+	}
+	f.reopen(nil)
+	for i, have := range f.parked() {
+		if !reflect.DeepEqual(have, b.Messages[i]) {
+			f.Errorf("put aside\n%+v, and taken back\n%+v", b.Messages[i], have)
+		}
+	}
+	if n := len(f.parked()); n != len(events) {
+		f.Errorf("%d are parked, want %d", n, len(events))
+	}
+	f.requestReplay(events[0].Context.BizCode, 1)
+	msgs, _, err := f.Places.TakeReplay(f.Context(), b.Topic)
+	if err != nil || len(msgs) != 1 || !reflect.DeepEqual(msgs[0], b.Messages[0]) {
+		f.Errorf("a replay takes %+v, want %+v; %v", msgs, b.Messages[0], err)
 	}
 }

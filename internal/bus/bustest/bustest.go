@@ -86,6 +86,7 @@ func Cases() []Case {
 		{"a replay that fails holds up nobody", failingReplay},
 		{"parked is what is stored as parked", parkedOnlyWhenStored},
 		{"what may be parked is bounded", parkedIsBounded},
+		{"parked is the whole message", parkedWhole},
 		{"another log in its place is refused", replacedLog},
 		{"a full bus refuses and recovers", full},
 	}

@@ -22,13 +22,17 @@ var errFull = fault.New(fault.Unavailable, "test", "disk full")
 // openLog is a log table, in a database of its own.
 func openLog(tb testing.TB, dir string, points fault.Points) *bustest.Bus {
 	tb.Helper()
-	db, err := sqldb.Open(tb.Context(), sqldb.Options{Area: "writer", Path: filepath.Join(dir, "writer.db"), NoSync: true, Points: points,
-		Migrations: []string{embedded.Schema(bus.Payments)}})
+	return openLogWith(tb, sqldb.Options{Path: filepath.Join(dir, "writer.db"), Points: points}, sqlreader.Open(tb, dir, points))
+}
+
+func openLogWith(tb testing.TB, o sqldb.Options, r sqlreader.Reader) *bustest.Bus {
+	tb.Helper()
+	o.Area, o.NoSync, o.Migrations = "writer", true, []string{embedded.Schema(bus.Payments)}
+	db, err := sqldb.Open(tb.Context(), o)
 	if err != nil {
 		tb.Fatal(err)
 	}
 	log := embedded.NewLog(db, 4, bus.Payments)
-	r := sqlreader.Open(tb, dir, points)
 	b := r.Bus(log.Source(bus.Payments))
 	b.Publish = func(ctx context.Context, events []bus.Event) error {
 		return db.Write(ctx, func(tx *sqldb.Tx) error { return log.Emit(tx, bus.Payments, events) })

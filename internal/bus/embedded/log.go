@@ -36,7 +36,7 @@ type topicLog struct {
 }
 
 // eventColumns are the columns of an event that has a row to itself.
-var eventColumns = append([]string{"event_id", "type", "version", "at_millis"}, append(slices.Clone(ids.Columns), "payload")...)
+var eventColumns = append([]string{"event_id", "type", "version", "at_millis"}, append(slices.Clone(ids.Columns), "extra", "payload")...)
 
 // NewLog opens the logs of the topics in an area's database, which has the
 // tables of Schema(topics...).
@@ -109,11 +109,11 @@ func checkEvent(e *bus.Event) error {
 
 func appendEvent(dst []any, e *bus.Event) []any {
 	dst = append(dst, e.ID, e.Type, e.Version, e.AtMillis)
-	return append(e.Context.AppendValues(dst), e.Payload)
+	return append(e.Context.AppendValues(dst), append([]byte{}, e.Extra...), e.Payload)
 }
 
 func eventTargets(e *bus.Event) []any {
-	return append(append([]any{&e.ID, &e.Type, &e.Version, &e.AtMillis}, e.Context.Targets()...), &e.Payload)
+	return append(append([]any{&e.ID, &e.Type, &e.Version, &e.AtMillis}, e.Context.Targets()...), &e.Extra, &e.Payload)
 }
 
 // advance moves heads, never back, and wakes the readers; t.mu is held.

@@ -35,12 +35,17 @@ CREATE TABLE marks (topic TEXT NOT NULL, grp INTEGER NOT NULL, seq INTEGER NOT N
 CREATE TABLE parked (id INTEGER PRIMARY KEY, topic TEXT NOT NULL, grp INTEGER NOT NULL, epoch INTEGER NOT NULL,
   seq INTEGER NOT NULL, part INTEGER NOT NULL, reason TEXT NOT NULL, parked_at_millis INTEGER NOT NULL,
   replay BOOLEAN NOT NULL DEFAULT FALSE, event_id TEXT NOT NULL, type TEXT NOT NULL, version INTEGER NOT NULL,
-  at_millis INTEGER NOT NULL, ` + contextColumnsSQL + `, payload BLOB NOT NULL);
+  at_millis INTEGER NOT NULL, ` + contextColumnsSQL + `, extra BLOB NOT NULL, payload BLOB NOT NULL);
 CREATE INDEX parked_key ON parked (topic, biz_code, id);
 `
 
+// In PostgreSQL a group's rows are found by their last sequence: an index whose
+// groups grow apart costs little there, and ids say nothing of an order, as they are
+// taken before a transaction waits for its counters, and as groups move between
+// databases.
 const schemaLog = `
 CREATE TABLE log_{topic} (id INTEGER PRIMARY KEY, grp INTEGER NOT NULL, last INTEGER NOT NULL, events INTEGER NOT NULL, at_millis INTEGER NOT NULL, body BLOB NOT NULL);
+-- postgres: CREATE UNIQUE INDEX log_{topic}_last ON log_{topic} (grp, last);
 `
 
 // Advance moves the batch's places, from exactly where it was read, parks what
@@ -81,7 +86,7 @@ func advanceReplay(tx *sqldb.Tx, b *bus.Batch) error {
 		reason, parked := b.Parked[i]
 		query, args := `DELETE FROM parked WHERE id = ?`, []any{id}
 		if parked {
-			query, args = `UPDATE parked SET reason = ? WHERE id = ?`, []any{reason, id}
+			query, args = `UPDATE parked SET reason = ? WHERE id = ?`, []any{text(reason), id}
 			again = true
 		}
 		n, err := tx.Exec(query, args...)
@@ -103,10 +108,16 @@ var parkedColumns = append([]string{"topic", "grp", "epoch", "seq", "part", "rea
 
 func insertParked(tx *sqldb.Tx, m *bus.Message, reason string, nowMillis int64) error {
 	_, err := tx.Insert("parked", parkedColumns, 1, "", func(dst []any, _ int) []any {
-		dst = append(dst, string(m.Topic), m.Group, m.Place.Epoch, m.Place.Seq, m.Part, reason, nowMillis)
+		dst = append(dst, string(m.Topic), m.Group, m.Place.Epoch, m.Place.Seq, m.Part, text(reason), nowMillis)
 		return appendEvent(dst, &m.Event)
 	})
 	return err
+}
+
+// text makes a reason fit for a database, which refuses, with the whole batch, what
+// is no UTF-8 and any NUL: it may quote what it is the reason for.
+func text(s string) string {
+	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
 }
 
 // Parked is one message that was put aside.
@@ -180,12 +191,15 @@ func (p Places) List(ctx context.Context, where string, args ...any) ([]Parked, 
 	var out []Parked
 	err := p.DB.Read(ctx, func(tx *sqldb.Tx) error {
 		query := `SELECT id, topic, grp, epoch, seq, part, reason, parked_at_millis, replay, event_id, type, version, at_millis,
-			biz_code, merchant, order_type, order_scene, institution, trace_id, form, traffic, payload FROM parked ` + where + ` ORDER BY id LIMIT ?`
+			biz_code, merchant, order_type, order_scene, institution, trace_id, form, traffic, extra, payload FROM parked ` + where + ` ORDER BY id LIMIT ?`
 		return tx.Query(query, append(args, listMax), func(scan sqldb.Scan) error {
 			var r Parked
 			m := &r.Message
 			err := scan(append([]any{&r.Row, &m.Topic, &m.Group, &m.Place.Epoch, &m.Place.Seq, &m.Part, &r.Reason,
 				&r.ParkedAtMillis, &r.Replay}, eventTargets(&m.Event)...)...)
+			if len(m.Extra) == 0 {
+				m.Extra = nil
+			}
 			out = append(out, r)
 			return err
 		})

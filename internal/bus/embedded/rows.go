@@ -16,7 +16,7 @@ import (
 //
 // Rows are appended, whatever their group: in the middle of a tree each of them
 // would have its neighbours written again. So a group's rows lie among those of
-// the others, and a mark is set every markEvery events of a group, from which a
+// the others, and in SQLite a mark is set every markEvery events of a group, from which a
 // reader begins to look.
 const markEvery = 64
 
@@ -101,7 +101,7 @@ func (t *topicLog) insert(tx *sqldb.Tx, rows []logRow) error {
 		}
 		return append(dst, list[i], r.group, r.last, r.events, r.atMillis, r.body)
 	})
-	if err != nil {
+	if err != nil || tx.Postgres() {
 		return err
 	}
 	_, err = tx.Insert("marks", markColumns, len(marked), "", func(dst []any, i int) []any {
@@ -121,14 +121,11 @@ func (t *topicLog) stored(ctx context.Context, group int, after bus.Place, limit
 	epoch := t.Head(group).Epoch
 	err := t.log.db.Read(ctx, func(tx *sqldb.Tx) error {
 		out = nil
-		var from int64 // the row to look from; all of them where no mark is left
-		err := tx.Query(`SELECT id FROM marks WHERE topic = ? AND grp = ? AND seq <= ? ORDER BY seq DESC LIMIT 1`,
-			[]any{string(t.topic), group, after.Seq + 1}, func(scan sqldb.Scan) error { return scan(&from) })
+		query, args, err := t.rowsBehind(tx, group, after.Seq, limit)
 		if err != nil {
 			return err
 		}
-		query := `SELECT last, events, body FROM ` + t.table + ` WHERE id >= ? AND grp = ? AND last > ? ORDER BY id LIMIT ?`
-		return tx.Query(query, []any{from, group, after.Seq, limit}, func(scan sqldb.Scan) error {
+		return tx.Query(query, args, func(scan sqldb.Scan) error {
 			r := logRow{group: group}
 			if err := scan(&r.last, &r.events, &r.body); err != nil {
 				return err
@@ -158,9 +155,25 @@ func (t *topicLog) stored(ctx context.Context, group int, after bus.Place, limit
 	return out, fault.Wrap("read "+string(t.topic), err)
 }
 
+// rowsBehind is the statement that reads a group's rows behind a place, in order.
+func (t *topicLog) rowsBehind(tx *sqldb.Tx, group int, after int64, limit int) (query string, args []any, err error) {
+	const columns = `SELECT last, events, body FROM `
+	if tx.Postgres() {
+		return columns + t.table + ` WHERE grp = ? AND last > ? ORDER BY last LIMIT ?`, []any{group, after, limit}, nil
+	}
+	var from int64 // the row to look from; all of them where no mark is left
+	err = tx.Query(`SELECT id FROM marks WHERE topic = ? AND grp = ? AND seq <= ? ORDER BY seq DESC LIMIT 1`,
+		[]any{string(t.topic), group, after + 1}, func(scan sqldb.Scan) error { return scan(&from) })
+	return columns + t.table + ` WHERE id >= ? AND grp = ? AND last > ? ORDER BY id LIMIT ?`, []any{from, group, after, limit}, err
+}
+
 // trim deletes a group's rows whose last event is at or before upTo, at most
 // rowsMax of them, and their marks.
 func (t *topicLog) trim(tx *sqldb.Tx, group int, upTo, rowsMax int64) (int64, error) {
+	if tx.Postgres() {
+		return tx.Exec(`DELETE FROM `+t.table+` WHERE grp = ? AND last IN (SELECT last FROM `+t.table+` WHERE grp = ? AND last <= ?
+			ORDER BY last LIMIT ?)`, group, group, upTo, rowsMax)
+	}
 	var last int64
 	err := tx.Query(`SELECT coalesce(max(id), 0) FROM (SELECT id FROM `+t.table+` WHERE grp = ? AND last <= ? ORDER BY id LIMIT ?) AS rows`,
 		[]any{group, upTo, rowsMax}, func(scan sqldb.Scan) error { return scan(&last) })

@@ -10,15 +10,15 @@ import (
 )
 
 // A batch touches most groups, and a statement for each of them costs more than
-// what it changes. So counters and places are moved set-wise, in the sizes that
-// are cut here, so that few texts are prepared whatever the number of groups.
-var setSizes = [...]int{64, 16, 4, 1}
+// what it changes. So counters and places are moved set-wise, in SQLite in the sizes
+// that are cut here, so that few texts are prepared whatever the number of groups.
+var setSizes = [...]int{setMax, 16, 4, 1}
 
 // setTexts are the texts of a statement by size: a first row, and as many others as
 // are wanted.
 func setTexts(before, first, row, after string) map[int]string {
 	out := map[int]string{}
-	for _, n := range setSizes {
+	for n := 1; n <= setMax; n++ {
 		out[n] = before + first + strings.Repeat(","+row, n-1) + after
 	}
 	return out
@@ -33,8 +33,15 @@ var (
 	beginTexts = setTexts(`INSERT INTO places (topic, grp, epoch, seq) VALUES `, `(?,?,?,?)`, `(?,?,?,?)`, ` ON CONFLICT DO NOTHING`)
 )
 
-// cut is the size of the next statement for n rows.
-func cut(n int) int {
+// setMax is the largest set.
+const setMax = 64
+
+// cut is the size of the next statement for n rows. In PostgreSQL every size is made,
+// as each statement is a round trip.
+func cut(tx *sqldb.Tx, n int) int {
+	if tx.Postgres() {
+		return min(n, setMax)
+	}
 	for _, size := range setSizes {
 		if n >= size {
 			return size
@@ -55,7 +62,7 @@ func (l *Log) count(tx *sqldb.Tx, topic bus.Topic, events []int64) (groups []int
 	found := 0
 	var args []any
 	for rest := groups; len(rest) > 0; {
-		n := cut(len(rest))
+		n := cut(tx, len(rest))
 		args = args[:0]
 		for _, g := range rest[:n] {
 			args = append(args, string(topic), g, events[g])
@@ -87,7 +94,7 @@ func move(tx *sqldb.Tx, topic bus.Topic, moves []bus.Move) (moved int64, err err
 	var args []any
 	set := func(texts map[int]string, rest []bus.Move) error {
 		for len(rest) > 0 {
-			n := cut(len(rest))
+			n := cut(tx, len(rest))
 			args = args[:0]
 			for _, m := range rest[:n] {
 				args = append(args, string(topic), m.Group, m.To.Epoch, m.To.Seq)

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 	"time"
 
@@ -39,7 +40,7 @@ func withBroker(m *testing.M) (int, error) {
 		return 1, err
 	}
 	defer os.RemoveAll(dir) //nolint:errcheck // a temporary folder
-	if broker, err = engines.StartKafka(context.Background(), dir); err != nil {
+	if broker, err = engines.StartSecureKafka(context.Background(), dir); err != nil {
 		return 1, err
 	}
 	code := m.Run()
@@ -126,10 +127,13 @@ func caughtUp(ctx context.Context, cluster *kafka.Cluster, s *kafka.Source) erro
 }
 
 // Intake and its sources are a bus.
-func TestIntake(t *testing.T) {
-	bustest.Run(t, func(tb testing.TB, dir string, points fault.Points) *bustest.Bus {
+func TestIntake(t *testing.T) { bustest.Run(t, openIntake(config)) }
+
+// openIntake opens the bus of a folder over brokers that are reached by how.
+func openIntake(how func(dir string) kafka.Config) bustest.Open {
+	return func(tb testing.TB, dir string, points fault.Points) *bustest.Bus {
 		tb.Helper()
-		cluster := connect(tb, config(dir), bus.Intents)
+		cluster := connect(tb, how(dir), bus.Intents)
 		r := sqlreader.Open(tb, dir, points)
 		in, err := kafka.NewIntake(cluster, kafka.DefaultIntakeConfig(), nil, bus.Intents)
 		if err != nil {
@@ -162,14 +166,16 @@ func TestIntake(t *testing.T) {
 		}
 		suite.Close = func() error { return errors.Join(b.stop(), r.DB.Close()) }
 		return suite
-	})
+	}
 }
 
 // An area's log, its relay and a source are a bus.
-func TestRelay(t *testing.T) {
-	bustest.Run(t, func(tb testing.TB, dir string, points fault.Points) *bustest.Bus {
+func TestRelay(t *testing.T) { bustest.Run(t, openRelay(config)) }
+
+func openRelay(how func(dir string) kafka.Config) bustest.Open {
+	return func(tb testing.TB, dir string, points fault.Points) *bustest.Bus {
 		tb.Helper()
-		cluster := connect(tb, config(dir), bus.Payments)
+		cluster := connect(tb, how(dir), bus.Payments)
 		r := sqlreader.Open(tb, dir, points)
 		db, err := sqldb.Open(tb.Context(), sqldb.Options{Area: "writer", Path: filepath.Join(dir, "writer.db"), NoSync: true, Points: points,
 			Migrations: []string{embedded.Schema(bus.Payments)}})
@@ -211,5 +217,7 @@ func TestRelay(t *testing.T) {
 		suite.PublishAndFail = func(ctx context.Context, events []bus.Event) error { return emit(ctx, events, sqlreader.ErrRollback) }
 		suite.Close = func() error { return errors.Join(b.stop(), r.DB.Close(), db.Close()) }
 		return suite
-	})
+	}
 }
+
+func itoa(n int64) string { return strconv.FormatInt(n, 10) }

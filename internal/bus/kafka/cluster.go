@@ -1,8 +1,8 @@
 package kafka
 
 import (
+	"cmp"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/segmentio/kafka-go"
-	"github.com/segmentio/kafka-go/sasl"
 
 	"github.com/tallystick/tallystick/internal/bus"
 	"github.com/tallystick/tallystick/internal/fault"
@@ -38,14 +37,17 @@ type Config struct {
 	FetchWait      time.Duration
 	FetchBytesMax  int
 	BufferBytesMax int
-	TLS            *tls.Config    // nil for none
-	SASL           sasl.Mechanism // nil for none
+	// BatchBytesMax bounds one request to append. A record that is larger is sent
+	// alone: a topic must take it.
+	BatchBytesMax int
+	TLS           TLS
+	SASL          SASL
 }
 
 // DefaultConfig lacks Brokers and Groups.
 func DefaultConfig() Config {
 	return Config{Prefix: "tallystick.", Epoch: 1, Replication: 3, MinInSync: 2, Retention: 30 * 24 * time.Hour, ProduceTimeout: 5 * time.Second,
-		FetchWait: 500 * time.Millisecond, FetchBytesMax: 1 << 20, BufferBytesMax: 2 << 20}
+		FetchWait: 500 * time.Millisecond, FetchBytesMax: 1 << 20, BufferBytesMax: 2 << 20, BatchBytesMax: 768 << 10}
 }
 
 // Validate names the first value that cannot be.
@@ -66,7 +68,8 @@ func (c Config) Validate() error {
 		v    int64
 	}{{"groups", int64(c.Groups)}, {"epoch", c.Epoch}, {"replication", int64(c.Replication)}, {"min_in_sync", int64(c.MinInSync)},
 		{"retention", int64(c.Retention)}, {"produce_timeout", int64(c.ProduceTimeout)}, {"fetch_wait", int64(c.FetchWait)},
-		{"fetch_bytes_max", int64(c.FetchBytesMax)}, {"buffer_bytes_max", int64(c.BufferBytesMax)}} {
+		{"fetch_bytes_max", int64(c.FetchBytesMax)}, {"buffer_bytes_max", int64(c.BufferBytesMax)},
+		{"batch_bytes_max", int64(c.BatchBytesMax)}} {
 		if f.v <= 0 {
 			return bad(f.name, "set it to at least 1")
 		}
@@ -74,7 +77,10 @@ func (c Config) Validate() error {
 	if c.MinInSync > c.Replication {
 		return bad("min_in_sync", "set it to at most replication")
 	}
-	return nil
+	if err := c.TLS.validate(bad); err != nil {
+		return err
+	}
+	return c.SASL.validate(c.TLS.Enabled, bad)
 }
 
 // Cluster is the connection to the brokers. Safe for concurrent use.
@@ -89,10 +95,20 @@ func Connect(c Config) (*Cluster, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
+	secured, err := c.TLS.config()
+	if err != nil {
+		return nil, err
+	}
+	who, err := c.SASL.mechanism()
+	if err != nil {
+		return nil, &fault.Error{Kind: fault.Invalid, Op: "kafka", Field: "kafka.sasl.username", Code: "bad_value", Fix: "use a name and a password without control characters", Err: err}
+	}
 	// Leaders change within a second of a broker's end: an older map would send to
 	// the wrong one.
-	t := &kafka.Transport{ClientID: "tallystick", MetadataTTL: time.Second, DialTimeout: c.ProduceTimeout, TLS: c.TLS, SASL: c.SASL}
-	return &Cluster{cfg: c, transport: t, client: &kafka.Client{Addr: kafka.TCP(c.Brokers...), Transport: t}}, nil
+	t := &kafka.Transport{ClientID: "tallystick", MetadataTTL: time.Second, DialTimeout: c.ProduceTimeout, Dial: dialer(secured), SASL: who}
+	// A broker that is there and does not answer holds nobody for ever. Half of it is
+	// what brokers are told to wait at most, for copies and for news.
+	return &Cluster{cfg: c, transport: t, client: &kafka.Client{Addr: kafka.TCP(c.Brokers...), Transport: t, Timeout: c.ProduceTimeout + 2*c.FetchWait}}, nil
 }
 
 // Close closes idle connections.
@@ -101,19 +117,33 @@ func (c *Cluster) Close() error {
 	return nil
 }
 
+// ID is what the brokers' cluster was given when it was made.
+func (c *Cluster) ID(ctx context.Context) (string, error) {
+	res, err := c.client.Metadata(ctx, &kafka.MetadataRequest{})
+	if err != nil {
+		return "", fault.Wrap("kafka: cluster id", unavailable(err))
+	}
+	return res.ClusterID, nil
+}
+
 // topic is a topic's name at the brokers.
 func (c *Cluster) topic(t bus.Topic) string { return c.cfg.Prefix + string(t) }
 
 // EnsureTopics makes the topics that are missing, and holds those that are there
-// against the configuration: fault.Conflict names the first that does not fit.
+// against the configuration: fault.Conflict names the first that does not fit, and
+// fault.Invalid a key of the configuration with which brokers let nobody in.
 func (c *Cluster) EnsureTopics(ctx context.Context, topics ...bus.Topic) error {
 	const op = "kafka: topics"
+	if _, err := c.client.Metadata(ctx, &kafka.MetadataRequest{}); err != nil { // the first connection
+		return cmp.Or(c.misconfigured(err), fault.Wrap(op, unavailable(err)))
+	}
 	req := &kafka.CreateTopicsRequest{}
 	for _, t := range topics {
 		req.Topics = append(req.Topics, kafka.TopicConfig{Topic: c.topic(t), NumPartitions: c.cfg.Groups, ReplicationFactor: c.cfg.Replication,
 			ConfigEntries: []kafka.ConfigEntry{{ConfigName: "retention.ms", ConfigValue: strconv.FormatInt(c.cfg.Retention.Milliseconds(), 10)},
 				{ConfigName: "retention.bytes", ConfigValue: "-1"}, {ConfigName: "cleanup.policy", ConfigValue: "delete"},
-				{ConfigName: "min.insync.replicas", ConfigValue: strconv.Itoa(c.cfg.MinInSync)}}})
+				{ConfigName: "min.insync.replicas", ConfigValue: strconv.Itoa(c.cfg.MinInSync)},
+				{ConfigName: "max.message.bytes", ConfigValue: strconv.Itoa(max(1<<20, c.messageBytesMin()))}}})
 	}
 	res, err := c.client.CreateTopics(ctx, req)
 	if err != nil {
@@ -159,6 +189,9 @@ func (c *Cluster) awaitLeaders(ctx context.Context, topics []bus.Topic) error {
 	}
 }
 
+// messageBytesMin is what a topic must take at once: a batch, and what Kafka adds.
+func (c *Cluster) messageBytesMin() int { return c.cfg.BatchBytesMax + c.cfg.BatchBytesMax/4 }
+
 func (c *Cluster) checkTopics(ctx context.Context, topics []bus.Topic) error {
 	const op = "kafka: topics"
 	names := make([]string, len(topics))
@@ -181,7 +214,7 @@ func (c *Cluster) checkTopics(ctx context.Context, topics []bus.Topic) error {
 			return conflict(t.Name, "add replicas, or lower kafka.replication", "it has %d replicas", n)
 		}
 		req.Resources = append(req.Resources, kafka.DescribeConfigRequestResource{ResourceType: kafka.ResourceTypeTopic, ResourceName: t.Name,
-			ConfigNames: []string{"retention.ms", "cleanup.policy", "min.insync.replicas", "retention.bytes"}})
+			ConfigNames: []string{"retention.ms", "cleanup.policy", "min.insync.replicas", "retention.bytes", "max.message.bytes"}})
 	}
 	res, err := c.client.DescribeConfigs(ctx, req)
 	if err != nil {
@@ -205,6 +238,8 @@ func (c *Cluster) checkTopics(ctx context.Context, topics []bus.Topic) error {
 			return conflict(r.ResourceName, "set cleanup.policy to delete", "it is compacted, which leaves gaps")
 		case number("min.insync.replicas") < int64(c.cfg.MinInSync):
 			return conflict(r.ResourceName, "raise min.insync.replicas", "it is %s", have["min.insync.replicas"])
+		case number("max.message.bytes") < int64(c.messageBytesMin()):
+			return conflict(r.ResourceName, "raise max.message.bytes, or lower kafka.batch_bytes_max", "it takes %s bytes at once, %d are wanted", have["max.message.bytes"], c.messageBytesMin())
 		}
 	}
 	return nil
@@ -233,5 +268,5 @@ func (c *Cluster) metadata(ctx context.Context, names []string) ([]kafka.Topic, 
 }
 
 func unavailable(err error) error {
-	return &fault.Error{Kind: fault.Unavailable, Op: "kafka", Code: "broker_unavailable", Fix: "see whether the brokers run and can be reached", Err: err}
+	return &fault.Error{Kind: fault.Unavailable, Op: "kafka", Code: "broker_unavailable", Fix: "see whether the brokers run, can be reached, and want what kafka.tls and kafka.sasl say", Err: err}
 }

@@ -118,6 +118,16 @@ func TestIntakeThreeValues(t *testing.T) {
 	must(t, k.Start(t.Context()))
 	eventually(t, "after the broker is back", func() error { return try(4) })
 
+	must(t, k.Stop()) // clean: for a moment kafka-go knows that there is no leader
+	eventually(t, "while there is no leader", func() error {
+		if err := try(5); !fault.Is(err, fault.Unavailable) {
+			return fmt.Errorf("want a certain no, have %w", err)
+		}
+		return nil
+	})
+	must(t, k.Start(t.Context()))
+	eventually(t, "after the broker is back again", func() error { return try(6) })
+
 	there := all(t, cluster, bus.Intents)
 	for id, err := range fates {
 		switch n := there[id]; {
@@ -263,6 +273,10 @@ func TestRelayThroughFaults(t *testing.T) {
 	publish("d")
 	must(t, k.Start(t.Context()))
 	publish("e")
+	must(t, k.Stop())
+	publish("f")
+	must(t, k.Start(t.Context()))
+	publish("g")
 	var have []bus.Message
 	eventually(t, "everything is applied", func() error {
 		have, err = r.Effects(t.Context())
@@ -305,6 +319,7 @@ func TestUnfitTopicsAreRefused(t *testing.T) {
 		"too short a retention":      {entries: []kafkago.ConfigEntry{{ConfigName: "retention.ms", ConfigValue: "1000"}}, words: "keeps 1000 ms"},
 		"a bound of bytes":           {entries: []kafkago.ConfigEntry{forever, {ConfigName: "retention.bytes", ConfigValue: "1000"}}, words: "1000 bytes"},
 		"compacted":                  {entries: []kafkago.ConfigEntry{forever, {ConfigName: "cleanup.policy", ConfigValue: "compact"}}, words: "compacted"},
+		"too small a message":        {entries: []kafkago.ConfigEntry{forever, {ConfigName: "max.message.bytes", ConfigValue: "500000"}}, words: "takes 500000 bytes"},
 		"too few copies":             {change: func(c *kafka.Config) { c.Replication = 2 }, words: "1 replicas"},
 		"fit, but for a longer time": {change: func(c *kafka.Config) { c.Retention = 90 * 24 * time.Hour }, words: "keeps"},
 	} {

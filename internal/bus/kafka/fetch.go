@@ -15,43 +15,59 @@ import (
 )
 
 // fetch reads from an offset, in order: nothing when there is nothing yet within
-// wait. next is the offset behind what was read.
+// wait. next is the offset behind what was read. With an error, out is what lies
+// before it.
 func (c *Cluster) fetch(ctx context.Context, topic bus.Topic, group int, offset int64, wait time.Duration) (out []bus.Message, next int64, err error) {
+	next, err = c.scan(ctx, topic, group, offset, wait, func(r *kafka.Record) error {
+		m, err := c.message(topic, group, r)
+		if err == nil {
+			out = append(out, m)
+		}
+		return err
+	})
+	return out, next, err
+}
+
+// scan calls fn for each record from an offset, in order.
+func (c *Cluster) scan(ctx context.Context, topic bus.Topic, group int, offset int64, wait time.Duration, fn func(*kafka.Record) error) (next int64, err error) {
 	res, err := c.client.Fetch(ctx, &kafka.FetchRequest{Topic: c.topic(topic), Partition: group, Offset: offset, MinBytes: 1,
 		MaxBytes: int64(c.cfg.FetchBytesMax), MaxWait: wait})
 	if err != nil {
-		return nil, offset, unavailable(err)
+		return offset, unavailable(err)
 	}
 	switch {
-	case errors.Is(res.Error, kafka.OffsetOutOfRange) && offset < res.LogStartOffset:
-		// It was deleted: the reader sees the gap.
-		return c.fetch(ctx, topic, group, res.LogStartOffset, wait)
-	case errors.Is(res.Error, kafka.OffsetOutOfRange):
-		return nil, offset, fault.New(fault.Conflict, "fetch", "%s/%d has %d to %d, and is to be read from %d: %w", c.topic(topic), group, res.LogStartOffset, res.HighWatermark, offset, res.Error)
+	case errors.Is(res.Error, kafka.OffsetOutOfRange): // it does not say what the range is
+		first, last, err := c.ends(ctx, topic, group)
+		switch {
+		case err != nil:
+			return offset, err
+		case offset < first: // it was deleted: the reader sees the gap
+			return c.scan(ctx, topic, group, first, wait, fn)
+		}
+		return offset, fault.New(fault.Conflict, "fetch", "%s/%d has %d to %d, and is to be read from %d: %w", c.topic(topic), group, first, last, offset, res.Error)
 	case res.Error != nil:
-		return nil, offset, unavailable(res.Error)
+		return offset, unavailable(res.Error)
 	}
 	next = offset
-	for {
+	for read := false; ; {
 		r, err := res.Records.ReadRecord()
 		if errors.Is(err, io.EOF) {
-			return out, next, nil
+			return next, nil
 		}
 		if err != nil {
 			// A batch that was cut at the bound of bytes: what came before it is whole.
-			if len(out) > 0 && errors.Is(err, io.ErrUnexpectedEOF) {
-				return out, next, nil
+			if read && errors.Is(err, io.ErrUnexpectedEOF) {
+				return next, nil
 			}
-			return out, next, unavailable(err)
+			return next, unavailable(err)
 		}
 		if r.Offset < offset {
 			continue // a batch is sent whole
 		}
-		m, err := c.message(topic, group, r)
-		if err != nil {
-			return out, next, fault.New(fault.Internal, "fetch", "%s/%d at %d: %w", c.topic(topic), group, r.Offset, err)
+		if err := fn(r); err != nil {
+			return next, fault.New(fault.Internal, "fetch", "%s/%d at %d: %w", c.topic(topic), group, r.Offset, err)
 		}
-		out, next = append(out, m), r.Offset+1
+		read, next = true, r.Offset+1
 	}
 }
 
@@ -61,24 +77,36 @@ func (c *Cluster) message(topic bus.Topic, group int, r *kafka.Record) (m bus.Me
 		return m, err
 	}
 	events, err := bus.ParseRecords(value)
-	if err != nil || len(events) != 1 {
-		return m, fmt.Errorf("%d events in a record: %w", len(events), err)
+	if err != nil {
+		return m, err
 	}
-	m = bus.Message{Event: events[0], Topic: topic, Group: group, Place: bus.Place{Epoch: c.cfg.Epoch, Seq: r.Offset + 1}}
+	if len(events) != 1 {
+		return m, fmt.Errorf("%w: %d events in a record", bus.ErrRecord, len(events))
+	}
+	place, err := c.placeOf(r)
+	return bus.Message{Event: events[0], Topic: topic, Group: group, Place: place}, err
+}
+
+// placeOf is the place of a record, for which its value need not be readable.
+// Headers of other names are passed over.
+func (c *Cluster) placeOf(r *kafka.Record) (bus.Place, error) {
+	p := bus.Place{Epoch: c.cfg.Epoch, Seq: r.Offset + 1}
 	for _, h := range r.Headers {
-		at := &m.Place.Seq
+		at := &p.Seq
 		switch h.Key {
 		case headerEpoch:
-			at = &m.Place.Epoch
+			at = &p.Epoch
 		case headerSeq:
 		default:
 			continue
 		}
-		if *at, err = strconv.ParseInt(string(h.Value), 10, 64); err != nil {
-			return m, fmt.Errorf("header %s: %w", h.Key, err)
+		n, err := strconv.ParseInt(string(h.Value), 10, 64)
+		if err != nil {
+			return p, fmt.Errorf("%w: header %s: %w", bus.ErrRecord, h.Key, err)
 		}
+		*at = n
 	}
-	return m, nil
+	return p, nil
 }
 
 // endOf is the end of a partition: the offset that the next record gets, and the
@@ -92,32 +120,42 @@ type endOf struct {
 // the very last record may be a relay's repetition of an earlier one.
 const tailRecords = 256
 
-// end reads the end of a partition.
-func (c *Cluster) end(ctx context.Context, topic bus.Topic, group int) (e endOf, err error) {
+// ends are the first offset of a partition, and the one that its next record gets.
+func (c *Cluster) ends(ctx context.Context, topic bus.Topic, group int) (first, last int64, err error) {
 	name := c.topic(topic)
 	res, err := c.client.ListOffsets(ctx, &kafka.ListOffsetsRequest{Topics: map[string][]kafka.OffsetRequest{name: {kafka.FirstOffsetOf(group), kafka.LastOffsetOf(group)}}})
 	if err != nil {
-		return e, unavailable(err)
+		return 0, 0, unavailable(err)
 	}
-	var first int64
 	for _, p := range res.Topics[name] {
 		if p.Error != nil {
-			return e, unavailable(p.Error)
+			return 0, 0, unavailable(p.Error)
 		}
-		first, e.offset = max(0, p.FirstOffset), p.LastOffset
+		first, last = max(0, p.FirstOffset), p.LastOffset
 	}
+	return first, last, nil
+}
+
+// end reads the end of a partition.
+func (c *Cluster) end(ctx context.Context, topic bus.Topic, group int) (e endOf, err error) {
+	first, last, err := c.ends(ctx, topic, group)
+	if err != nil {
+		return e, err
+	}
+	e.offset = last
 	for at := max(first, e.offset-tailRecords); at < e.offset; {
-		msgs, next, err := c.fetch(ctx, topic, group, at, c.cfg.FetchWait)
+		next, err := c.scan(ctx, topic, group, at, c.cfg.FetchWait, func(r *kafka.Record) error {
+			p, err := c.placeOf(r)
+			if p.Epoch > e.place.Epoch || p.Epoch == e.place.Epoch && p.Seq > e.place.Seq {
+				e.place = p
+			}
+			return err
+		})
 		if err != nil {
 			return e, err
 		}
 		if next == at {
-			return e, fault.New(fault.Unavailable, "kafka: end", "%s/%d gives nothing at %d of %d", name, group, at, e.offset)
-		}
-		for _, m := range msgs {
-			if m.Place.Epoch > e.place.Epoch || m.Place.Epoch == e.place.Epoch && m.Place.Seq > e.place.Seq {
-				e.place = m.Place
-			}
+			return e, fault.New(fault.Unavailable, "kafka: end", "%s/%d gives nothing at %d of %d", c.topic(topic), group, at, e.offset)
 		}
 		at = next
 	}

@@ -159,6 +159,13 @@ func (in *Intake) Append(topic bus.Topic, e *bus.Event) (bus.Ticket, error) {
 	return &ticket{in: in, batch: b, index: len(b.records) - 1}, nil
 }
 
+// Queued is how many bytes were taken, and have no answer from the brokers yet.
+func (in *Intake) Queued() int64 {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.bytes
+}
+
 // Run appends until ctx ends and everything that was taken has its answer.
 func (in *Intake) Run(ctx context.Context) error {
 	var wg sync.WaitGroup

@@ -3,10 +3,11 @@ package kafka
 import (
 	"context"
 	"errors"
-	"net"
+	"slices"
 	"strconv"
 
 	"github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol/produce"
 
 	"github.com/tallystick/tallystick/internal/bus"
 	"github.com/tallystick/tallystick/internal/fault"
@@ -28,37 +29,69 @@ func (c *Cluster) produce(ctx context.Context, topic bus.Topic, partition int, r
 	defer cancel()
 	res, err := c.client.Produce(ctx, &kafka.ProduceRequest{Topic: c.topic(topic), Partition: partition, RequiredAcks: kafka.RequireAll,
 		Records: kafka.NewRecordReader(records...)})
-	if err == nil {
-		err = res.Error
-	}
 	if err != nil {
 		return 0, fate(err)
+	}
+	if res.Error != nil {
+		return 0, fateOf(res.Error, res.BaseOffset)
 	}
 	return res.BaseOffset, nil
 }
 
-// notAppended are the broker's answers that prove that it appended nothing.
-var notAppended = [...]kafka.Error{kafka.UnknownTopicOrPartition, kafka.LeaderNotAvailable, kafka.NotLeaderForPartition, kafka.MessageSizeTooLarge,
-	kafka.InvalidTopic, kafka.RecordListTooLarge, kafka.NotEnoughReplicas, kafka.InvalidRequiredAcks, kafka.TopicAuthorizationFailed,
-	kafka.ClusterAuthorizationFailed, kafka.InvalidMessage, kafka.InvalidTimestamp, kafka.SASLAuthenticationFailed, kafka.ReplicaNotAvailable,
+// notAppended are a broker's answers that prove that it appended nothing.
+var notAppended = [...]kafka.Error{kafka.LeaderNotAvailable, kafka.MessageSizeTooLarge, kafka.InvalidTopic, kafka.RecordListTooLarge, kafka.NotEnoughReplicas,
+	kafka.InvalidRequiredAcks, kafka.TopicAuthorizationFailed, kafka.ClusterAuthorizationFailed, kafka.InvalidMessage, kafka.InvalidTimestamp,
 	kafka.UnsupportedForMessageFormat, kafka.PolicyViolation}
 
-// fate gives an error of a produce request its one meaning. Only what proves that
-// nothing was sent or appended is fault.Unavailable.
-func fate(err error) error {
+// notHere are answers of a broker that does not lead the partition. It may also
+// have appended the records, waited for their copies, and ceased to lead
+// meanwhile: then the new leader may have them. A broker that has appended says
+// at which offset.
+var notHere = [...]kafka.Error{kafka.NotLeaderForPartition, kafka.UnknownTopicOrPartition, kafka.ReplicaNotAvailable}
+
+// fateOf gives a broker's refusal its meaning. base is the offset that came with
+// it; below 0 for none.
+func fateOf(err error, base int64) error {
 	var code kafka.Error
-	if errors.As(err, &code) {
-		for _, c := range notAppended {
-			if code == c {
-				return &fault.Error{Kind: fault.Unavailable, Op: "kafka: append", Code: "refused", Fix: "see the brokers' state and limits", Err: err}
-			}
-		}
+	if errors.As(err, &code) && (slices.Contains(notAppended[:], code) || base < 0 && slices.Contains(notHere[:], code)) {
+		return &fault.Error{Kind: fault.Unavailable, Op: "kafka: append", Code: "refused", Fix: "see the brokers' state and limits", Err: err}
 	}
-	var op *net.OpError
-	if errors.As(err, &op) && op.Op == "dial" {
-		return unavailable(err) // no connection: no byte left
+	return unknown(err)
+}
+
+// fate gives the error of a request without an answer its meaning: certain only if
+// nothing was sent, as there was no connection, nobody to connect to (the brokers
+// know no leader: kafka-go says so without asking them, for as long as its map
+// lives), or nobody let us in.
+func fate(err error) error {
+	var connect *connectError
+	var route *produce.Error
+	if errors.As(err, &connect) || errors.As(err, &route) || errors.Is(err, kafka.BrokerNotAvailable) || errors.Is(err, kafka.SASLAuthenticationFailed) {
+		return unavailable(err)
 	}
+	return unknown(err)
+}
+
+func unknown(err error) error {
 	return &fault.Error{Kind: fault.Unknown, Op: "kafka: append", Code: "append_unknown", Err: err}
+}
+
+// overheadBytes is more than Kafka adds to a record with its headers.
+const overheadBytes = 64
+
+// pack makes records of messages, from the first one on, as many as go into one
+// request: at least one.
+func (c *Cluster) pack(msgs []bus.Message) []kafka.Record {
+	records, bytes := make([]kafka.Record, 0, len(msgs)), 0
+	for i := range msgs {
+		r := record(&msgs[i].Event, msgs[i].Place)
+		bytes += r.Key.Len() + r.Value.Len() + overheadBytes
+		if i > 0 && bytes > c.cfg.BatchBytesMax {
+			break
+		}
+		records = append(records, r)
+	}
+	return records
 }
 
 // record is an event as it is appended. place is that in the area's log; the zero

@@ -33,7 +33,11 @@ type part struct {
 	at     int64     // the offset to fetch next
 	buffer []bus.Message
 	bytes  int
+	failed error // of the last fetch ahead: a reader need not wait for the next one
 }
+
+// heldBytes is about what a message takes in memory.
+func heldBytes(m *bus.Message) int { return 256 + len(m.Payload) + len(m.Extra) }
 
 // last is the place that the next message must be behind.
 func (p *part) last() bus.Place {
@@ -111,23 +115,27 @@ func (s *Source) stir() {
 // What lies at or before after is let go.
 func (s *Source) Read(ctx context.Context, group int, after bus.Place, limit int) ([]bus.Message, error) {
 	for {
-		msgs, at, more := s.buffered(group, after, limit)
+		msgs, at, more, failed := s.buffered(group, after, limit)
 		if len(msgs) > 0 || !more {
 			return msgs, nil
 		}
+		if failed != nil {
+			return nil, fault.Wrap("read "+string(s.topic), failed)
+		}
 		got, next, err := s.cluster.fetch(ctx, s.topic, group, at, s.cluster.cfg.FetchWait)
-		if err != nil {
+		stored := s.store(group, at, got, next, nil)
+		if err != nil && next == at {
 			return nil, fault.Wrap("read "+string(s.topic), err)
 		}
-		if s.store(group, at, got, next) && next == at {
+		if stored && next == at {
 			return nil, nil // there must be something, and there is not: the reader takes it for a gap
 		}
 	}
 }
 
-// buffered gives what is at hand behind after, and else whether there is more, and
-// from which offset.
-func (s *Source) buffered(group int, after bus.Place, limit int) (msgs []bus.Message, at int64, more bool) {
+// buffered gives what is at hand behind after, and else whether there is more, from
+// which offset, and why it cannot be had.
+func (s *Source) buffered(group int, after bus.Place, limit int) (msgs []bus.Message, at int64, more bool, failed error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	p := &s.parts[group]
@@ -136,9 +144,9 @@ func (s *Source) buffered(group int, after bus.Place, limit int) (msgs []bus.Mes
 	}
 	s.stir() // there is room, or another place to fetch from
 	if n := min(limit, len(p.buffer)); n > 0 {
-		return append([]bus.Message(nil), p.buffer[:n]...), 0, false
+		return append([]bus.Message(nil), p.buffer[:n]...), 0, false, nil
 	}
-	return nil, p.at, p.head.Seq > after.Seq
+	return nil, p.at, p.head.Seq > after.Seq, p.failed
 }
 
 // move lets go of what is at or before a place; false if the buffer does not
@@ -151,7 +159,7 @@ func (p *part) move(after bus.Place) bool {
 		return true
 	}
 	for i := range p.buffer {
-		p.bytes -= len(p.buffer[i].Payload)
+		p.bytes -= heldBytes(&p.buffer[i])
 		if p.buffer[i].Place == after {
 			p.from, p.buffer = after, append([]bus.Message(nil), p.buffer[i+1:]...)
 			return true
@@ -161,24 +169,34 @@ func (p *part) move(after bus.Place) bool {
 }
 
 // store takes what was fetched from an offset, unless the part was moved, or
-// someone else was faster: false.
-func (s *Source) store(group int, at int64, got []bus.Message, next int64) bool {
+// someone else was faster: false. failed is why it was not more.
+func (s *Source) store(group int, at int64, got []bus.Message, next int64, failed error) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	p := &s.parts[group]
 	if !p.known || p.at != at {
 		return false
 	}
-	p.at = next
+	p.at, p.failed = next, failed
 	for _, m := range got {
 		if last := p.last(); m.Place.Epoch < last.Epoch || m.Place.Epoch == last.Epoch && m.Place.Seq <= last.Seq {
 			continue // a relay's repetition
 		}
 		p.buffer = append(p.buffer, m)
-		p.bytes += len(m.Payload)
+		p.bytes += heldBytes(&m)
 	}
 	s.advance(group, p.last())
 	return true
+}
+
+// Held is how many bytes were fetched and not read yet, of all groups.
+func (s *Source) Held() (bytes int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for g := range s.parts {
+		bytes += int64(s.parts[g].bytes)
+	}
+	return bytes
 }
 
 // Run fetches ahead of the reader until ctx ends, at most BufferBytesMax and one
@@ -204,6 +222,7 @@ func (s *Source) follow(ctx context.Context, group int, backoffMax time.Duration
 			continue
 		}
 		got, next, err := s.cluster.fetch(ctx, s.topic, group, at, s.cluster.cfg.FetchWait)
+		s.store(group, at, got, next, err)
 		if err != nil && ctx.Err() == nil {
 			backoff = min(max(2*backoff, 10*time.Millisecond), backoffMax)
 			s.log.Error("fetch will be tried again", "topic", string(s.topic), "group", group, "error", err, "backoff_millis", backoff.Milliseconds())
@@ -214,7 +233,6 @@ func (s *Source) follow(ctx context.Context, group int, backoffMax time.Duration
 			continue
 		}
 		backoff = 0
-		s.store(group, at, got, next)
 	}
 }
 

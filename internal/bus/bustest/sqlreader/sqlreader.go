@@ -1,4 +1,4 @@
-// Package sqlreader is the reading area that bustest needs, on SQLite: it keeps
+// Package sqlreader is the reading area that bustest needs, in SQL: it keeps
 // what was applied, in order, and its places beside it.
 package sqlreader
 
@@ -34,8 +34,19 @@ type Reader struct{ DB *sqldb.DB }
 // Open opens or makes reader.db in a folder.
 func Open(tb testing.TB, dir string, points fault.Points) Reader {
 	tb.Helper()
-	db, err := sqldb.Open(tb.Context(), sqldb.Options{Area: "reader", Path: filepath.Join(dir, "reader.db"), NoSync: true, Points: points,
-		Migrations: []string{embedded.Schema(), effectsSchema}})
+	return OpenWith(tb, sqldb.Options{Path: filepath.Join(dir, "reader.db"), Points: points})
+}
+
+// OpenWith opens the area where options say, and makes its schema if it is missing.
+func OpenWith(tb testing.TB, o sqldb.Options) Reader {
+	tb.Helper()
+	o.Area, o.NoSync, o.Migrations = "reader", true, []string{embedded.Schema(), effectsSchema}
+	if o.Postgres != nil {
+		if err := sqldb.Migrate(tb.Context(), o, ""); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	db, err := sqldb.Open(tb.Context(), o)
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -1,0 +1,294 @@
+package chaos
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/tallystick/tallystick/bench/rig"
+	"github.com/tallystick/tallystick/channels/sandbox/sim"
+	"github.com/tallystick/tallystick/cmd/app"
+)
+
+// bench is one run.
+type bench struct {
+	out    io.Writer
+	rate   float64
+	hold   time.Duration // how long a trouble lasts
+	calm   time.Duration // before each
+	report string
+	disk   string // a small file system for the database, if one can be mounted
+	only   string
+
+	cluster *rig.Cluster
+	psp     *sim.Sim
+	shop    *shop
+	usual   float64 // payments that are open in calm times
+	results []result
+	failed  []string
+}
+
+// result is what one trouble came to.
+type result struct {
+	Name           string  `json:"name"`
+	Seconds        float64 `json:"seconds"` // that it lasted
+	Offered        int     `json:"offered"`
+	Accepted       int     `json:"accepted"`
+	Refused        int     `json:"refused"`
+	Unknown        int     `json:"unknown"`
+	Late           int     `json:"late"`
+	SlowestMillis  float64 `json:"slowest_millis"`
+	AcceptsAfter   float64 `json:"accepting_again_after_seconds"`
+	DrainedAfter   float64 `json:"backlog_drained_after_seconds"`
+	from, to, calm time.Time
+}
+
+// drainMax is how long what has piled up may take.
+const drainMax = 3 * time.Minute
+
+// Run is the bench.
+func Run(ctx context.Context, fs *flag.FlagSet, args []string, out io.Writer) (map[string]any, error) {
+	b := &bench{out: out}
+	short := fs.Bool("short", false, "each trouble lasts for 10 s instead of 30, at half the rate")
+	fs.Float64Var(&b.rate, "rate", 200, "payments per second")
+	fs.DurationVar(&b.hold, "hold", 30*time.Second, "how long each trouble lasts")
+	fs.StringVar(&b.report, "report", "", "file for the report with its chart (HTML)")
+	fs.StringVar(&b.only, "only", "", "only troubles whose name has this in it")
+	if err := fs.Parse(args); err != nil {
+		return nil, err
+	}
+	b.calm = 8 * time.Second
+	if *short {
+		b.rate, b.hold, b.calm = b.rate/2, 10*time.Second, 4*time.Second
+	}
+	dir, remove, err := rig.TempDir("chaos")
+	if err != nil {
+		return nil, err
+	}
+	defer remove()
+	unmount := b.mount(filepath.Join(dir, "disk"))
+	defer unmount()
+	if err := os.Chmod(dir, 0o711); err != nil { //nolint:gosec // the database's user passes through
+		return nil, err
+	}
+	err = b.run(ctx, dir)
+	return b.figures(), err
+}
+
+// mount makes a small file system for the database; without the right to, the disk
+// does not fill.
+func (b *bench) mount(dir string) (unmount func()) {
+	if err := os.Mkdir(dir, 0o711); err != nil { //nolint:gosec // as above
+		return func() {}
+	}
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=3g,mode=0711"); err != nil {
+		_, _ = fmt.Fprintf(b.out, "no file system of its own can be mounted (%v): no disk will fill\n", err)
+		return func() {}
+	}
+	b.disk = dir
+	return func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) }
+}
+
+func (b *bench) run(ctx context.Context, dir string) (err error) {
+	exe, err := rig.Build(ctx, dir)
+	if err != nil {
+		return err
+	}
+	b.print("starting engines and two processes of each role")
+	cfg := rig.ClusterConfig{Dir: dir, Exe: exe, Each: 2, Databases: 1, Groups: 16, Env: []string{"TALLYSTICK_LEASE_TTL=3s", "TALLYSTICK_POSTGRES_IDLE_TIMEOUT=3s",
+		"TALLYSTICK_PREPAY_BACKOFF_POLL_FIRST_MILLIS=5000", "TALLYSTICK_PREPAY_BACKOFF_MAX_MILLIS=5000"}}
+	if b.disk != "" {
+		cfg.PostgresDirs = []string{b.disk}
+	}
+	b.cluster, err = rig.NewCluster(ctx, cfg)
+	defer func() { err = errors.Join(err, b.cluster.Close()) }()
+	if err != nil {
+		return err
+	}
+	psp, stop, err := b.cluster.StartPSP(ctx, sim.Faults{LatencyBaseMillis: 20, LatencyTailMillis: 30, LatencyMaxMillis: 500, AutoPayShare: 1,
+		AutoPayDelayMillis: 200, LostReplyShare: .01, DuplicateCallbackShare: .02, EarlyCallbackShare: .01}, 1)
+	if err != nil {
+		return err
+	}
+	b.psp = psp
+	defer func() { err = errors.Join(err, stop()) }()
+	if err := b.cluster.Start(ctx); err != nil {
+		return err
+	}
+	return b.trouble(ctx)
+}
+
+// trouble offers payments and lets one thing after the other go wrong.
+func (b *bench) trouble(ctx context.Context) error {
+	b.shop = newShop(newClient(b.cluster.Addrs(), b.cluster.APIKey), b.rate)
+	offering, closeShop := context.WithCancel(ctx)
+	shopClosed := make(chan struct{})
+	go func() {
+		defer close(shopClosed)
+		b.shop.run(offering, time.Minute)
+	}()
+	defer closeShop()
+	go b.watch(offering)
+	for _, t := range b.troubles() {
+		if !strings.Contains(t.name, b.only) {
+			continue
+		}
+		if err := b.one(ctx, t); err != nil {
+			return fmt.Errorf("%s: %w", t.name, err)
+		}
+	}
+	closeShop()
+	<-shopClosed
+	if err := b.judge(ctx); err != nil {
+		return err
+	}
+	if b.report != "" {
+		if err := b.writeReport(); err != nil {
+			return err
+		}
+		b.print("report: %s", b.report)
+	}
+	return rig.Join(b.failed)
+}
+
+// one lets one thing go wrong, and waits until nothing of it is left.
+func (b *bench) one(ctx context.Context, t trouble) error {
+	if err := pause(ctx, b.calm); err != nil {
+		return err
+	}
+	b.usual = max(b.usual, b.open(ctx))
+	r := result{Name: t.name, from: time.Now()}
+	if err := t.begin(ctx); err != nil {
+		return err
+	}
+	if left := b.hold - time.Since(r.from); left > 0 && t.name != "rolling restart" {
+		if err := pause(ctx, left); err != nil {
+			return err
+		}
+	}
+	r.to = time.Now()
+	if err := t.end(ctx); err != nil {
+		return err
+	}
+	back := time.Now() // the engine answers
+	if err := b.drained(ctx); err != nil {
+		b.fail("%s: %v", t.name, err)
+	}
+	r.calm = time.Now()
+	if t.after != nil {
+		if err := t.after(); err != nil {
+			b.fail("%s: %v", t.name, err)
+		}
+	}
+	r.DrainedAfter, r.Seconds = r.calm.Sub(back).Seconds(), r.to.Sub(r.from).Seconds()
+	b.measure(t, &r, back)
+	b.results = append(b.results, r)
+	b.print("%-26s %3.0f s: offered %d, accepted %d, refused %d, unknown %d, later than 1 s %d (slowest %.0f ms); accepting %.1f s after, backlog drained %.1f s after",
+		r.Name, r.Seconds, r.Offered, r.Accepted, r.Refused, r.Unknown, r.Late, r.SlowestMillis, r.AcceptsAfter, r.DrainedAfter)
+	return nil
+}
+
+// measure holds what clients saw against what was promised to them.
+func (b *bench) measure(t trouble, r *result, back time.Time) {
+	seen := b.shop.between(r.from, r.to)
+	r.Offered, r.Accepted, r.Refused, r.Unknown, r.Late = seen.Offered, seen.Accepted, seen.Refused, seen.Unknown, seen.Late
+	r.SlowestMillis = float64(seen.slowest.Microseconds()) / 1000
+	after, ok := b.shop.acceptingSince(back)
+	r.AcceptsAfter = after.Seconds()
+	switch {
+	case t.accepts && (seen.Accepted != seen.Offered || seen.Late > 0):
+		b.fail("%s: %d of %d requests were not accepted, %d took longer than a second", t.name, seen.Offered-seen.Accepted, seen.Offered, seen.Late)
+	case !ok || after > 5*time.Second:
+		b.fail("%s: accepting again only %.1f s after the end", t.name, after.Seconds())
+	case !t.accepts && seen.slowest > answerMax:
+		b.fail("%s: an answer took %s", t.name, seen.slowest)
+	}
+}
+
+// answerMax is api.accept_deadline and some time for a machine that is busy.
+const answerMax = 3*time.Second + 500*time.Millisecond
+
+func (b *bench) fail(format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	b.print("NOT AS PROMISED: %s", text)
+	b.failed = append(b.failed, text)
+}
+
+func (b *bench) print(format string, args ...any) { _, _ = fmt.Fprintf(b.out, format+"\n", args...) }
+
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}
+
+// sum adds up a figure of all processes that answer, and says how many did not.
+func (b *bench) sum(ctx context.Context, name string, roles ...app.Role) (total float64, silent int) {
+	bounded, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	for _, m := range b.cluster.Members(roles...) {
+		f, err := rig.ReadFigures(bounded, m.OperatorAddr)
+		if err != nil {
+			silent++
+			continue
+		}
+		total += f.Sum(name)
+	}
+	return total, silent
+}
+
+func (b *bench) open(ctx context.Context) float64 {
+	n, _ := b.sum(ctx, "tallystick_core_open_payments", app.RoleCore)
+	return n
+}
+
+// drained waits until no more is open and unread than usual, and every client has
+// been told a voucher.
+func (b *bench) drained(ctx context.Context) error {
+	for begun := time.Now(); time.Since(begun) < drainMax; {
+		if err := pause(ctx, 250*time.Millisecond); err != nil {
+			return err
+		}
+		open, silent := b.sum(ctx, "tallystick_core_open_payments", app.RoleCore)
+		lag, dumb := b.sum(ctx, "tallystick_consumer_lag")
+		b.shop.mu.Lock()
+		waiting := b.shop.waiting
+		b.shop.mu.Unlock()
+		if silent+dumb == 0 && open <= b.usual*1.5+b.rate/2 && lag <= 2*b.rate && waiting <= int(b.rate/4) {
+			return nil
+		}
+	}
+	return fmt.Errorf("what had piled up was not worked off within %s", drainMax)
+}
+
+// watch counts what is booked, every second.
+func (b *bench) watch(ctx context.Context) {
+	last := map[string]float64{}
+	for pause(ctx, time.Second) == nil {
+		more := 0.0
+		for _, m := range b.cluster.Members(app.RoleAccounting) {
+			bounded, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+			f, err := rig.ReadFigures(bounded, m.OperatorAddr)
+			cancel()
+			if err != nil {
+				continue
+			}
+			now := f[`tallystick_accounting_entries_total{result="posted"}`]
+			if now > last[m.Name] { // less: it was restarted
+				more += now - last[m.Name]
+			}
+			last[m.Name] = now
+		}
+		b.shop.settled(int(more))
+	}
+}

@@ -1,0 +1,122 @@
+package chaos
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/tallystick/tallystick/bench/rig"
+	"github.com/tallystick/tallystick/cmd/app"
+)
+
+// trouble is one thing that goes wrong, for a while.
+type trouble struct {
+	name string
+	// begin makes it go wrong, end puts it right.
+	begin, end func(ctx context.Context) error
+	// accepts says what clients must see meanwhile: everything is accepted within a
+	// second, or everything is answered as a failure that says what is certain.
+	accepts bool
+	// after, if set, looks for what must have happened.
+	after func() error
+}
+
+// troubles are all of them, in the order of their coming.
+func (b *bench) troubles() []trouble {
+	c := b.cluster
+	list := []trouble{
+		{name: "PostgreSQL killed", accepts: true,
+			begin: func(context.Context) error { return c.Postgres[0].Kill() }, end: func(ctx context.Context) error { return c.Postgres[0].Start(ctx) }},
+		{name: "Redis killed", accepts: true,
+			begin: func(context.Context) error { return c.Redis.Kill() }, end: func(ctx context.Context) error { return c.Redis.Start(ctx) }},
+		{name: "Redis stands still", accepts: true,
+			begin: func(context.Context) error { return c.Redis.Freeze() }, end: func(context.Context) error { return c.Redis.Thaw() }},
+		{name: "Kafka killed",
+			begin: func(context.Context) error { return c.Kafka.Kill() }, end: func(ctx context.Context) error { return c.Kafka.Start(ctx) }},
+	}
+	for _, role := range []app.Role{app.RoleCore, app.RolePrepay, app.RoleAccounting} {
+		list = append(list, b.standstill(c.Members(role)[0]))
+	}
+	list = append(list,
+		trouble{name: "link to PostgreSQL cut", accepts: true,
+			begin: func(context.Context) error { c.Links[0].Cut(); return nil }, end: func(context.Context) error { c.Links[0].Mend(); return nil }},
+		trouble{name: "link to PostgreSQL slow", accepts: true,
+			begin: func(context.Context) error { c.Links[0].Slow(50 * time.Millisecond); return nil },
+			end:   func(context.Context) error { c.Links[0].Mend(); return nil }})
+	if b.disk != "" {
+		list = append(list, b.fullDisk())
+	}
+	return append(list, b.rollingRestart())
+}
+
+// standstill stops a process where it stands. When it goes on, all that it held is
+// others', and what it still commits must be refused.
+func (b *bench) standstill(m *rig.Member) trouble {
+	return trouble{name: m.Name + " stands still", accepts: true,
+		begin: func(context.Context) error { return m.Process().Signal(syscall.SIGSTOP) },
+		end:   func(context.Context) error { return m.Process().Signal(syscall.SIGCONT) },
+		after: func() error {
+			if !m.Process().LogHas("lease_lost") {
+				return fmt.Errorf("%s stood still for longer than its lease, and did not notice", m.Name)
+			}
+			return nil
+		}}
+}
+
+// fullDisk fills the disk of the database server, to the last byte.
+func (b *bench) fullDisk() trouble {
+	filler := filepath.Join(b.disk, "filler")
+	return trouble{name: "disk of PostgreSQL full", accepts: true,
+		begin: func(context.Context) error {
+			f, err := os.Create(filler) //nolint:gosec // a temporary folder
+			if err != nil {
+				return err
+			}
+			defer f.Close()                                            //nolint:errcheck // it is full, as it should be
+			for size := int64(1 << 28); size >= 1<<12 && err == nil; { // in ever smaller pieces
+				at, e := f.Seek(0, io.SeekEnd)
+				if err = e; err != nil {
+					return err
+				}
+				switch err = syscall.Fallocate(int(f.Fd()), 0, at, size); { //nolint:gosec // a descriptor fits
+				case errors.Is(err, syscall.ENOSPC):
+					size, err = size/2, nil
+				}
+			}
+			return err
+		},
+		end: func(ctx context.Context) error {
+			if err := os.Remove(filler); err != nil {
+				return err
+			}
+			if b.cluster.Postgres[0].Alive() {
+				return nil
+			}
+			return b.cluster.Postgres[0].Start(ctx) // it ends by itself when its log cannot be written
+		}}
+}
+
+// rollingRestart stops and starts every process, one after the other. No request may
+// fail: a client goes to the other gateway when a connection is refused.
+func (b *bench) rollingRestart() trouble {
+	restart := func(ctx context.Context) error {
+		for _, m := range b.cluster.Members() {
+			if err := m.Stop(); err != nil {
+				return err
+			}
+			if err := m.Start(); err != nil {
+				return err
+			}
+			if err := m.Ready(ctx); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return trouble{name: "rolling restart", accepts: true, begin: restart, end: func(context.Context) error { return nil }}
+}

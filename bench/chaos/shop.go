@@ -1,0 +1,170 @@
+package chaos
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/tallystick/tallystick/bench/load"
+)
+
+// second is what clients saw of the requests that they began in one second.
+type second struct {
+	Offered  int `json:"offered"`
+	Accepted int `json:"accepted"`
+	Refused  int `json:"refused"` // 429 and 503: certainly not accepted
+	Unknown  int `json:"unknown"` // 504, and no answer
+	Late     int `json:"late"`    // took more than a second, whatever the answer
+	Settled  int `json:"settled"` // payments booked in this second
+	slowest  time.Duration
+}
+
+// shop offers payments at a constant rate, whatever happens, and asks again, under
+// the same key, until each of them is accepted.
+type shop struct {
+	client *client
+	order  func(n int) load.Order
+	rate   float64
+	begun  time.Time
+
+	mu       sync.Mutex
+	seconds  []second
+	vouchers map[string]int // promised: voucher ▸ order number
+	waiting  int            // payments that were not accepted yet
+}
+
+func newShop(client *client, rate float64) *shop {
+	return &shop{client: client, order: load.Orders(1), rate: rate, vouchers: map[string]int{}}
+}
+
+// run offers until ctx ends, and then waits for what is not accepted yet, at most
+// patience.
+func (s *shop) run(ctx context.Context, patience time.Duration) {
+	s.begun = time.Now()
+	last, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	var wg sync.WaitGroup
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	n := 0
+	for ctx.Err() == nil {
+		for due := int(time.Since(s.begun).Seconds() * s.rate); n < due; n++ {
+			wg.Go(func() { s.pay(last, n) })
+		}
+		select {
+		case <-ctx.Done():
+		case <-tick.C:
+		}
+	}
+	stop := time.AfterFunc(patience, cancel)
+	defer stop.Stop()
+	wg.Wait()
+}
+
+// pay asks until it is told a voucher. Only the first answer counts in the figures.
+func (s *shop) pay(ctx context.Context, n int) {
+	o := s.order(n)
+	s.wait(1)
+	defer s.wait(-1)
+	for try := 0; ctx.Err() == nil; try++ {
+		begun := time.Now()
+		voucher, status := s.client.pay(ctx, o)
+		if try == 0 {
+			s.note(begun, time.Since(begun), status)
+		}
+		if status == 202 {
+			s.promised(voucher, n)
+			return
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(500 * time.Millisecond):
+		}
+	}
+}
+
+func (s *shop) wait(by int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.waiting += by
+}
+
+func (s *shop) promised(voucher string, n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.vouchers[voucher] = n
+}
+
+// at is the second of a moment; s.mu is held.
+func (s *shop) at(t time.Time) *second {
+	i := int(t.Sub(s.begun).Seconds())
+	for len(s.seconds) <= i {
+		s.seconds = append(s.seconds, second{})
+	}
+	return &s.seconds[i]
+}
+
+func (s *shop) note(begun time.Time, took time.Duration, status int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at := s.at(begun)
+	at.Offered++
+	at.slowest = max(at.slowest, took)
+	switch status {
+	case 202:
+		at.Accepted++
+	case 429, 503:
+		at.Refused++
+	default:
+		at.Unknown++
+	}
+	if took > time.Second {
+		at.Late++
+	}
+}
+
+// settled notes how many more payments were booked by now.
+func (s *shop) settled(more int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.at(time.Now()).Settled += more
+}
+
+// between sums up the requests that were begun from one moment to another.
+func (s *shop) between(from, to time.Time) (sum second) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	first, last := int(from.Sub(s.begun).Seconds()), int(to.Sub(s.begun).Seconds())
+	for i := max(0, first); i <= last && i < len(s.seconds); i++ {
+		x := s.seconds[i]
+		sum.Offered += x.Offered
+		sum.Accepted += x.Accepted
+		sum.Refused += x.Refused
+		sum.Unknown += x.Unknown
+		sum.Late += x.Late
+		sum.slowest = max(sum.slowest, x.slowest)
+	}
+	return sum
+}
+
+// acceptingSince is the first second from a moment on in which everything was
+// accepted that was offered, as time after that moment.
+func (s *shop) acceptingSince(from time.Time) (time.Duration, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := max(0, int(from.Sub(s.begun).Seconds())); i < len(s.seconds); i++ {
+		if x := s.seconds[i]; x.Offered > 0 && x.Accepted == x.Offered {
+			return max(0, s.begun.Add(time.Duration(i)*time.Second).Sub(from)), true
+		}
+	}
+	return 0, false
+}
+
+// list are the vouchers that were promised.
+func (s *shop) list() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Sorted(maps.Keys(s.vouchers))
+}

@@ -1,0 +1,225 @@
+// Package cluster measures the cluster profile on one machine: how soon a voucher is
+// ready through three relayed hops, how many payments are settled, and what each
+// costs, by role and by engine.
+package cluster
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/tallystick/tallystick/bench/load"
+	"github.com/tallystick/tallystick/bench/rig"
+	"github.com/tallystick/tallystick/channels/sandbox/sim"
+	"github.com/tallystick/tallystick/cmd/app"
+)
+
+// bench is one run.
+type bench struct {
+	out             io.Writer
+	each, databases int
+	groups          int
+	rate            float64
+	d               time.Duration
+	profile         string
+
+	cluster *rig.Cluster
+	driver  *load.Driver
+	figures map[string]any
+}
+
+// drainMax is how long everything may take to end after the last accept.
+const drainMax = 2 * time.Minute
+
+// warmFor is offered before anything is measured.
+const warmFor = 5 * time.Second
+
+// Run is the bench.
+func Run(ctx context.Context, fs *flag.FlagSet, args []string, out io.Writer) (map[string]any, error) {
+	b := &bench{out: out, figures: map[string]any{}}
+	short := fs.Bool("short", false, "offer for 10 s instead of 40")
+	fs.IntVar(&b.each, "each", 2, "processes of each role")
+	fs.IntVar(&b.databases, "databases", 1, "database servers")
+	fs.IntVar(&b.groups, "groups", 16, "groups of the installation")
+	fs.Float64Var(&b.rate, "rate", 200, "payments per second")
+	fs.DurationVar(&b.d, "for", 40*time.Second, "how long they are offered")
+	fs.StringVar(&b.profile, "profile", "", "role to take a CPU profile of: the first of its processes, into ROLE.pprof")
+	if err := fs.Parse(args); err != nil {
+		return nil, err
+	}
+	if *short {
+		b.d = 10 * time.Second
+	}
+	dir, remove, err := rig.TempDir("cluster")
+	if err != nil {
+		return nil, err
+	}
+	defer remove()
+	if err := os.Chmod(dir, 0o711); err != nil { //nolint:gosec // the database's user passes through
+		return nil, err
+	}
+	exe, err := rig.Build(ctx, dir)
+	if err != nil {
+		return nil, err
+	}
+	b.print("starting engines (%d PostgreSQL), and %d processes of each role", b.databases, b.each)
+	b.cluster, err = rig.NewCluster(ctx, rig.ClusterConfig{Dir: dir, Exe: exe, Each: b.each, Databases: b.databases, Groups: b.groups})
+	defer func() { err = errors.Join(err, b.cluster.Close()) }()
+	if err != nil {
+		return b.figures, err
+	}
+	// The PSP answers at once, and its payers pay at once.
+	_, stop, err := b.cluster.StartPSP(ctx, sim.Faults{AutoPayShare: 1}, 1)
+	if err != nil {
+		return b.figures, err
+	}
+	defer func() { err = errors.Join(err, stop()) }()
+	if err := b.cluster.Start(ctx); err != nil {
+		return b.figures, err
+	}
+	return b.figures, b.measure(ctx)
+}
+
+func (b *bench) print(format string, args ...any) { _, _ = fmt.Fprintf(b.out, format+"\n", args...) }
+
+func (b *bench) drive(ctx context.Context, seed uint64, d time.Duration) *load.Driver {
+	driver := &load.Driver{Client: load.NewClient(b.cluster.Addrs(), b.cluster.APIKey, 8192), Rate: b.rate, For: d, InFlightMax: 50_000,
+		Order: load.Orders(seed), FollowMax: d + drainMax}
+	driver.Run(ctx)
+	return driver
+}
+
+// posted is how many entries were booked so far, by all processes.
+func (b *bench) posted(ctx context.Context) (n float64, err error) {
+	for _, m := range b.cluster.Members(app.RoleAccounting) {
+		f, e := rig.ReadFigures(ctx, m.OperatorAddr)
+		n, err = n+f[`tallystick_accounting_entries_total{result="posted"}`], errors.Join(err, e)
+	}
+	return n, err
+}
+
+// settled waits until so many are booked, and says whether they were.
+func (b *bench) settled(ctx context.Context, want float64) (bool, error) {
+	for begun := time.Now(); time.Since(begun) < drainMax; {
+		n, err := b.posted(ctx)
+		if err != nil || n >= want {
+			return err == nil, err
+		}
+		select {
+		case <-ctx.Done():
+			return false, ctx.Err()
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	return false, nil
+}
+
+func (b *bench) measure(ctx context.Context) error {
+	warm := b.drive(ctx, 1, warmFor)
+	before := float64(warm.Stats.Paid.Load())
+	if ok, err := b.settled(ctx, before); !ok {
+		return errors.Join(err, errors.New("what warmed it up was not settled"))
+	}
+	used, err := b.cpu()
+	if err != nil {
+		return err
+	}
+	if b.profile != "" {
+		go b.takeProfile(ctx)
+	}
+	begun := time.Now()
+	b.driver = b.drive(ctx, 2, b.d)
+	s := &b.driver.Stats
+	if ok, err := b.settled(ctx, before+float64(s.Paid.Load())); !ok {
+		return errors.Join(err, fmt.Errorf("of %d payments not all were settled", s.Paid.Load()))
+	}
+	took := time.Since(begun)
+	after, err := b.cpu()
+	if err != nil {
+		return err
+	}
+	b.tell(took, used, after)
+	return b.verify(ctx)
+}
+
+func (b *bench) takeProfile(ctx context.Context) {
+	m := b.cluster.Members(app.Role(b.profile))[0]
+	text, err := rig.Profile(ctx, m.OperatorAddr, b.d)
+	if err == nil {
+		err = os.WriteFile(b.profile+".pprof", text, 0o600)
+	}
+	if err != nil {
+		b.print("no profile: %v", err)
+	}
+}
+
+// cpu is the processor time so far, by role and engine.
+func (b *bench) cpu() (map[string]time.Duration, error) {
+	out := map[string]time.Duration{"load and PSP": rig.SelfCPU()}
+	for _, m := range b.cluster.Members() {
+		out[string(m.Role)] += m.CPU()
+	}
+	var errs []error
+	for _, p := range b.cluster.Postgres {
+		cpu, err := p.CPU()
+		out["postgres"], errs = out["postgres"]+cpu, append(errs, err)
+	}
+	var err error
+	out["kafka"], err = b.cluster.Kafka.CPU()
+	errs = append(errs, err)
+	out["redis"], err = b.cluster.Redis.CPU()
+	return out, errors.Join(append(errs, err)...)
+}
+
+// tell prints and keeps the figures.
+func (b *bench) tell(took time.Duration, before, after map[string]time.Duration) {
+	s := &b.driver.Stats
+	paid := float64(s.Paid.Load())
+	millis := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+	b.figures["each"], b.figures["databases"], b.figures["groups"], b.figures["rate"] = b.each, b.databases, b.groups, b.rate
+	b.figures["offered"], b.figures["accepted"], b.figures["settled"] = s.Offered.Load(), s.Accepted.Load(), s.Paid.Load()
+	b.figures["refused"], b.figures["unanswered"] = s.Refused.Load(), s.Unanswered.Load()
+	b.figures["settled_per_second"] = paid / took.Seconds()
+	for name, h := range map[string]*load.Histogram{"accept": &s.Accept, "ready": &s.ReadyAfter} {
+		b.figures[name+"_p50_millis"], b.figures[name+"_p99_millis"] = millis(h.Quantile(.5)), millis(h.Quantile(.99))
+	}
+	servers, engines := 0.0, 0.0
+	for _, name := range []string{"gateway", "core", "prepay", "accounting", "postgres", "kafka", "redis", "load and PSP"} {
+		each := millis(after[name]-before[name]) / paid
+		b.figures["cpu_millis_"+name] = each
+		switch name {
+		case "postgres", "kafka", "redis":
+			engines += each
+		case "load and PSP":
+		default:
+			servers += each
+		}
+		b.print("  %-13s %.3f ms CPU per settled payment", name, each)
+	}
+	b.figures["cpu_millis_servers"], b.figures["cpu_millis_engines"] = servers, engines
+	b.print("offered %.0f/s for %s: %d accepted, %.0f settled, %.0f/s from the first accept to the last posting; %.2f ms CPU of ours and %.2f ms of engines each",
+		b.rate, b.d, s.Accepted.Load(), paid, paid/took.Seconds(), servers, engines)
+	b.print("accepted in p50 %.1f ms, p99 %.1f ms; ready in p50 %.1f ms, p99 %.1f ms", b.figures["accept_p50_millis"], b.figures["accept_p99_millis"],
+		b.figures["ready_p50_millis"], b.figures["ready_p99_millis"])
+}
+
+func (b *bench) verify(ctx context.Context) error {
+	all, err := b.cluster.Databases(ctx)
+	if err != nil {
+		return err
+	}
+	defer all.Close() //nolint:errcheck // it was read
+	if err := b.cluster.Stop(); err != nil {
+		return err
+	}
+	v, err := all.Verify(ctx)
+	if err != nil {
+		return err
+	}
+	b.figures["violations"] = len(v.Violations)
+	return rig.Join(v.Violations)
+}

@@ -1,0 +1,79 @@
+package app
+
+import (
+	"context"
+
+	"github.com/tallystick/tallystick/internal/bus/kafka"
+	"github.com/tallystick/tallystick/internal/fault"
+	"github.com/tallystick/tallystick/internal/lease"
+)
+
+// Rewind makes the topics of the areas of a folder say again what their logs say,
+// after its stores were restored from a copy that is older than the bus; see
+// kafka.Rewind. Nothing of the installation may run.
+func Rewind(ctx context.Context, d Deps) error {
+	const op = "rewind"
+	if d.Config.Bus != BusKafka {
+		return &fault.Error{Kind: fault.Invalid, Op: op, Field: "bus", Code: "not_kafka", Fix: "only bus: kafka has topics beside the logs: there is nothing to do"}
+	}
+	cfg := d.Config.kafka()
+	cfg.SASL.Password = d.KafkaPassword
+	rewind := func(stores *Stores, groups []int) error {
+		return fault.Wrap(op, kafka.Rewind(ctx, cfg, d.Config.Consumers.MessagesMax, d.Log, func(ctx context.Context, c *kafka.Cluster) error {
+			return bindStores(ctx, stores, c, cfg.Prefix)
+		}, groups, stores.Sources()...))
+	}
+	if d.Config.Stores != StoresPostgres {
+		stores, err := OpenStores(ctx, d)
+		if err != nil {
+			return err
+		}
+		defer stores.Close() //nolint:errcheck // nothing is written
+		return rewind(stores, nil)
+	}
+	list, err := d.Config.Postgres.list()
+	if err != nil {
+		return err
+	}
+	for _, db := range list {
+		for _, role := range d.Config.areas() {
+			if err := d.rewindCell(ctx, role, db, rewind); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// rewindCell rewinds the groups of one area that a database owns.
+func (d Deps) rewindCell(ctx context.Context, role Role, db database, rewind func(*Stores, []int) error) error {
+	stores, err := d.storesFor(ctx, role, db, nil, nil)
+	if err != nil {
+		return err
+	}
+	defer stores.Close() //nolint:errcheck // nothing is written
+	owned, err := lease.Owned(ctx, stores.db())
+	if err != nil || len(owned) == 0 {
+		return err // nil would be all groups
+	}
+	return rewind(stores, owned)
+}
+
+// bindStores binds stores to brokers and topics: places in others mean nothing.
+func bindStores(ctx context.Context, s *Stores, c *kafka.Cluster, prefix string) error {
+	id, err := c.ID(ctx)
+	if err != nil {
+		return err
+	}
+	for _, db := range s.databases() {
+		err := db.Stamp(ctx, map[string]string{busStamp: "kafka " + id + " " + prefix})
+		if fault.Is(err, fault.Conflict) {
+			return &fault.Error{Kind: fault.Conflict, Op: "kafka", Field: "kafka.brokers", Code: "another_bus",
+				Fix: "connect to the cluster that these stores were read from, with its topic_prefix", Err: err}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

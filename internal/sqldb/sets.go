@@ -1,0 +1,283 @@
+package sqldb
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/tallystick/tallystick/internal/fault"
+)
+
+// NewIDs gives n new rows of a table their keys. They increase: in an SQLite table
+// without holes, and in PostgreSQL from one sequence for the whole schema, of which
+// a transaction takes as many as it needs. There, what another process takes at the
+// same time may be lower, and still be committed later.
+func (tx *Tx) NewIDs(table string, n int, set func(i int, id int64)) error {
+	if n == 0 {
+		return nil
+	}
+	if !tx.db.postgres {
+		var last int64
+		err := tx.Query(`SELECT coalesce(max(id), 0) FROM `+table, nil, func(scan Scan) error { return scan(&last) })
+		for i := range n {
+			set(i, last+1+int64(i))
+		}
+		return err
+	}
+	i := 0
+	for ; i < n && tx.nextID < tx.lastID; i++ {
+		set(i, tx.nextID)
+		tx.nextID++
+	}
+	if i == n {
+		return nil
+	}
+	blocks := (n - i + idsBlock - 1) / idsBlock
+	return tx.Query(`SELECT nextval('ids') FROM generate_series(1, ?)`, []any{blocks}, func(scan Scan) error {
+		if err := scan(&tx.nextID); err != nil {
+			return err
+		}
+		if tx.nextID+idsBlock > idsMax {
+			return fault.New(fault.Internal, "sqldb: "+tx.db.area, "database %d has given all its ids", tx.db.number)
+		}
+		tx.lastID = tx.nextID + idsBlock
+		for ; i < n && tx.nextID < tx.lastID; i++ {
+			set(i, tx.nextID)
+			tx.nextID++
+		}
+		return nil
+	})
+}
+
+// chunks are the sizes in which sets of rows and keys are cut, so that a set of
+// any size uses a few prepared statements.
+var chunks = [...]int{64, 16, 4, 1}
+
+// QueryIn runs a query whose text contains "(?*)" once, as in "WHERE x IN (?*)",
+// for all keys, a chunk at a time. Fixed arguments are not possible. Equal keys
+// give their rows once per chunk. In PostgreSQL a chunk is keysMax.
+func QueryIn[K ~string | ~int64](tx *Tx, query string, keys []K, row func(Scan) error) error {
+	if tx.db.postgres {
+		return queryAny(tx, query, keys, row)
+	}
+	for len(keys) > 0 {
+		size := 1
+		for _, c := range chunks {
+			// A chunk is padded when it is at least half full: fewer statements.
+			if len(keys) >= c || len(keys) > c/2 {
+				size = c
+				break
+			}
+		}
+		args := tx.args[:0]
+		for i := range size {
+			args = append(args, key(keys[min(i, len(keys)-1)]))
+		}
+		tx.args = args
+		if err := tx.Query(tx.inText(query, size), args, row); err != nil {
+			return err
+		}
+		keys = keys[min(size, len(keys)):]
+	}
+	return nil
+}
+
+// keysMax bounds the keys of one statement in PostgreSQL.
+const keysMax = 4096
+
+// queryAny is QueryIn with an array for the keys: one text whatever their number.
+func queryAny[K ~string | ~int64](tx *Tx, query string, keys []K, row func(Scan) error) error {
+	for ; len(keys) > 0; keys = keys[min(keysMax, len(keys)):] {
+		part := keys[:min(keysMax, len(keys))]
+		var array any
+		if reflect.TypeFor[K]().Kind() == reflect.String {
+			list := make([]string, len(part))
+			for i, k := range part {
+				list[i] = reflect.ValueOf(k).String()
+			}
+			array = list
+		} else {
+			list := make([]int64, len(part))
+			for i, k := range part {
+				list[i] = reflect.ValueOf(k).Int()
+			}
+			array = list
+		}
+		if err := tx.Query(tx.inText(query, 0), []any{array}, row); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func key[K ~string | ~int64](k K) any {
+	v := reflect.ValueOf(k)
+	if v.Kind() == reflect.String {
+		return v.String()
+	}
+	return v.Int()
+}
+
+// textKey is what the text of a statement for a chunk is made from. Columns and
+// tail come from code, one way for each table in an area: a wrong guess here
+// costs a rebuilt text, never a wrong one, as madeText compares the parts.
+type textKey struct {
+	head string
+	size int
+	tail string
+}
+
+// madeText is a statement's text, and the columns that it was made for.
+type madeText struct {
+	text    string
+	columns []string
+}
+
+func (tx *Tx) inText(query string, n int) string {
+	k := textKey{head: query, size: n}
+	m, ok := tx.conn.texts[k]
+	if !ok {
+		if tx.db.postgres {
+			m.text = strings.Replace(query, "IN (?*)", "= ANY(?)", 1)
+		} else {
+			m.text = strings.Replace(query, "(?*)", "(?"+strings.Repeat(",?", n-1)+")", 1)
+		}
+		tx.conn.texts[k] = m
+	}
+	return m.text
+}
+
+func (tx *Tx) insertText(table string, columns []string, n int, tail string) string {
+	k := textKey{head: table, size: n, tail: tail}
+	m, ok := tx.conn.texts[k]
+	if !ok || !slices.Equal(m.columns, columns) {
+		m = madeText{text: insertText(table, columns, n, tail), columns: slices.Clone(columns)}
+		tx.conn.texts[k] = m
+	}
+	return m.text
+}
+
+// Insert adds n rows in few statements. row appends the values of row i, in the
+// order of columns. tail is appended to the statement ("ON CONFLICT DO NOTHING").
+// It gives the number of rows added; without a tail, a duplicate key is
+// fault.Conflict and the transaction must be given up.
+func (tx *Tx) Insert(table string, columns []string, n int, tail string, row func(dst []any, i int) []any) (int64, error) {
+	if tx.db.postgres {
+		return tx.insertAll(table, columns, n, tail, row)
+	}
+	var added int64
+	for i := 0; i < n; {
+		size := cutChunk(n - i)
+		args := tx.args[:0]
+		for j := range size {
+			args = row(args, i+j)
+		}
+		tx.args = args
+		a, err := tx.Exec(tx.insertText(table, columns, size, tail), args...)
+		if err != nil {
+			return added, err
+		}
+		added += a
+		i += size
+	}
+	return added, nil
+}
+
+// insertAll is Insert with all its statements sent at once.
+func (tx *Tx) insertAll(table string, columns []string, n int, tail string, row func(dst []any, i int) []any) (added int64, err error) {
+	var list []statement
+	for i := 0; i < n; {
+		size := cutChunk(n - i)
+		args := make([]any, 0, size*len(columns))
+		for j := range size {
+			args = row(args, i+j)
+		}
+		list = append(list, statement{tx.insertText(table, columns, size, tail), args})
+		i += size
+	}
+	err = tx.sendAll(list, func(_ int, changed int64) { added += changed })
+	return added, err
+}
+
+func cutChunk(n int) int {
+	for _, c := range chunks {
+		if n >= c {
+			return c
+		}
+	}
+	return 1
+}
+
+// sendAll runs statements in PostgreSQL, at once.
+func (tx *Tx) sendAll(list []statement, done func(i int, changed int64)) error {
+	if len(list) == 0 {
+		return nil
+	}
+	at := 0 // of the statement that an error is of
+	trips, err := tx.conn.connection.(*postgres).send(list, func(i int, changed int64) {
+		at = i + 1
+		done(i, changed)
+	})
+	tx.ran(len(list), trips)
+	if err != nil {
+		tx.failed = true
+		return tx.classify(list[min(at, len(list)-1)].query, err)
+	}
+	return nil
+}
+
+func insertText(table string, columns []string, size int, tail string) string {
+	var b strings.Builder
+	b.Grow(64 + len(columns)*(16+2*size))
+	b.WriteString("INSERT INTO ")
+	b.WriteString(table)
+	b.WriteString(" (")
+	b.WriteString(strings.Join(columns, ", "))
+	b.WriteString(") VALUES ")
+	row := "(?" + strings.Repeat(",?", len(columns)-1) + ")"
+	for i := range size {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		b.WriteString(row)
+	}
+	if tail != "" {
+		b.WriteByte(' ')
+		b.WriteString(tail)
+	}
+	return b.String()
+}
+
+// Each runs one statement for each of n rows, and expects every one to change
+// exactly one row: a row that is no longer what it was read as is fault.Fenced.
+func (tx *Tx) Each(query string, n int, row func(dst []any, i int) []any) error {
+	var stale error
+	check := func(i int, changed int64) {
+		if changed != 1 && stale == nil {
+			stale = &fault.Error{Kind: fault.Fenced, Op: "sqldb: " + tx.db.area, Code: "stale_row",
+				Err: fmt.Errorf("row %d of %q: %d rows changed, want 1", i, query, changed)}
+		}
+	}
+	if tx.db.postgres {
+		list := make([]statement, n)
+		for i := range n {
+			list[i] = statement{query, row(nil, i)}
+		}
+		if err := tx.sendAll(list, check); err != nil {
+			return err
+		}
+		return stale
+	}
+	for i := range n {
+		tx.args = row(tx.args[:0], i)
+		changed, err := tx.Exec(query, tx.args...)
+		if err != nil {
+			return err
+		}
+		if check(i, changed); stale != nil {
+			return stale
+		}
+	}
+	return nil
+}
