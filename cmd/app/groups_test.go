@@ -50,7 +50,7 @@ func newDatabases(t *testing.T, n int) *databases {
 		urls += fmt.Sprintf("%d=%s ", i+1, pg.URL(fmt.Sprint("pay", i+1)))
 	}
 	d.env = []string{"TALLYSTICK_BUS=kafka", "TALLYSTICK_KAFKA_BROKERS=127.0.0.1:1", fmt.Sprint("TALLYSTICK_GROUPS=", testGroups), "TALLYSTICK_STORES=postgres",
-		"TALLYSTICK_POSTGRES_DATABASES=" + urls, "TALLYSTICK_LEASE_TTL=1s", "TALLYSTICK_LEASE_RENEW_EVERY=100ms", "TALLYSTICK_MOVE_LOOK_EVERY=20ms"}
+		"TALLYSTICK_POSTGRES_DATABASES=" + urls, "TALLYSTICK_LEASE_TTL=1s", "TALLYSTICK_LEASE_RENEW_EVERY=100ms", "TALLYSTICK_POSTGRES_IDLE_TIMEOUT=2s", "TALLYSTICK_MOVE_LOOK_EVERY=20ms"}
 	_, err = app.Migrate(t.Context(), d.deps(), "postgres", "")
 	must(t, err)
 	return d
