@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -38,7 +41,13 @@ type databases struct {
 
 func newDatabases(t *testing.T, n int) *databases {
 	t.Helper()
-	pg, err := engines.StartPostgres(t.Context(), false)
+	return newDatabasesOn(t, n, false)
+}
+
+// newDatabasesOn makes them on a server that is durable or is not.
+func newDatabasesOn(t *testing.T, n int, durable bool) *databases {
+	t.Helper()
+	pg, err := engines.StartPostgres(t.Context(), durable)
 	must(t, err)
 	t.Cleanup(func() { _ = pg.Close() })
 	dir, _ := initialised(t)
@@ -527,6 +536,41 @@ func TestMoveIsResumedAfterACrash(t *testing.T) {
 	}
 	if crashes != 3*len([]string{"frozen", "copied", "departed", "settled", "forgotten"}) {
 		t.Errorf("%d points were passed", crashes)
+	}
+}
+
+// The command itself, killed with -9 behind a step of each area: it goes on when it
+// is run again, and says so when there is nothing to do.
+func TestTheCommandIsKilledAndRunAgain(t *testing.T) {
+	d := newDatabasesOn(t, 2, true)
+	d.fill()
+	before := d.together()
+	program := filepath.Join(t.TempDir(), "tallystick")
+	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", program, "../tallystick").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	run := func(env string, args ...string) (string, error) {
+		cmd := exec.CommandContext(t.Context(), program, append([]string{"groups"}, append(args, "--data", d.dir)...)...)
+		cmd.Env = append(append(os.Environ(), d.env...), env)
+		out, err := cmd.CombinedOutput()
+		return string(out), err
+	}
+	move := []string{"move", "1", "--to", "2", "--as", "postgres", "--unserved"}
+	for _, point := range []string{"move.accounting.copied", "move.prepay.departed", "move.core.settled"} {
+		if out, err := run(app.EnvCrashAt+"="+point+":1", move...); err == nil || !strings.Contains(err.Error(), "killed") {
+			t.Fatalf("at %s: %v %s", point, err, out)
+		}
+	}
+	if out, err := run("", move...); err != nil || !strings.Contains(out, "group 1 is in database 2\n") {
+		t.Fatalf("in the end: %v %s", err, out)
+	}
+	d.isAt(1, 2)
+	d.same("in the end", before, d.together())
+	if out, err := run("", move...); err != nil || !strings.Contains(out, "group 1 is in database 2 already") {
+		t.Errorf("again: %v %s", err, out)
+	}
+	if out, err := run("", "list"); err != nil || strings.Count(out, "\n") != 1+3*testGroups {
+		t.Errorf("list: %v %s", err, out)
 	}
 }
 

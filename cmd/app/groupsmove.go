@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
 
 	accountingstore "github.com/tallystick/tallystick/accounting/sqlstore"
@@ -29,11 +28,6 @@ type MoveOptions struct {
 
 // MoveStep is one step of a move that was done.
 type MoveStep = move.Step
-
-// AdminPassword is that of the user who moves groups; empty if there is none.
-func AdminPassword(dir string, environ []string) (string, error) {
-	return NewSecrets(filepath.Join(dir, SecretsDir), lookup(environ)).Password("admin")
-}
 
 // moveOrder is the order in which a group's areas are moved, each for itself: they
 // meet on the bus, wherever they are. Accounting first, for which nobody waits, and

@@ -83,7 +83,7 @@ type groupsMoveCmd struct {
 	Groups   []int  `arg:"" help:"Groups to move."`
 	To       int    `help:"Number of the database." required:"" placeholder:"NUMBER"`
 	Data     string `help:"Data folder with the cluster's configuration." required:"" placeholder:"DIR" type:"path"`
-	As       string `help:"User who may act as the owner of the schemas: who ran migrate. Without it, whoever the URLs name. The password is the secret postgres-admin." placeholder:"USER"`
+	As       string `help:"User who may act as the owner of the schemas: who ran migrate. Without it, the one in the URLs. Its password is read from the environment variable PGPASSWORD, if it needs one." placeholder:"USER"`
 	Unserved bool   `help:"Also to a database on which no process works yet."`
 }
 
@@ -93,16 +93,13 @@ func (c *groupsMoveCmd) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	o := app.MoveOptions{As: c.As, Unserved: c.Unserved, Did: func(s app.MoveStep) {
+	o := app.MoveOptions{As: c.As, Password: os.Getenv("PGPASSWORD"), Unserved: c.Unserved, Did: func(s app.MoveStep) {
 		rows := ""
 		if s.Rows > 0 {
 			rows = fmt.Sprintf(" (%d rows)", s.Rows)
 		}
 		fmt.Printf("group %d, %s: %s in database %d%s\n", s.Group, s.Area, s.Name, s.Database, rows)
 	}}
-	if o.Password, err = app.AdminPassword(d.Dir, os.Environ()); err != nil {
-		return err
-	}
 	slices.Sort(c.Groups)
 	for _, g := range slices.Compact(c.Groups) {
 		moved, err := app.MoveGroup(ctx, d, g, c.To, o)
