@@ -23,6 +23,7 @@ type KafkaConfig struct {
 	StartTimeout    time.Duration `yaml:"start_timeout"` // how long a start waits for the brokers
 	ProduceTimeout  time.Duration `yaml:"produce_timeout"`
 	FetchWait       time.Duration `yaml:"fetch_wait"`
+	FetchGather     time.Duration `yaml:"fetch_gather"`
 	FetchBytesMax   int           `yaml:"fetch_bytes_max"`
 	BufferBytesMax  int           `yaml:"buffer_bytes_max"`
 	QueueBytesMax   int64         `yaml:"queue_bytes_max"`
@@ -51,14 +52,14 @@ type KafkaSASL struct {
 func defaultKafka() KafkaConfig {
 	c, i := kafka.DefaultConfig(), kafka.DefaultIntakeConfig()
 	return KafkaConfig{TopicPrefix: c.Prefix, Replication: c.Replication, MinInSync: c.MinInSync, Retention: c.Retention, StartTimeout: 30 * time.Second,
-		ProduceTimeout: c.ProduceTimeout, FetchWait: c.FetchWait, FetchBytesMax: c.FetchBytesMax, BufferBytesMax: c.BufferBytesMax,
+		ProduceTimeout: c.ProduceTimeout, FetchWait: c.FetchWait, FetchGather: c.FetchGather, FetchBytesMax: c.FetchBytesMax, BufferBytesMax: c.BufferBytesMax,
 		QueueBytesMax: i.QueueBytesMax, BatchRecordsMax: i.BatchRecordsMax, BatchBytesMax: i.BatchBytesMax, RecordBytes: 800}
 }
 
 func (c Config) kafka() kafka.Config {
 	k := c.Kafka
 	out := kafka.Config{Prefix: k.TopicPrefix, Groups: c.Groups, Epoch: 1, Replication: k.Replication, MinInSync: k.MinInSync, Retention: k.Retention,
-		ProduceTimeout: k.ProduceTimeout, FetchWait: k.FetchWait, FetchBytesMax: k.FetchBytesMax, BufferBytesMax: k.BufferBytesMax,
+		ProduceTimeout: k.ProduceTimeout, FetchWait: k.FetchWait, FetchGather: k.FetchGather, FetchBytesMax: k.FetchBytesMax, BufferBytesMax: k.BufferBytesMax,
 		BatchBytesMax: k.BatchBytesMax, TLS: kafka.TLS(k.TLS), SASL: kafka.SASL{Mechanism: k.SASL.Mechanism, Username: k.SASL.Username}}
 	for b := range strings.SplitSeq(k.Brokers, ",") {
 		if b = strings.TrimSpace(b); b != "" {

@@ -35,6 +35,7 @@ type Config struct {
 	// what it may send at once, and BufferBytesMax what a Source holds of one group
 	// that nobody has read yet.
 	FetchWait      time.Duration
+	FetchGather    time.Duration // between an answer that brought something and the next question; 0 for none
 	FetchBytesMax  int
 	BufferBytesMax int
 	// BatchBytesMax bounds one request to append. A record that is larger is sent
@@ -47,7 +48,7 @@ type Config struct {
 // DefaultConfig lacks Brokers and Groups.
 func DefaultConfig() Config {
 	return Config{Prefix: "tallystick.", Epoch: 1, Replication: 3, MinInSync: 2, Retention: 30 * 24 * time.Hour, ProduceTimeout: 5 * time.Second,
-		FetchWait: 500 * time.Millisecond, FetchBytesMax: 1 << 20, BufferBytesMax: 2 << 20, BatchBytesMax: 768 << 10}
+		FetchWait: 500 * time.Millisecond, FetchGather: 10 * time.Millisecond, FetchBytesMax: 1 << 20, BufferBytesMax: 2 << 20, BatchBytesMax: 768 << 10}
 }
 
 // Validate names the first value that cannot be.
@@ -73,6 +74,9 @@ func (c Config) Validate() error {
 		if f.v <= 0 {
 			return bad(f.name, "set it to at least 1")
 		}
+	}
+	if c.FetchGather < 0 || c.FetchGather > time.Second {
+		return bad("fetch_gather", "use 0s to 1s: each hop waits for so long under load")
 	}
 	if c.MinInSync > c.Replication {
 		return bad("min_in_sync", "set it to at most replication")

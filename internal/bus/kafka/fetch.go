@@ -48,9 +48,14 @@ func (c *Cluster) scan(ctx context.Context, topic bus.Topic, group int, offset i
 	case res.Error != nil:
 		return offset, unavailable(res.Error)
 	}
+	return c.readRecords(topic, group, offset, res.Records, fn)
+}
+
+// readRecords calls fn for each record of an answer from an offset on.
+func (c *Cluster) readRecords(topic bus.Topic, group int, offset int64, records kafka.RecordReader, fn func(*kafka.Record) error) (next int64, err error) {
 	next = offset
 	for read := false; ; {
-		r, err := res.Records.ReadRecord()
+		r, err := records.ReadRecord()
 		if errors.Is(err, io.EOF) {
 			return next, nil
 		}

@@ -33,6 +33,7 @@ type part struct {
 	at     int64     // the offset to fetch next
 	buffer []bus.Message
 	bytes  int
+	ill    bool  // something was wrong when it was fetched with others
 	failed error // of the last fetch ahead: a reader need not wait for the next one
 }
 
@@ -199,18 +200,8 @@ func (s *Source) Held() (bytes int64) {
 	return bytes
 }
 
-// Run fetches ahead of the reader until ctx ends, at most BufferBytesMax and one
-// answer of each group. Errors are logged and tried again.
-func (s *Source) Run(ctx context.Context, backoffMax time.Duration) error {
-	var wg sync.WaitGroup
-	for _, g := range s.groups {
-		wg.Go(func() { s.follow(ctx, g, backoffMax) })
-	}
-	wg.Wait()
-	return nil
-}
-
-func (s *Source) follow(ctx context.Context, group int, backoffMax time.Duration) {
+// follow fetches one group until ctx ends. well is called when it was fetched.
+func (s *Source) follow(ctx context.Context, group int, backoffMax time.Duration, well func()) {
 	backoff := time.Duration(0)
 	for ctx.Err() == nil {
 		at, ok, moved := s.wanted(group)
@@ -233,6 +224,9 @@ func (s *Source) follow(ctx context.Context, group int, backoffMax time.Duration
 			continue
 		}
 		backoff = 0
+		if err == nil {
+			well()
+		}
 	}
 }
 

@@ -1,0 +1,91 @@
+package kafka
+
+import (
+	"context"
+
+	"github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol/fetch"
+
+	"github.com/tallystick/tallystick/internal/bus"
+)
+
+// wish is a group that is to be read, and from which offset.
+type wish struct {
+	group int
+	at    int64
+}
+
+// catch is what a wish came to: out is what lies before next. With an error, out is
+// what lies before that.
+type catch struct {
+	wish
+	out  []bus.Message
+	next int64
+	err  error
+}
+
+// leaders are the brokers that lead the partitions of a topic, by group. Those
+// without one are left out.
+func (c *Cluster) leaders(ctx context.Context, topic bus.Topic) (map[int]int, error) {
+	res, err := c.client.Metadata(ctx, &kafka.MetadataRequest{Topics: []string{c.topic(topic)}})
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	out := map[int]int{}
+	for _, t := range res.Topics {
+		for _, p := range t.Partitions {
+			if p.Error == nil && p.Leader.Host != "" {
+				out[p.ID] = p.Leader.ID
+			}
+		}
+	}
+	return out, nil
+}
+
+// fetchMany reads many groups of a topic, all led by one broker, with one request:
+// what a request costs, brokers and us, is nearly the same for one and for many. It
+// comes back when there is something of any, or after FetchWait. The library has
+// requests for one partition alone, and the messages that they are made of.
+func (c *Cluster) fetchMany(ctx context.Context, topic bus.Topic, wishes []wish) ([]catch, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.client.Timeout)
+	defer cancel()
+	partitions := make([]fetch.RequestPartition, len(wishes))
+	for i, w := range wishes {
+		partitions[i] = fetch.RequestPartition{Partition: int32(w.group), CurrentLeaderEpoch: -1, FetchOffset: w.at, LogStartOffset: -1, //nolint:gosec // at most 1,024
+			PartitionMaxBytes: int32(c.cfg.FetchBytesMax)} //nolint:gosec // Kafka's own bound
+	}
+	m, err := c.transport.RoundTrip(ctx, c.client.Addr, &fetch.Request{ReplicaID: -1, MaxWaitTime: int32(c.cfg.FetchWait.Milliseconds()), MinBytes: 1, //nolint:gosec // a second or so
+		MaxBytes: int32(c.cfg.FetchBytesMax), SessionID: -1, SessionEpoch: -1, Topics: []fetch.RequestTopic{{Topic: c.topic(topic), Partitions: partitions}}}) //nolint:gosec // as above
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	res := m.(*fetch.Response)
+	if res.ErrorCode != 0 {
+		return nil, unavailable(kafka.Error(res.ErrorCode))
+	}
+	at := make(map[int]int64, len(wishes))
+	for _, w := range wishes {
+		at[w.group] = w.at
+	}
+	var out []catch
+	for i := range res.Topics {
+		for j := range res.Topics[i].Partitions {
+			p := &res.Topics[i].Partitions[j]
+			k := catch{wish: wish{int(p.Partition), at[int(p.Partition)]}}
+			switch k.next = k.at; {
+			case p.ErrorCode != 0:
+				k.err = unavailable(kafka.Error(p.ErrorCode))
+			case p.RecordSet.Records != nil:
+				k.next, k.err = c.readRecords(topic, k.group, k.at, p.RecordSet.Records, func(r *kafka.Record) error {
+					m, err := c.message(topic, k.group, r)
+					if err == nil {
+						k.out = append(k.out, m)
+					}
+					return err
+				})
+			}
+			out = append(out, k)
+		}
+	}
+	return out, nil
+}
