@@ -6,6 +6,8 @@ import (
 	"github.com/tallystick/tallystick/internal/sqldb"
 )
 
+var accountColumns = []string{"book", "name", "currency", "class", "side", "kind"}
+
 // account is a row of accounts.
 type account struct {
 	id  int64
@@ -71,7 +73,7 @@ func (s *Store) resolve(tx *sqldb.Tx, w *work) error {
 		return nil
 	}
 	// Accounts are few and are made once: the order of first use gives their numbers.
-	_, err := tx.Insert("accounts", []string{"book", "name", "currency", "class", "side", "kind"}, len(missing),
+	_, err := tx.Insert("accounts", accountColumns, len(missing),
 		"ON CONFLICT DO NOTHING", func(dst []any, i int) []any {
 			k, d := missing[i], defs[missing[i]]
 			return append(dst, k.Book, k.Name, string(k.Currency), string(d.Class), string(d.Side), string(d.Kind))

@@ -256,6 +256,9 @@ func (c *cell) ready() error {
 
 // errNoOwner is for groups that no database that can be reached owns.
 func errNoOwner(code ids.Code, group int, why error) error {
-	return &fault.Error{Kind: fault.Unavailable, Op: "route", Code: "group_unreachable",
-		Err: fmt.Errorf("no database that can be reached owns group %d of %s: %w", group, code, why)}
+	err := fmt.Errorf("no database owns group %d of %s now", group, code)
+	if why != nil {
+		err = fmt.Errorf("no database that can be reached owns group %d of %s: %w", group, code, why)
+	}
+	return &fault.Error{Kind: fault.Unavailable, Op: "route", Code: "group_unreachable", Err: err}
 }

@@ -18,24 +18,32 @@ import (
 // as are started.
 type cluster struct {
 	*installation
-	pg    *engines.Postgres
+	pgs   []*engines.Postgres
 	ports []string // public of two gateways, operators' of two cores
 }
 
 // newCluster makes one on so many databases of one server.
 func newCluster(t *testing.T, databases int, faults sim.Faults) *cluster {
 	t.Helper()
+	return newClusterOn(t, 1, databases, faults)
+}
+
+// newClusterOn makes one on so many databases of so many servers, in turn.
+func newClusterOn(t *testing.T, servers, databases int, faults sim.Faults) *cluster {
+	t.Helper()
 	c := &cluster{installation: newInstallation(t, faults)}
-	var err error
-	c.pg, err = engines.StartPostgres(t.Context(), false)
-	must(t, err)
-	t.Cleanup(func() { _ = c.pg.Close() })
+	for range servers {
+		pg, err := engines.StartPostgres(t.Context(), false)
+		must(t, err)
+		t.Cleanup(func() { _ = pg.Close() })
+		c.pgs = append(c.pgs, pg)
+	}
 	urls := ""
 	for i := range databases {
-		name := fmt.Sprint("pay", i+1)
-		_, err := c.pg.Query(t.Context(), "postgres", "CREATE DATABASE "+name)
+		name, pg := fmt.Sprint("pay", i+1), c.pgs[i%servers]
+		_, err := pg.Query(t.Context(), "postgres", "CREATE DATABASE "+name)
 		must(t, err)
-		urls += fmt.Sprintf("%d=%s ", i+1, c.pg.URL(name))
+		urls += fmt.Sprintf("%d=%s ", i+1, pg.URL(name))
 	}
 	for range 4 {
 		addr, err := app.FreeAddress()
@@ -44,7 +52,7 @@ func newCluster(t *testing.T, databases int, faults sim.Faults) *cluster {
 	}
 	c.env = append(c.env, "TALLYSTICK_STORES=postgres", "TALLYSTICK_POSTGRES_DATABASES="+urls, "TALLYSTICK_LEASE_TTL=1s", "TALLYSTICK_POSTGRES_IDLE_TIMEOUT=2s", "TALLYSTICK_LEASE_RENEW_EVERY=100ms",
 		"TALLYSTICK_PUBLIC_URL=http://"+c.ports[0], "TALLYSTICK_CORE_URL=http://"+c.ports[2]+" http://"+c.ports[3])
-	_, err = app.Migrate(t.Context(), c.deps(), "postgres", "")
+	_, err := app.Migrate(t.Context(), c.deps(), "postgres", "")
 	must(t, err)
 	return c
 }

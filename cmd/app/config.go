@@ -60,6 +60,7 @@ type Config struct {
 	Stores   string         `yaml:"stores"`
 	Postgres PostgresConfig `yaml:"postgres"`
 	Lease    LeaseConfig    `yaml:"lease"`
+	Move     MoveConfig     `yaml:"move"`
 
 	Kafka      KafkaConfig       `yaml:"kafka"`
 	Redis      RedisConfig       `yaml:"redis"`
@@ -104,7 +105,7 @@ func DefaultConfig() Config {
 		Groups: 16, DirectoryPoll: time.Second, ShutdownTimeout: 30 * time.Second, StoreCacheKiBMax: 16_384,
 		DiskFreeBytesMin: 64 << 20,
 		Roles:            "gateway,core,prepay,accounting", Bus: BusEmbedded, Coordination: CoordinationLocal, Kafka: defaultKafka(), Redis: defaultRedis(),
-		Stores: StoresSQLite, Postgres: defaultPostgres(), Lease: defaultLease(),
+		Stores: StoresSQLite, Postgres: defaultPostgres(), Lease: defaultLease(), Move: defaultMove(),
 		Intake: IntakeConfig{BatchRecordsMax: 1024, BatchBytesMax: 1 << 20, QueueBatchesMax: 8, UnreadBytesMax: 64 << 20,
 			UnreadAgeMax: 30 * time.Second, TrimEveryBatches: 256, MeasureEvery: 100 * time.Millisecond},
 		Consumers: ConsumersConfig{MessagesMax: 512, PauseMax: 20 * time.Millisecond, LedgerPause: 50 * time.Millisecond, ParkedMax: 100_000,

@@ -188,3 +188,17 @@ func must(t *testing.T, err error) {
 		t.Fatal(err)
 	}
 }
+
+func TestBoundsOfMovesAreChecked(t *testing.T) {
+	dir, _ := initialised(t)
+	base := []string{"TALLYSTICK_BUS=kafka", "TALLYSTICK_KAFKA_BROKERS=a:1", "TALLYSTICK_STORES=postgres", "TALLYSTICK_POSTGRES_DATABASES=1=postgres://db/tallystick"}
+	if _, err := app.LoadConfig(dir, base); err != nil {
+		t.Fatal(err)
+	}
+	for env, field := range map[string]string{"TALLYSTICK_MOVE_WAIT_MAX=1s": "move.wait_max", "TALLYSTICK_MOVE_LOOK_EVERY=0s": "move.look_every",
+		"TALLYSTICK_MOVE_LOOK_EVERY=2m": "move.look_every", "TALLYSTICK_MOVE_COPY_TIMEOUT=0s": "move.copy_timeout"} {
+		if _, err := app.LoadConfig(dir, append(slices.Clone(base), env)); err == nil || !strings.Contains(err.Error(), field) {
+			t.Errorf("%s: %v, want %s", env, err, field)
+		}
+	}
+}

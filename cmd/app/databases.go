@@ -17,7 +17,8 @@ import (
 // be looked at from outside: without a lease, beside the processes that work on them.
 type Databases struct {
 	All    []*Stores
-	owned  []map[int]bool // groups, by database
+	owned  []map[int]bool // groups, by database, as core has them
+	apart  []string       // groups that have not all areas in one database
 	groups int
 }
 
@@ -38,17 +39,35 @@ func OpenDatabases(ctx context.Context, d Deps) (*Databases, error) {
 				return nil, errors.Join(fault.Wrap(fmt.Sprintf("database %d", at.number), err), all.Close())
 			}
 		}
-		groups, err := lease.Owned(ctx, s.Core.DB())
-		if err != nil {
+		if err := all.look(ctx, s); err != nil {
 			return nil, errors.Join(err, all.Close())
 		}
-		owned := map[int]bool{}
-		for _, g := range groups {
-			owned[g] = true
-		}
-		all.owned = append(all.owned, owned)
 	}
 	return all, nil
+}
+
+// look looks which groups a database owns.
+func (d *Databases) look(ctx context.Context, s *Stores) error {
+	owned := map[int]bool{}
+	of := map[string][]int{}
+	for area, db := range s.databases() {
+		groups, err := lease.Owned(ctx, db)
+		if err != nil {
+			return err
+		}
+		of[area] = groups
+	}
+	for _, g := range of[string(RoleCore)] {
+		owned[g] = true
+	}
+	for _, role := range []Role{RolePrepay, RoleAccounting} {
+		if !slices.Equal(of[string(role)], of[string(RoleCore)]) {
+			d.apart = append(d.apart, fmt.Sprintf("database %d owns groups %v of core and %v of %s: a move is unfinished", s.Core.DB().Number(),
+				of[string(RoleCore)], of[string(role)], role))
+		}
+	}
+	d.owned = append(d.owned, owned)
+	return nil
 }
 
 // Close closes them.
@@ -64,6 +83,7 @@ func (d *Databases) Close() error {
 // is in the one that owns it, and so are the two sides of each equation.
 func (d *Databases) Verify(ctx context.Context) (sum Verification, err error) {
 	sum.Parked = map[string]int{}
+	sum.Violations = append(sum.Violations, d.apart...)
 	owners := map[int]int{}
 	for i, s := range d.All {
 		v, err := s.Verify(ctx)

@@ -92,7 +92,7 @@ func (d Deps) migrateArea(ctx context.Context, at database, m *Migrated, as, pas
 // divide gives each group that nobody owns to a database, in order: the first time,
 // equal parts to all.
 func (d Deps) divide(ctx context.Context, dbs []*sqldb.DB, done []Migrated) error {
-	owned := map[int]int{}
+	owned, away := map[int]int{}, map[int]bool{}
 	for i, db := range dbs {
 		groups, err := lease.Owned(ctx, db)
 		if err != nil {
@@ -105,10 +105,19 @@ func (d Deps) divide(ctx context.Context, dbs []*sqldb.DB, done []Migrated) erro
 			owned[g] = i
 		}
 		done[i].Owns = len(groups)
+		moving, err := lease.Moving(ctx, db)
+		if err != nil {
+			return err
+		}
+		for _, g := range moving { // it is on its way: nobody may own it now
+			if _, has := owned[g]; !has {
+				away[g] = true
+			}
+		}
 	}
 	give := make([][]int, len(dbs))
 	for g := range d.Config.Groups {
-		if _, has := owned[g]; !has {
+		if _, has := owned[g]; !has && !away[g] {
 			i := g * len(dbs) / d.Config.Groups
 			give[i] = append(give[i], g)
 		}

@@ -37,6 +37,17 @@ type LeaseConfig struct {
 	Patience   time.Duration `yaml:"patience"`    // how long what is under way may take before groups are given up
 }
 
+// MoveConfig bounds `tallystick groups move`.
+type MoveConfig struct {
+	WaitMax     time.Duration `yaml:"wait_max"`     // for the holder of a group to give it up
+	LookEvery   time.Duration `yaml:"look_every"`   // while it waits
+	CopyTimeout time.Duration `yaml:"copy_timeout"` // of one statement over all rows of a group
+}
+
+func defaultMove() MoveConfig {
+	return MoveConfig{WaitMax: time.Minute, LookEvery: 100 * time.Millisecond, CopyTimeout: time.Hour}
+}
+
 func defaultPostgres() PostgresConfig {
 	return PostgresConfig{UserPrefix: "tallystick_", ConnectTimeout: 5 * time.Second, StatementTimeout: 10 * time.Second, IdleTimeout: 5 * time.Second}
 }
@@ -103,6 +114,12 @@ func (c Config) validatePostgres() error {
 		return bad("postgres.idle_timeout", "use at most twice lease.ttl: a process that stands still in a transaction keeps its groups for so long")
 	case l.RenewEvery <= 0 || l.RenewEvery > l.TTL/4:
 		return bad("lease.renew_every", "use at most a quarter of lease.ttl")
+	case c.Move.WaitMax < l.TTL:
+		return bad("move.wait_max", "use at least lease.ttl: a dead process's leases last so long")
+	case c.Move.LookEvery <= 0 || c.Move.LookEvery > c.Move.WaitMax:
+		return bad("move.look_every", "use at most move.wait_max")
+	case c.Move.CopyTimeout <= 0:
+		return bad("move.copy_timeout", "give a duration above 0, such as 1h")
 	case l.Patience <= 0 || l.Patience > c.ShutdownTimeout:
 		return bad("lease.patience", "use at most shutdown_timeout")
 	}

@@ -4,38 +4,57 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"time"
 
 	"github.com/tallystick/tallystick/accounting"
 	"github.com/tallystick/tallystick/core"
 	"github.com/tallystick/tallystick/internal/ids"
 )
 
+// movePauses are the pauses between looks for a group that no database owns: it is
+// on its way, for the time of two commits.
+func movePauses() []time.Duration {
+	return []time.Duration{0, 20 * time.Millisecond, 100 * time.Millisecond, 300 * time.Millisecond}
+}
+
 // Trade implements core.Trades over all databases: it asks the one that owns the
-// code's group, and no other. Where that was last seen elsewhere, or nowhere, it
-// looks again, once.
+// code's group, and no other. Where that was last seen is asked first, and says
+// itself if it is not so any more.
 func (a *App) Trade(ctx context.Context, code ids.Code) (*core.Trade, error) {
 	group := code.Group(a.Config.Groups)
-	var why error
-	for _, anew := range []bool{false, true} {
-		c, err := a.owner(ctx, RoleCore, group, anew)
-		why = errors.Join(why, err)
+	c, why := a.owner(ctx, RoleCore, group, false)
+	for _, pause := range movePauses() {
 		if c == nil {
-			continue
+			if err := sleep(ctx, pause); err != nil {
+				return nil, err
+			}
+			if c, why = a.owner(ctx, RoleCore, group, true); c == nil {
+				if why != nil {
+					break // it is in one that cannot be reached, as far as anybody knows
+				}
+				continue
+			}
 		}
 		read, err := c.readStores(ctx)
 		if err != nil {
 			return nil, err
 		}
-		t, err := read.Core.Trade(ctx, code)
-		if err != nil || t != nil {
+		t, owned, err := read.Core.OwnTrade(ctx, code)
+		if err != nil || owned {
 			return t, err
 		}
-		// It is not there: perhaps as the group has moved.
-		if next, err := a.owner(ctx, RoleCore, group, true); err != nil || next == c {
-			return nil, err
-		}
+		c = nil
 	}
 	return nil, errNoOwner(code, group, why)
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
 }
 
 // owner is the cell whose database owns a group; nil if none is known to, and then

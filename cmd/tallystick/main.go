@@ -27,6 +27,7 @@ type commands struct {
 	Restore restoreCmd `cmd:"" help:"Make a data folder of a backup."`
 	Rewind  rewindCmd  `cmd:"" help:"On Kafka, after stores were restored from an older copy: make the topics say again what the areas' logs say."`
 	Parked  parkedCmd  `cmd:"" help:"List messages that were put aside because they could not be applied, and ask for their replay."`
+	Groups  groupsCmd  `cmd:"" help:"List the groups of a cluster, or move them between its databases."`
 	Version versionCmd `cmd:"" help:"Print the version."`
 }
 

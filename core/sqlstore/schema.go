@@ -9,7 +9,7 @@ import (
 // migrations bring core's database up to date. A released one never changes.
 func migrations(postgres bool) []string {
 	if postgres {
-		return []string{lease.Schema + embedded.Schema(bus.Dispatch, bus.Payments) + schema}
+		return []string{lease.Schema + embedded.Schema(bus.Dispatch, bus.Payments) + schema, lease.MovesSchema}
 	}
 	return []string{embedded.Schema(bus.Dispatch, bus.Payments) + schema}
 }

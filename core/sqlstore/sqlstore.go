@@ -11,6 +11,7 @@ import (
 	"github.com/tallystick/tallystick/internal/bus/embedded"
 	"github.com/tallystick/tallystick/internal/fault"
 	"github.com/tallystick/tallystick/internal/ids"
+	"github.com/tallystick/tallystick/internal/lease"
 	"github.com/tallystick/tallystick/internal/sqldb"
 )
 
@@ -184,18 +185,34 @@ func (s *Store) Due(ctx context.Context, nowMillis int64, limit int) ([]ids.Code
 // Trade implements core.Store.
 func (s *Store) Trade(ctx context.Context, code ids.Code) (*core.Trade, error) {
 	var t *core.Trade
-	err := s.db.Snapshot(ctx, func(tx *sqldb.Tx) error {
-		for _, w := range []core.Want{{Trades: []ids.Code{code}}, {Payments: []ids.Code{code}}} {
-			found, err := load(tx, w)
-			if err != nil {
-				return err
-			}
-			if len(found) == 1 {
-				t = found[0]
-				return loadLast(tx, t)
-			}
-		}
-		return nil
+	err := s.db.Snapshot(ctx, func(tx *sqldb.Tx) (err error) {
+		t, err = trade(tx, code)
+		return err
 	})
 	return t, fault.Wrap("core: trade", err)
+}
+
+// OwnTrade is Trade of a PostgreSQL database that may not own the code's group, or not
+// any more: then it says so, whatever is in its tables.
+func (s *Store) OwnTrade(ctx context.Context, code ids.Code) (t *core.Trade, owned bool, err error) {
+	err = s.db.Snapshot(ctx, func(tx *sqldb.Tx) (err error) {
+		if owned, err = lease.Owns(tx, code.Group(s.groups())); err == nil && owned {
+			t, err = trade(tx, code)
+		}
+		return err
+	})
+	return t, owned, fault.Wrap("core: trade", err)
+}
+
+func trade(tx *sqldb.Tx, code ids.Code) (*core.Trade, error) {
+	for _, w := range []core.Want{{Trades: []ids.Code{code}}, {Payments: []ids.Code{code}}} {
+		found, err := load(tx, w)
+		if err != nil {
+			return nil, err
+		}
+		if len(found) == 1 {
+			return found[0], loadLast(tx, found[0])
+		}
+	}
+	return nil, nil
 }

@@ -86,6 +86,7 @@ var allowed = []struct{ pkg, may string }{
 	{`internal/engines`, `none`}, // for tests and the demo
 	{`internal/engines/pgtest`, `internal/(engines|sqldb)`},
 	{`internal/lease`, `internal/sqldb|` + leaf},
+	{`internal/move`, `internal/(lease|sqldb)|` + leaf},
 	{`internal/coord`, leaf},
 	{`internal/coord/(local|redis|coordtest)`, `internal/coord|` + leaf},
 	{`internal/bus/bustest`, `internal/bus|` + leaf},
@@ -104,12 +105,12 @@ var allowed = []struct{ pkg, may string }{
 	{`accounting/event`, leaf},
 
 	{`core`, `core/(event|merchant)|prepay/event|channels|internal/bus|` + leaf},
-	{`core/(sqlstore|storetest)`, `core(/event|/merchant)?|channels|internal/(bus|bus/embedded|lease|sqldb)|` + leaf},
+	{`core/(sqlstore|storetest)`, `core(/event|/merchant)?|channels|internal/(bus|bus/embedded|lease|move|sqldb)|` + leaf},
 	{`prepay`, `prepay/event|core/(event|merchant)|channels|internal/bus|` + leaf},
-	{`prepay/(sqlstore|storetest)`, `prepay(/event)?|core/event|channels|internal/(bus|bus/embedded|lease|sqldb)|` + leaf},
+	{`prepay/(sqlstore|storetest)`, `prepay(/event)?|core/event|channels|internal/(bus|bus/embedded|lease|move|sqldb)|` + leaf},
 	{`accounting`, `accounting/event|internal/bus|` + leaf},
 	{`accounting/rules`, `accounting|core/event|internal/bus|` + leaf},
-	{`accounting/(sqlstore|storetest)`, `accounting(/event)?|internal/(bus|bus/embedded|lease|sqldb)|` + leaf},
+	{`accounting/(sqlstore|storetest)`, `accounting(/event)?|internal/(bus|bus/embedded|lease|move|sqldb)|` + leaf},
 
 	{`gateway/voucher`, `core/event|channels|internal/bus|` + leaf},
 	{`gateway/callback`, `core/event|channels|internal/bus|` + leaf},

@@ -6,10 +6,11 @@ var (
 	PostgresText = postgresText
 )
 
-// IDsPerDatabase and IDsBlock bound what NewIDs gives.
+// What NewIDs gives, and up to where.
 const (
-	IDsPerDatabase = idsPerDatabase
-	IDsBlock       = idsBlock
+	IDsBlock     = idsBlock
+	IDsDatabases = idsDatabases
+	IDsMax       = idsMax
 )
 
 // Begun begins a transaction before its first statement.

@@ -88,11 +88,11 @@ func (m *migration) run(query string, args ...any) error {
 
 // prepare makes what is there before any version of the schema.
 func (m *migration) prepare() error {
-	first := int64(m.o.Postgres.Number) * idsPerDatabase
+	first := int64(m.o.Postgres.Number) * idsBlock
 	for _, query := range []string{
 		`CREATE SCHEMA IF NOT EXISTS ` + m.schema,
 		fmt.Sprintf(`CREATE SEQUENCE IF NOT EXISTS ids AS BIGINT INCREMENT BY %d MINVALUE %d MAXVALUE %d START WITH %d`,
-			idsBlock, first, first+idsPerDatabase-idsBlock, first+idsBlock),
+			idsBlock*idsDatabases, first, int64(idsMax-idsBlock), first),
 		`CREATE TABLE IF NOT EXISTS stamp (name TEXT PRIMARY KEY, value TEXT NOT NULL)`,
 	} {
 		if err := m.run(query); err != nil {

@@ -181,7 +181,7 @@ func TestPostgresIDs(t *testing.T) {
 					if all[id] {
 						t.Errorf("%d twice", id)
 					}
-					if all[id] = true; id < 3*sqldb.IDsPerDatabase || id >= 4*sqldb.IDsPerDatabase {
+					if all[id] = true; id/sqldb.IDsBlock%sqldb.IDsDatabases != 3 {
 						t.Errorf("%d is not of database 3", id)
 					}
 				}
@@ -193,7 +193,7 @@ func TestPostgresIDs(t *testing.T) {
 	// A key that nobody gives is of the same sequence.
 	db := open(t, o)
 	write(t, db, func(tx *sqldb.Tx) error { return insert(tx, "by default") })
-	if have := sql(t, `SELECT id / %d FROM %s.item`, int64(sqldb.IDsPerDatabase), o.Postgres.Schema); have != "3" {
+	if have := sql(t, `SELECT id / %d %% %d FROM %s.item`, sqldb.IDsBlock, sqldb.IDsDatabases, o.Postgres.Schema); have != "3" {
 		t.Errorf("an id by default is of database %s", have)
 	}
 }
@@ -216,7 +216,7 @@ func TestPostgresIDsCostOneRoundTrip(t *testing.T) {
 	})
 }
 
-// TestPostgresIDsEnd: a database that has given all its ids takes none of another's.
+// TestPostgresIDsEnd: a database that has given all its ids takes none that would not fit.
 func TestPostgresIDsEnd(t *testing.T) {
 	o := migrated(t, pgOptions(t, func(o *sqldb.Options) { o.Postgres.Number = 2 }))
 	db := open(t, o)
@@ -226,8 +226,8 @@ func TestPostgresIDsEnd(t *testing.T) {
 		})
 		return last, err
 	}
-	sql(t, `ALTER SEQUENCE %s.ids RESTART WITH %d`, o.Postgres.Schema, int64(3*sqldb.IDsPerDatabase-sqldb.IDsBlock))
-	if last, err := take(sqldb.IDsBlock); err != nil || last != 3*sqldb.IDsPerDatabase-1 {
+	sql(t, `ALTER SEQUENCE %s.ids RESTART WITH %d`, o.Postgres.Schema, int64(sqldb.IDsMax-(sqldb.IDsDatabases-2)*sqldb.IDsBlock))
+	if last, err := take(sqldb.IDsBlock); err != nil || last != sqldb.IDsMax-(sqldb.IDsDatabases-3)*sqldb.IDsBlock-1 {
 		t.Errorf("the last is %d, %v", last, err)
 	}
 	if last, err := take(1); !fault.Is(err, fault.Internal) {

@@ -33,15 +33,17 @@ type Postgres struct {
 	Guard func(*Tx) error
 }
 
-// NumberMax is the highest number of a database: its ids, and 10 bits more for what
-// is numbered by them, fit an int64.
-const NumberMax = 31
+// NumberMax is the highest number of a database.
+const NumberMax = 127
 
-// idsPerDatabase are the ids that a database can give, and idsBlock how many a
-// transaction takes at a time.
+// Ids are taken in blocks of idsBlock, and the databases have every idsDatabases-th
+// block each: they share one line of numbers, on which a database can go ahead
+// (RaiseIDs) to give only ids above those of rows that come to it. Up to idsMax, 10
+// bits more for what is numbered by an id fit an int64.
 const (
-	idsPerDatabase = 1 << 48
-	idsBlock       = 64
+	idsBlock     = 64
+	idsDatabases = NumberMax + 1
+	idsMax       = 1 << 53
 )
 
 func (p *Postgres) check(op string) error {

@@ -38,7 +38,7 @@ func (tx *Tx) NewIDs(table string, n int, set func(i int, id int64)) error {
 		if err := scan(&tx.nextID); err != nil {
 			return err
 		}
-		if end := int64(tx.db.number+1) * idsPerDatabase; tx.nextID+idsBlock > end {
+		if tx.nextID+idsBlock > idsMax {
 			return fault.New(fault.Internal, "sqldb: "+tx.db.area, "database %d has given all its ids", tx.db.number)
 		}
 		tx.lastID = tx.nextID + idsBlock

@@ -15,7 +15,7 @@ import (
 // open ones is left alone while a call goes from due to sending and back.
 func migrations(postgres bool) []string {
 	if postgres {
-		return []string{lease.Schema + embedded.Schema(bus.Outcomes) + schema}
+		return []string{lease.Schema + embedded.Schema(bus.Outcomes) + schema, lease.MovesSchema}
 	}
 	return []string{embedded.Schema(bus.Outcomes) + schema}
 }

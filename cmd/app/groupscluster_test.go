@@ -1,0 +1,229 @@
+package app_test
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/tallystick/tallystick/bench/load"
+	"github.com/tallystick/tallystick/channels/sandbox/sim"
+	"github.com/tallystick/tallystick/cmd/app"
+	"github.com/tallystick/tallystick/internal/fault"
+	"github.com/tallystick/tallystick/internal/ids"
+)
+
+// payer pays at both gateways in turn until it is stopped.
+type payer struct {
+	mu       sync.Mutex
+	vouchers []string
+	refused  []string // what was no 202
+	stop     func()
+}
+
+func (p *payer) so(far int) []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return append([]string(nil), p.vouchers[min(far, len(p.vouchers)):]...)
+}
+
+func startPayer(t *testing.T, gateways []*system, from int) *payer {
+	t.Helper()
+	p := &payer{}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	order := load.Orders(1)
+	go func() {
+		defer close(done)
+		for n := from; ctx.Err() == nil; n++ {
+			a, status, err := gateways[n%len(gateways)].client.Pay(order(n))
+			p.mu.Lock()
+			if status == 202 {
+				p.vouchers = append(p.vouchers, a.Voucher)
+			} else {
+				p.refused = append(p.refused, fmt.Sprintf("payment %d: %d %v", n, status, err))
+			}
+			p.mu.Unlock()
+			time.Sleep(20 * time.Millisecond)
+		}
+	}()
+	p.stop = sync.OnceFunc(func() {
+		cancel()
+		<-done
+	})
+	t.Cleanup(p.stop)
+	return p
+}
+
+// codeOf is the code of an id.
+func codeOf(t *testing.T, id string) ids.Code {
+	t.Helper()
+	_, c, err := ids.ParseID(id)
+	must(t, err)
+	return c
+}
+
+// frozen freezes a group of the second database, as a move that does not go on, and
+// pays: everything is accepted, and core works on all but this group until it is
+// taken back. It gives the vouchers, once all are known to core.
+func (c *cluster) frozen(gateways []*system, core *system, group int) []string {
+	c.t.Helper()
+	ask := func(sql string) string {
+		c.t.Helper()
+		out, err := c.pgs[0].Query(c.t.Context(), "pay2", fmt.Sprintf(sql, group))
+		must(c.t, err)
+		return out
+	}
+	until := func(what string, done func() bool) {
+		c.t.Helper()
+		for range 1500 {
+			if done() {
+				return
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		c.t.Fatalf("not yet: %s", what)
+	}
+	ask("UPDATE core.leases SET frozen = TRUE WHERE grp = %d")
+	until("it is given up", func() bool { return ask("SELECT member FROM core.leases WHERE grp = %d") == "" })
+	promised := pay(c.t, gateways, 20, 60)
+	known := func(v string) bool {
+		trade, err := core.app.Trade(c.t.Context(), codeOf(c.t, v))
+		must(c.t, err)
+		return trade != nil
+	}
+	waiting := 0
+	for _, v := range promised {
+		if codeOf(c.t, v).Group(4) == group {
+			waiting++
+		} else {
+			until("a payment of another group", func() bool { return known(v) })
+		}
+	}
+	for _, v := range promised {
+		if codeOf(c.t, v).Group(4) == group && known(v) {
+			c.t.Errorf("%s is known to core, and its group is frozen", v)
+		}
+	}
+	if waiting == 0 {
+		c.t.Fatal("no payment is of the frozen group: the test shows nothing")
+	}
+	moved, err := app.MoveGroup(c.t.Context(), c.deps(), group, 2, app.MoveOptions{As: "postgres"})
+	must(c.t, err)
+	if !moved {
+		c.t.Error("the group was not taken back")
+	}
+	for _, v := range promised {
+		until("a payment of the group that was frozen", func() bool { return known(v) })
+	}
+	return promised
+}
+
+// Groups move there and back while payments come, with two of each role: every
+// payment is accepted meanwhile, every voucher is found wherever its group is, and
+// everything is explained in the end.
+func TestGroupsMoveUnderLoad(t *testing.T) {
+	c := newCluster(t, 2, sim.Faults{AutoPayShare: 1, LostReplyShare: .05, DeclineShare: .1, DuplicateCallbackShare: .1, EarlyCallbackShare: .1})
+	gateways := []*system{c.gateway(0), c.gateway(1)}
+	var all, cores []*system
+	for n := range 2 {
+		cores = append(cores, c.core(n))
+		all = append(all, c.worker("prepay"), c.worker("accounting"))
+	}
+	all = append(append(all, cores...), gateways...)
+	promised := pay(t, gateways, 0, 20)
+	c.settled(t.Context(), promised)
+	promised = append(promised, c.frozen(gateways, cores[0], 2)...)
+	p := startPayer(t, gateways, 100)
+	for _, m := range []struct{ group, to int }{{0, 2}, {3, 1}, {0, 1}} {
+		accepted := len(p.so(0))
+		moved, err := app.MoveGroup(t.Context(), c.deps(), m.group, m.to, app.MoveOptions{As: "postgres"})
+		must(t, err)
+		if !moved {
+			t.Errorf("group %d did not move to database %d", m.group, m.to)
+		}
+		for range 500 { // some come while the group is where it is now
+			if len(p.so(accepted)) > 5 {
+				break
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		for _, v := range promised {
+			for i, core := range cores {
+				if trade, err := core.app.Trade(t.Context(), codeOf(t, v)); err != nil || trade == nil {
+					t.Errorf("after group %d went to %d, core %d about %s: %v %v", m.group, m.to, i, v, trade, err)
+				}
+			}
+		}
+	}
+	p.stop()
+	promised = append(promised, p.vouchers...)
+	if len(p.refused) > 0 || len(promised) < 40 {
+		t.Errorf("%d accepted, and not: %q", len(promised), p.refused)
+	}
+	v := c.settled(t.Context(), promised)
+	if v.Orders[0].Accepted != int64(len(promised)) {
+		t.Errorf("%d accepted, %d promised", v.Orders[0].Accepted, len(promised))
+	}
+	for _, s := range all {
+		s.stop()
+	}
+}
+
+// A database that is gone stalls its own groups. Payments of the others settle, new
+// ones are accepted for all, and when it is back everything settles.
+func TestOneDeadDatabaseStallsItsGroupsAlone(t *testing.T) {
+	c := newClusterOn(t, 2, 2, sim.Faults{AutoPayShare: 1})
+	gateways := []*system{c.gateway(0)}
+	core := c.core(0)
+	all := append([]*system{core, c.worker("prepay"), c.worker("accounting")}, gateways...)
+	promised := pay(t, gateways, 0, 10)
+	c.settled(t.Context(), promised)
+	must(t, c.pgs[1].Kill())
+	dead := pay(t, gateways, 10, 40)
+	groups := map[int]int{}
+	for _, v := range dead {
+		code := codeOf(t, v)
+		group := code.Group(4)
+		groups[group]++
+		for tries := 0; ; tries++ {
+			trade, err := core.app.Trade(t.Context(), code)
+			if group >= 2 { // those of the second database
+				if !fault.Is(err, fault.Unavailable) {
+					t.Fatalf("group %d: %+v %v, and its database is dead", group, trade, err)
+				}
+				break
+			}
+			must(t, err)
+			if trade != nil && trade.Payment(code) != nil && trade.Payment(code).Status.Final() {
+				break
+			}
+			if tries > 1500 {
+				t.Fatalf("%s of group %d does not settle: %+v", v, group, trade)
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+	}
+	if groups[0]+groups[1] == 0 || groups[2]+groups[3] == 0 {
+		t.Fatalf("payments were of groups %v: the test shows nothing", groups)
+	}
+	list, err := app.ListGroups(t.Context(), c.deps())
+	must(t, err)
+	if len(list.Unreachable) != 3 || list.Unreachable[0].Database != 2 || len(list.Groups) != 4 {
+		t.Errorf("the list: %+v", list)
+	}
+	var startErr error
+	for range 100 { // its children may still be there for a moment
+		if startErr = c.pgs[1].Start(t.Context()); startErr == nil {
+			break
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	must(t, startErr)
+	promised = append(promised, dead...)
+	c.settled(t.Context(), append(promised, pay(t, gateways, 40, 45)...))
+	for _, s := range all {
+		s.stop()
+	}
+}
