@@ -7,7 +7,7 @@ import (
 
 // Portions are a group's rows in the tables of Schema(topics...).
 func Portions(group int, topics ...bus.Topic) (out []sqldb.Portion) {
-	tables := []string{"places", "heads", "marks", "parked"}
+	tables := []string{"places", "heads", "marks", "trimmed", "trimmed_sums", "parked"}
 	for _, t := range topics {
 		tables = append(tables, "log_"+string(t))
 	}
