@@ -80,6 +80,7 @@ func (c *cell) run(ctx context.Context) error {
 			err = errors.New("it ended by itself")
 		}
 		c.set(err)
+		c.forget()
 		if c.app.Now().Sub(begun) > l.TTL {
 			backoff = 0
 		}
@@ -91,6 +92,21 @@ func (c *cell) run(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// forget lets go of the store that is read: after a commit of which nobody knows how
+// it ended it would write no more, and with it nobody renews.
+func (c *cell) forget() {
+	c.mu.Lock()
+	look := c.look
+	c.look = nil
+	c.mu.Unlock()
+	if look == nil {
+		return
+	}
+	if err := look.Close(); err != nil {
+		c.app.Log.Warn("a store did not close well", "cell", c.name(), "error", err)
+	}
 }
 
 func (c *cell) set(err error) {
@@ -160,6 +176,7 @@ func (c *cell) onDuty(ctx context.Context, m *lease.Member, held []int) (share l
 	defer tick.Stop()
 	freed, unsubscribe := c.app.Coord.Subscribe(c.wake())
 	defer unsubscribe()
+	renewed := c.app.Now()
 	for {
 		select {
 		case <-ctx.Done():
@@ -172,8 +189,12 @@ func (c *cell) onDuty(ctx context.Context, m *lease.Member, held []int) (share l
 		}
 		share, err = c.renew(ctx, m)
 		switch {
-		case fault.Is(err, fault.Fenced):
+		case err == nil:
+			renewed = c.app.Now()
+		case fault.Is(err, fault.Fenced) || fault.Is(err, fault.Unknown) || c.app.Now().Sub(renewed) > c.app.Config.Lease.TTL:
 			return share, errors.Join(err, stop())
+		}
+		switch {
 		case err != nil:
 			c.set(err) // the database may come back before anybody takes us out
 		case !slices.Equal(m.Want(share), held):

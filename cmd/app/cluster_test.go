@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	"github.com/tallystick/tallystick/channels/sandbox/sim"
 	"github.com/tallystick/tallystick/cmd/app"
 	"github.com/tallystick/tallystick/internal/engines"
+	"github.com/tallystick/tallystick/internal/fault"
 )
 
 // cluster is an installation on Kafka and PostgreSQL, with as many processes' worth
@@ -154,5 +156,35 @@ func TestTwoOfEachRole(t *testing.T) {
 	}
 	for _, g := range gateways {
 		g.stop()
+	}
+}
+
+// Every few dozen commits of any area, the renewals of leases among them, end without
+// an answer, while they were done. Each time the process forgets all that it held and
+// joins again; nothing is lost and nothing comes twice.
+func TestCommitsWithoutAnAnswer(t *testing.T) {
+	c := newCluster(t, 1, sim.Faults{AutoPayShare: 1, DuplicateCallbackShare: .1})
+	var commits, silent atomic.Int64
+	c.tweak = func(d *app.Deps) {
+		d.CommitFault = func() error {
+			if commits.Add(1)%37 == 0 && silent.Load() < 24 {
+				silent.Add(1)
+				return fault.New(fault.Unknown, "test", "no answer")
+			}
+			return nil
+		}
+	}
+	gateways := []*system{c.gateway(0)}
+	workers := []*system{c.core(0), c.worker("prepay"), c.worker("accounting")}
+	promised := pay(t, gateways, 0, 120)
+	for silent.Load() < 24 {
+		time.Sleep(20 * time.Millisecond) // renewals are commits as well
+	}
+	promised = append(promised, pay(t, gateways, 120, 140)...)
+	if v := c.settled(t.Context(), promised); v.Orders[0].Accepted != 140 {
+		t.Errorf("%d accepted, 140 promised", v.Orders[0].Accepted)
+	}
+	for _, s := range append(workers, gateways...) {
+		s.stop()
 	}
 }

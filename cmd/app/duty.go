@@ -94,9 +94,13 @@ func (a *App) prepayDeps(store prepay.Store) prepay.Deps {
 	chance := rand.New(rand.NewPCG(a.Rand.Uint64(), a.Rand.Uint64())) //nolint:gosec // jitter
 	a.mu.Unlock()
 	base := strings.TrimSuffix(a.Config.PublicURL, "/")
+	config := a.Config.Prepay
+	if a.Config.Stores == StoresPostgres { // others wait for the groups: what is still out then is asked after
+		config.DrainMillis = min(config.DrainMillis, max(1, a.Config.Lease.Patience.Milliseconds()*3/4))
+	}
 	return prepay.Deps{Store: store, Channels: a.Channels, Executor: a.Executor, IDs: a.ids, Now: a.Now, Rand: chance,
 		NotifyURL: func(channel, account string) string { return base + "/v1/callbacks/" + channel + "/" + account },
-		Points:    a.Points, Metrics: a.Metrics, Log: a.Log, Config: a.Config.Prepay}
+		Points:    a.Points, Metrics: a.Metrics, Log: a.Log, Config: config}
 }
 
 // open looks whether the logs are those that were read: a store from another

@@ -25,6 +25,7 @@ type installation struct {
 	psp    *sim.Sim
 	broker *engines.Kafka
 	env    []string
+	tweak  func(*app.Deps) // of each process that is started
 }
 
 func newInstallation(t *testing.T, faults sim.Faults) *installation {
@@ -84,6 +85,9 @@ func (in *installation) start(dir string, env ...string) *system {
 	}
 	deps.Directory.Replace(&snapshot)
 	s := &system{psp: in.psp}
+	if in.tweak != nil {
+		in.tweak(&deps)
+	}
 	deps.NoSync = slices.Contains(in.env, "TALLYSTICK_STORES=postgres") // its server is one for tests
 	s.app, err = app.New(in.t.Context(), deps)
 	must(in.t, err)
