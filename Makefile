@@ -24,7 +24,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 # A module of its own: a broker that lies on demand, for tests alone.
 KFAKE := internal/bus/kafka/kfaketest
 
-.PHONY: test engines lint vet staticcheck race norace kfake demo sim torture planted fuzz
+.PHONY: test engines lint vet staticcheck race norace kfake demo sim torture chaos planted fuzz
 
 test: engines lint race norace kfake
 
@@ -64,6 +64,10 @@ sim:
 # Kill -9, N times, at named and at random points.
 torture:
 	go run ./bench crash -n $(N)
+
+# A cluster under load, while engines die and processes stand still.
+chaos:
+	go run ./bench chaos -report chaos.html
 
 # Every planted bug must be caught.
 planted:
