@@ -13,6 +13,8 @@ NO_RACE := /bench/|/sqlstore$$
 # without the detector, and with RACE_CHECKS of them under it, where SQLite is about
 # ten times slower.
 BOTH := /(core|prepay|accounting)$$
+# The whole app as well, under it without the tests that take long.
+APP := /cmd/app$$
 RACE_CHECKS ?= 20
 # How long each fuzz test runs: make fuzz FUZZTIME=5m
 FUZZTIME ?= 10s
@@ -44,11 +46,12 @@ staticcheck:
 	go run $(STATICCHECK) ./...
 
 race:
-	.ci/gotest race -race $$(go list ./... | grep -vE '$(NO_RACE)|$(BOTH)')
+	.ci/gotest race -race $$(go list ./... | grep -vE '$(NO_RACE)|$(BOTH)|$(APP)')
+	.ci/gotest 'race, short' -race -short ./cmd/app
 	RAPID_CHECKS=$(RACE_CHECKS) .ci/gotest 'race, fewer cases' -race $$(go list ./... | grep -E '$(BOTH)')
 
 norace:
-	.ci/gotest plain $$(go list ./... | grep -E '$(NO_RACE)|$(BOTH)')
+	.ci/gotest plain $$(go list ./... | grep -E '$(NO_RACE)|$(BOTH)|$(APP)')
 
 kfake:
 	cd $(KFAKE) && $(CURDIR)/.ci/gotest 'race, kfake' -race ./...

@@ -18,6 +18,7 @@ import (
 // finds his payment by the id; who asks again has the same voucher, two copies of
 // his intent are at the broker, and one payment comes of them.
 func TestABrokerThatStandsStill(t *testing.T) {
+	long(t)
 	in := newInstallation(t, sim.Faults{AutoPayShare: 1})
 	core, err := app.FreeAddress()
 	must(t, err)

@@ -16,6 +16,15 @@ import (
 	"github.com/tallystick/tallystick/internal/fault"
 )
 
+// long is for tests that take more than a few seconds: the race detector would make
+// minutes of them, and the shorter ones pass through the same code.
+func long(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("covered by the run without the race detector")
+	}
+}
+
 // cluster is an installation on Kafka and PostgreSQL, with as many processes' worth
 // as are started.
 type cluster struct {
@@ -163,11 +172,12 @@ func TestTwoOfEachRole(t *testing.T) {
 // an answer, while they were done. Each time the process forgets all that it held and
 // joins again; nothing is lost and nothing comes twice.
 func TestCommitsWithoutAnAnswer(t *testing.T) {
+	long(t)
 	c := newCluster(t, 1, sim.Faults{AutoPayShare: 1, DuplicateCallbackShare: .1})
 	var commits, silent atomic.Int64
 	c.tweak = func(d *app.Deps) {
 		d.CommitFault = func() error {
-			if commits.Add(1)%37 == 0 && silent.Load() < 24 {
+			if commits.Add(1)%37 == 0 && silent.Load() < 10 {
 				silent.Add(1)
 				return fault.New(fault.Unknown, "test", "no answer")
 			}
@@ -177,7 +187,7 @@ func TestCommitsWithoutAnAnswer(t *testing.T) {
 	gateways := []*system{c.gateway(0)}
 	workers := []*system{c.core(0), c.worker("prepay"), c.worker("accounting")}
 	promised := pay(t, gateways, 0, 120)
-	for silent.Load() < 24 {
+	for silent.Load() < 10 {
 		time.Sleep(20 * time.Millisecond) // renewals are commits as well
 	}
 	promised = append(promised, pay(t, gateways, 120, 140)...)

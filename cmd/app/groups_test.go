@@ -433,6 +433,7 @@ func TestEveryTableIsMovedOrListed(t *testing.T) {
 // Every row of every table goes with its group, whole, and nothing else does; there
 // and back again everything is as it was.
 func TestMoveThereAndBack(t *testing.T) {
+	long(t)
 	d := newDatabases(t, 2)
 	d.fill()
 	before, first, second := d.together(), d.dump(1), d.dump(2)
@@ -482,6 +483,7 @@ type abandoned struct{}
 // right; on the way no area of a group has two owners, and no row is nowhere. What is
 // between two steps is in the package that makes them.
 func TestMoveIsResumedAfterACrash(t *testing.T) {
+	long(t)
 	d := newDatabases(t, 2)
 	d.fill()
 	before := d.together()
@@ -542,6 +544,7 @@ func TestMoveIsResumedAfterACrash(t *testing.T) {
 // The command itself, killed with -9 behind a step of each area: it goes on when it
 // is run again, and says so when there is nothing to do.
 func TestTheCommandIsKilledAndRunAgain(t *testing.T) {
+	long(t)
 	d := newDatabasesOn(t, 2, true)
 	d.fill()
 	before := d.together()
@@ -576,6 +579,7 @@ func TestTheCommandIsKilledAndRunAgain(t *testing.T) {
 
 // What cannot be done says why, and changes nothing.
 func TestMovesThatAreRefused(t *testing.T) {
+	long(t)
 	d := newDatabases(t, 3)
 	d.fill()
 	before := d.together()
@@ -673,6 +677,7 @@ func (d *databases) ownsItsTradesAlone(crash func(point string, to int)) {
 
 // A copy that is not what it was copied from is found out before anything is given up.
 func TestMoveComparesBothSides(t *testing.T) {
+	long(t)
 	d := newDatabases(t, 2)
 	d.fill()
 	const spoil = `CREATE FUNCTION core.spoil() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN %s; END $$; CREATE TRIGGER spoil BEFORE INSERT ON core.attempts FOR EACH ROW EXECUTE FUNCTION core.spoil()`
@@ -696,6 +701,7 @@ func TestMoveComparesBothSides(t *testing.T) {
 
 // The journal's rows may go with their group alone, by an owner of the tables alone.
 func TestOnlyAMoveRemovesFromTheJournal(t *testing.T) {
+	long(t)
 	d := newDatabases(t, 2)
 	d.fill()
 	const remove = "SET ROLE %s; SET search_path = accounting; BEGIN; SELECT set_config('tallystick.forget', '%d', TRUE); DELETE FROM %s WHERE %s; ROLLBACK"

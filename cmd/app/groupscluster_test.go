@@ -124,6 +124,7 @@ func (c *cluster) frozen(gateways []*system, core *system, group int) []string {
 // payment is accepted meanwhile, every voucher is found wherever its group is, and
 // everything is explained in the end.
 func TestGroupsMoveUnderLoad(t *testing.T) {
+	long(t)
 	c := newCluster(t, 2, sim.Faults{AutoPayShare: 1, LostReplyShare: .05, DeclineShare: .1, DuplicateCallbackShare: .1, EarlyCallbackShare: .1})
 	gateways := []*system{c.gateway(0), c.gateway(1)}
 	var all, cores []*system
@@ -174,6 +175,7 @@ func TestGroupsMoveUnderLoad(t *testing.T) {
 // A database that is gone stalls its own groups. Payments of the others settle, new
 // ones are accepted for all, and when it is back everything settles.
 func TestOneDeadDatabaseStallsItsGroupsAlone(t *testing.T) {
+	long(t)
 	c := newClusterOn(t, 2, 2, sim.Faults{AutoPayShare: 1})
 	gateways := []*system{c.gateway(0)}
 	core := c.core(0)

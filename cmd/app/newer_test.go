@@ -102,6 +102,7 @@ func (in *installation) write(prefix string, topic bus.Topic, msgs []bus.Message
 // newer ones write, today's read and act upon; what they do not know they put aside,
 // whole, and the view passes over it.
 func TestMessagesOfANewerRelease(t *testing.T) {
+	long(t)
 	in := newInstallation(t, sim.Faults{AutoPayShare: 1})
 	s := in.start(in.folder("all"), "TALLYSTICK_LISTEN=127.0.0.1:0")
 	const n = 6

@@ -54,6 +54,7 @@ func (s *system) verified(t *testing.T, vouchers []string, accepted int64) {
 // are older than the stores, and other ones, are refused with the reason; and so is
 // a wrong password, at once.
 func TestRestoreOnKafka(t *testing.T) {
+	long(t)
 	in := newInstallation(t, sim.Faults{AutoPayShare: 1})
 	dir, all := in.folder("all"), "TALLYSTICK_LISTEN=127.0.0.1:0"
 	order := load.Orders(1)
