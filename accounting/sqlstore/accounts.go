@@ -1,6 +1,9 @@
 package sqlstore
 
 import (
+	"cmp"
+	"slices"
+
 	"github.com/tallystick/tallystick/accounting"
 	"github.com/tallystick/tallystick/internal/fault"
 	"github.com/tallystick/tallystick/internal/sqldb"
@@ -71,6 +74,11 @@ func (s *Store) resolve(tx *sqldb.Tx, w *work) error {
 	}
 	if len(missing) == 0 {
 		return nil
+	}
+	if tx.Postgres() { // in one order, whoever makes them: posters of other groups wait for each other
+		slices.SortFunc(missing, func(a, b accounting.Key) int {
+			return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Currency, b.Currency), cmp.Compare(a.Book, b.Book))
+		})
 	}
 	// Accounts are few and are made once: the order of first use gives their numbers.
 	_, err := tx.Insert("accounts", accountColumns, len(missing),

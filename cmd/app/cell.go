@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -23,7 +24,10 @@ type cell struct {
 	role Role
 	db   database
 
+	connecting chan struct{} // has a place for who connects
+
 	mu     sync.Mutex
+	bound  bool    // the store's places are in this bus
 	look   *Stores // reads, without a lease
 	owned  []int   // groups of the database, as they were last seen
 	state  error   // why it is not at work
@@ -49,20 +53,36 @@ func (d Deps) storesFor(ctx context.Context, role Role, db database, held []int,
 // database can be reached.
 func (c *cell) readStores(ctx context.Context) (*Stores, error) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.look != nil {
-		return c.look, nil
+	look := c.look
+	c.mu.Unlock()
+	if look != nil {
+		return look, nil
+	}
+	select { // one connects; nobody is kept from what is known meanwhile
+	case c.connecting <- struct{}{}:
+		defer func() { <-c.connecting }()
+	case <-ctx.Done():
+		return nil, fault.New(fault.Unavailable, "connect", "%s: %w", c.name(), ctx.Err())
+	}
+	c.mu.Lock()
+	look, bound := c.look, c.bound
+	c.mu.Unlock()
+	if look != nil {
+		return look, nil
 	}
 	s, err := c.app.storesFor(ctx, c.role, c.db, nil, nil)
+	if err == nil && !bound { // once: the brokers may be gone the next time
+		if err = c.app.bus.bind(ctx, s); err != nil {
+			err = errors.Join(err, s.Close())
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if err != nil {
 		c.state = err
 		return nil, err
 	}
-	if err := c.app.bus.bind(ctx, s); err != nil {
-		c.state = err
-		return nil, errors.Join(err, s.Close())
-	}
-	c.look = s
+	c.look, c.bound = s, true
 	return s, nil
 }
 
@@ -121,10 +141,17 @@ func (c *cell) membership(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	m := lease.NewMember(read.db(), c.app.ids.New("mbr_"), c.app.Config.ListenOperator, c.app.Config.Lease.TTL)
+	m := lease.NewMember(read.db(), c.app.ids.New("mbr_"), whoami(c.app.Config.ListenOperator), c.app.Config.Lease.TTL)
 	share, err := m.Renew(ctx, true)
 	if err != nil {
 		return err
+	}
+	for _, other := range c.app.cells { // what others own is known before anything is held
+		if other.role == c.role {
+			if _, err := other.groups(ctx, other == c); err != nil {
+				c.app.Log.Warn("owned groups not read", "cell", other.name(), "error", err)
+			}
+		}
 	}
 	defer func() {
 		// Whatever has happened: others need not wait for the end of our time.
@@ -137,7 +164,7 @@ func (c *cell) membership(ctx context.Context) (err error) {
 	}()
 	for {
 		before := len(m.Held())
-		held, err := m.Hold(ctx, m.Want(share))
+		held, err := m.Hold(ctx, c.want(m, share))
 		if err != nil {
 			return err
 		}
@@ -197,10 +224,61 @@ func (c *cell) onDuty(ctx context.Context, m *lease.Member, held []int) (share l
 		switch {
 		case err != nil:
 			c.set(err) // the database may come back before anybody takes us out
-		case !slices.Equal(m.Want(share), held):
-			return share, stop()
+		case !slices.Equal(c.want(m, share), held):
+			// The store is closed by then: a call that hangs, or a part that stops late, has
+			// cost nothing but its own answer.
+			if err := c.stopRenewing(ctx, m, stop); fault.Is(err, fault.Fenced) || fault.Is(err, fault.Unknown) {
+				return share, err
+			} else if err != nil {
+				c.app.Log.Warn("a part stopped late", "cell", c.name(), "error", err)
+			}
+			return share, nil
 		default:
 			c.set(nil)
+		}
+	}
+}
+
+// want is what this process should hold, without what another database owns as well: a
+// copy that was restored believes to own what has moved away since. Neither is worked
+// on until one of them is put right.
+func (c *cell) want(m *lease.Member, share lease.Share) []int {
+	own := c.seen()
+	var twice []int
+	for _, other := range c.app.cells {
+		if other == c || other.role != c.role {
+			continue
+		}
+		for _, g := range other.seen() {
+			if slices.Contains(own, g) {
+				twice = append(twice, g)
+			}
+		}
+	}
+	if len(twice) == 0 {
+		return m.Want(share)
+	}
+	c.app.Log.Error("groups are owned by two databases, and stand still", "cell", c.name(), "groups", twice)
+	contested := func(g int) bool { return slices.Contains(twice, g) }
+	share.Wanted = append(share.Wanted, twice...)
+	share.Free = slices.DeleteFunc(slices.Clone(share.Free), contested)
+	return m.Want(share)
+}
+
+// stopRenewing stops a duty, and keeps the member one meanwhile.
+func (c *cell) stopRenewing(ctx context.Context, m *lease.Member, stop func() error) error {
+	stopped := make(chan error, 1)
+	go func() { stopped <- stop() }()
+	tick := time.NewTicker(c.app.Config.Lease.RenewEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case err := <-stopped:
+			return err
+		case <-tick.C:
+			if _, err := m.Renew(ctx, false); err != nil {
+				c.set(err) // the next one after the stop tells what it means
+			}
 		}
 	}
 }
@@ -213,7 +291,12 @@ func (c *cell) begin(ctx context.Context, m *lease.Member, held []int) (*duty, e
 	}
 	d, err := c.app.newDuty(c.role, stores, held)
 	if err == nil {
-		err = d.open(ctx)
+		// Brokers that are gone come back: readers and relays ask again by themselves, and
+		// timers and calls that are due wait for nobody.
+		if err = d.open(ctx); fault.Is(err, fault.Unavailable) {
+			c.app.Log.Warn("on duty without the brokers", "cell", c.name(), "error", err)
+			err = nil
+		}
 	}
 	if err != nil {
 		return nil, errors.Join(err, stores.Close())
@@ -233,21 +316,23 @@ func (c *cell) renew(ctx context.Context, m *lease.Member) (lease.Share, error) 
 	if err != nil {
 		return share, err
 	}
-	_, err = c.groups(ctx, true)
-	return share, err
+	if _, err := c.groups(bounded, true); err != nil { // the lease does not hang on it
+		c.app.Log.Warn("owned groups not read", "cell", c.name(), "error", err)
+	}
+	return share, nil
 }
 
 // groups are those that the database owns: as they were last seen, or anew.
 func (c *cell) groups(ctx context.Context, anew bool) ([]int, error) {
-	read, err := c.readStores(ctx)
-	if err != nil {
-		return nil, err
-	}
 	c.mu.Lock()
 	owned := c.owned
 	c.mu.Unlock()
 	if owned != nil && !anew {
 		return owned, nil
+	}
+	read, err := c.readStores(ctx)
+	if err != nil {
+		return nil, err
 	}
 	if owned, err = lease.Owned(ctx, read.db()); err != nil {
 		return nil, err
@@ -256,6 +341,15 @@ func (c *cell) groups(ctx context.Context, anew bool) ([]int, error) {
 	defer c.mu.Unlock()
 	c.owned = owned
 	return owned, nil
+}
+
+// whoami tells operators which process it is.
+func whoami(address string) string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "?"
+	}
+	return fmt.Sprintf("%s %s pid %d", host, address, os.Getpid())
 }
 
 // close closes what is read.

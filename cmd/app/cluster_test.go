@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -197,4 +198,57 @@ func TestCommitsWithoutAnAnswer(t *testing.T) {
 	for _, s := range append(workers, gateways...) {
 		s.stop()
 	}
+}
+
+// A configuration that does not name all databases gives away nothing that another
+// one owns, and a database that was lost is not taken for a new one.
+func TestMigrateGivesNothingAwayTwice(t *testing.T) {
+	c := newCluster(t, 2, sim.Faults{})
+	urls := []string{"1=" + c.pgs[0].URL("pay1"), "2=" + c.pgs[0].URL("pay2")}
+	migrate := func(databases string) error {
+		_, err := app.Migrate(t.Context(), c.deps("TALLYSTICK_POSTGRES_DATABASES="+databases), "postgres", "")
+		return err
+	}
+	must(t, migrate(urls[0]+" "+urls[1])) // again
+	for _, one := range urls {
+		if err := migrate(one); !fault.Is(err, fault.Conflict) || !strings.Contains(err.Error(), "groups_without_owner") {
+			t.Errorf("only %s: %v", one, err)
+		}
+	}
+	for _, query := range []string{"DROP DATABASE pay2", "CREATE DATABASE pay2"} {
+		_, err := c.pgs[0].Query(t.Context(), "postgres", query)
+		must(t, err)
+	}
+	if err := migrate(urls[0] + " " + urls[1]); !fault.Is(err, fault.Conflict) {
+		t.Errorf("a database that was lost: %v", err)
+	}
+	owned, err := c.pgs[0].Query(t.Context(), "pay1", "SELECT count(*) FROM core.leases")
+	if must(t, err); owned != "2" {
+		t.Errorf("database 1 owns %s of 4 groups", owned)
+	}
+}
+
+// A group that two databases own, as one of them is an old copy, is worked on in
+// neither; all others are.
+func TestAGroupThatTwoDatabasesOwn(t *testing.T) {
+	c := newCluster(t, 2, sim.Faults{AutoPayShare: 1})
+	for _, area := range []string{"core", "prepay", "accounting"} {
+		_, err := c.pgs[0].Query(t.Context(), "pay1", "INSERT INTO "+area+".leases (grp) SELECT 3 WHERE NOT EXISTS (SELECT 1 FROM "+area+".leases WHERE grp = 3)")
+		must(t, err)
+	}
+	core := c.core(0)
+	held := func(database string) string {
+		out, err := c.pgs[0].Query(t.Context(), database, "SELECT grp FROM core.leases WHERE member <> '' ORDER BY grp")
+		must(t, err)
+		return strings.ReplaceAll(out, "\n", " ")
+	}
+	for held("pay1") != "0 1" || held("pay2") != "2" {
+		time.Sleep(20 * time.Millisecond) // it ends with the test's own time, if never
+	}
+	_, err := c.pgs[0].Query(t.Context(), "pay1", "DELETE FROM core.leases WHERE grp = 3")
+	must(t, err)
+	for held("pay2") != "2 3" {
+		time.Sleep(20 * time.Millisecond)
+	}
+	core.stop()
 }

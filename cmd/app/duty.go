@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 
@@ -164,6 +165,16 @@ func (a *App) drop(d *duty) {
 			return
 		}
 	}
+}
+
+// holds reports whether this process is on duty for a group of an area.
+func (a *App) holds(role Role, group int) bool {
+	for _, d := range a.atWork() {
+		if d.role == role && (d.groups == nil || slices.Contains(d.groups, group)) {
+			return true
+		}
+	}
+	return false
 }
 
 // atWork are the duties of this process, now.

@@ -226,6 +226,12 @@ func (k *kafkaBus) tell(ctx context.Context) error {
 	k.mu.Unlock()
 	var errs []error
 	for topic, places := range news {
+		// What has gone to another process is told by that one: an older place of ours
+		// would take back what it told.
+		maps.DeleteFunc(places, func(g int, _ bus.Place) bool { return !k.app.holds(RoleCore, g) })
+		if len(places) == 0 {
+			continue
+		}
 		if err := k.cluster.Tell(ctx, string(RoleCore), topic, places); err != nil {
 			errs = append(errs, err)
 			k.mu.Lock()
@@ -241,6 +247,17 @@ func (k *kafkaBus) tell(ctx context.Context) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// brokersPatience is how long brokers may be silent before a gateway is not ready.
+const brokersPatience = 3 * time.Second
+
+// reachable is about a gateway: it alone asks again and again.
+func (k *kafkaBus) reachable() error {
+	if k.app.Now().Sub(k.unread.Seen()) > brokersPatience+2*k.app.Config.Intake.MeasureEvery {
+		return fault.New(fault.Unavailable, "kafka", "the brokers do not answer")
+	}
+	return nil
 }
 
 func (k *kafkaBus) backlog(t bus.Topic) (int64, time.Duration) { return k.unread.Of(t) }

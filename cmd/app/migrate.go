@@ -3,6 +3,8 @@ package app
 import (
 	"context"
 	"fmt"
+	"strconv"
+	"strings"
 
 	accountingstore "github.com/tallystick/tallystick/accounting/sqlstore"
 	corestore "github.com/tallystick/tallystick/core/sqlstore"
@@ -89,6 +91,39 @@ func (d Deps) migrateArea(ctx context.Context, at database, m *Migrated, as, pas
 	return s.db(), nil
 }
 
+// mayDivide marks all databases as those among which the groups are divided, before
+// any group is given. When some are given already, it must have been these databases,
+// and none of them may have lost the mark: a group that nobody owns may be in one
+// that this configuration does not name, or may have been in one that was lost, and
+// given away here it would begin anew, empty.
+func mayDivide(ctx context.Context, dbs []*sqldb.DB, done []Migrated, begun bool) error {
+	numbers := make([]string, len(dbs))
+	for i := range dbs {
+		numbers[i] = strconv.Itoa(done[i].Database)
+	}
+	among := strings.Join(numbers, " ")
+	for i, db := range dbs {
+		err := db.Write(ctx, func(tx *sqldb.Tx) error {
+			have := ""
+			err := tx.Query(`SELECT value FROM stamp WHERE name = 'divided_among'`, nil, func(scan sqldb.Scan) error { return scan(&have) })
+			if err != nil || have == among {
+				return err
+			}
+			if have != "" || begun {
+				return &fault.Error{Kind: fault.Conflict, Op: "divide", Field: "postgres.databases", Code: "groups_without_owner",
+					Fix: "name all databases of the installation, and bring back the one that had them",
+					Err: fmt.Errorf("groups are owned by none of the databases %s, and database %d was divided among %q", among, done[i].Database, have)}
+			}
+			_, err = tx.Exec(`INSERT INTO stamp (name, value) VALUES ('divided_among', ?)`, among)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // divide gives each group that nobody owns to a database, in order: the first time,
 // equal parts to all.
 func (d Deps) divide(ctx context.Context, dbs []*sqldb.DB, done []Migrated) error {
@@ -121,6 +156,12 @@ func (d Deps) divide(ctx context.Context, dbs []*sqldb.DB, done []Migrated) erro
 			i := g * len(dbs) / d.Config.Groups
 			give[i] = append(give[i], g)
 		}
+	}
+	if len(owned)+len(away) == d.Config.Groups {
+		return nil
+	}
+	if err := mayDivide(ctx, dbs, done, len(owned)+len(away) > 0); err != nil {
+		return err
 	}
 	for i, db := range dbs {
 		if err := db.Write(ctx, func(tx *sqldb.Tx) error { return lease.Own(tx, give[i]) }); err != nil {

@@ -30,6 +30,9 @@ func (a *App) probes() []api.Probe {
 			return nil
 		}})
 	}
+	if a.Config.has(RoleGateway) && a.Config.Bus == BusKafka {
+		out = append(out, api.Probe{Name: "kafka", Check: a.bus.reachable})
+	}
 	for _, area := range slices.Sorted(maps.Keys(a.Stores.databases())) {
 		out = append(out, api.Probe{Name: area + "_store", Check: func() error { return a.gauges.store(area) }})
 	}

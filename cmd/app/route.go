@@ -57,10 +57,22 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
+// seen are the groups that the database owned when it was last looked at.
+func (c *cell) seen() []int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.owned
+}
+
 // owner is the cell whose database owns a group; nil if none is known to, and then
 // why some could not be asked.
 func (a *App) owner(ctx context.Context, role Role, group int, anew bool) (*cell, error) {
 	var errs []error
+	for _, c := range a.cells { // what is known, without asking anybody
+		if c.role == role && !anew && slices.Contains(c.seen(), group) {
+			return c, nil
+		}
+	}
 	for _, c := range a.cells {
 		if c.role != role {
 			continue

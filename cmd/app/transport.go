@@ -32,6 +32,8 @@ type transport interface {
 	keeps() time.Duration
 	// passed is told how far core has come in a topic.
 	passed(topic bus.Topic, moves []bus.Move)
+	// reachable says why what enters from outside cannot be appended; nil if it can.
+	reachable() error
 	// backlog is what is unread of a topic that enters from outside.
 	backlog(bus.Topic) (bytes int64, age time.Duration)
 	// first are runners that start before all readers and end after them.
@@ -105,6 +107,8 @@ func (e *embeddedBus) passed(topic bus.Topic, moves []bus.Move) {
 		e.log.Passed(intakeReader, topic, m.To.Seq)
 	}
 }
+
+func (e *embeddedBus) reachable() error { return nil }
 
 func (e *embeddedBus) backlog(t bus.Topic) (int64, time.Duration) { return e.log.Backlog(t) }
 

@@ -137,7 +137,7 @@ func (s *Store) write(tx *sqldb.Tx, jobs []*job, w *core.Work) error {
 		release = release || j.batch.Topic == bus.Intents || len(j.batch.Parked) > 0
 	}
 	if release {
-		if err := releaseWaiting(tx); err != nil {
+		if err := releaseWaiting(tx, s.Groups); err != nil {
 			return err
 		}
 	}
@@ -155,13 +155,13 @@ func (s *Store) write(tx *sqldb.Tx, jobs []*job, w *core.Work) error {
 // was not there yet, and is there now: also if it came between the transaction
 // that missed it and the one that parks. A callback without attach is keyed by
 // its Y.
-func releaseWaiting(tx *sqldb.Tx) error {
+func releaseWaiting(tx *sqldb.Tx, groups []int) error {
 	any := false
-	err := tx.Query(`SELECT EXISTS (SELECT 1 FROM parked WHERE replay = FALSE)`, nil, func(scan sqldb.Scan) error { return scan(&any) })
+	err := tx.Query(`SELECT EXISTS (SELECT 1 FROM parked WHERE replay = FALSE`+sqldb.Among("grp", groups)+`)`, nil, func(scan sqldb.Scan) error { return scan(&any) })
 	if err != nil || !any {
 		return err
 	}
-	_, err = tx.Exec(`UPDATE parked SET replay = TRUE WHERE replay = FALSE AND topic <> ? AND reason LIKE ?
+	_, err = tx.Exec(`UPDATE parked SET replay = TRUE WHERE replay = FALSE`+sqldb.Among("grp", groups)+` AND topic <> ? AND reason LIKE ?
 		AND (EXISTS (SELECT 1 FROM trade_orders t WHERE t.biz_code = parked.biz_code) OR EXISTS (SELECT 1 FROM payment_orders p WHERE p.y = parked.biz_code))`,
 		string(bus.Intents), "%"+core.ErrNoPayment.Error()+"%")
 	return err

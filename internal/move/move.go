@@ -186,7 +186,7 @@ func (v *move) settle(ctx context.Context, states map[int]lease.State) (func() e
 	if len(v.Missing) > 0 {
 		return nil, fault.New(fault.Unavailable, "owner", "none of the databases that can be reached owns the group, and databases %v cannot", v.Missing)
 	}
-	return nil, &fault.Error{Kind: fault.NotFound, Op: "owner", Code: "unknown_group", Fix: "run tallystick migrate, which gives each group to a database",
+	return nil, &fault.Error{Kind: fault.NotFound, Op: "owner", Code: "unknown_group", Fix: "name all databases of the installation, and bring back the one that had it",
 		Err: errors.New("no database owns the group")}
 }
 

@@ -227,7 +227,7 @@ func rolledBack(err error) bool {
 	}
 	var pe *pgconn.PgError
 	// 25P03 ended the session while the transaction waited for its next statement.
-	return errors.As(err, &pe) && (pe.Severity == "ERROR" || pe.Code == "25P03")
+	return errors.As(err, &pe) && (pe.SeverityUnlocalized == "ERROR" || pe.Code == "25P03")
 }
 
 // open reports whether the server holds a transaction open, or a failed one.

@@ -211,8 +211,8 @@ func cutChunk(n int) int {
 
 // sendAll runs statements in PostgreSQL, at once.
 func (tx *Tx) sendAll(list []statement, done func(i int, changed int64)) error {
-	if len(list) == 0 {
-		return nil
+	if err := tx.usable(); err != nil || len(list) == 0 {
+		return err
 	}
 	at := 0 // of the statement that an error is of
 	trips, err := tx.conn.connection.(*postgres).send(list, func(i int, changed int64) {

@@ -34,6 +34,9 @@ type Scan func(dst ...any) error
 
 // Exec runs a statement and gives the number of rows that it changed.
 func (tx *Tx) Exec(query string, args ...any) (int64, error) {
+	if err := tx.usable(); err != nil && query != `ROLLBACK` {
+		return 0, err
+	}
 	tx.ran(1, 1)
 	n, err := tx.conn.exec(query, args)
 	if err != nil {
@@ -41,6 +44,15 @@ func (tx *Tx) Exec(query string, args ...any) (int64, error) {
 		return 0, tx.classify(query, err)
 	}
 	return n, nil
+}
+
+// usable refuses what comes after a statement of a writing transaction that failed, in
+// PostgreSQL: it would be refused there, or, if it was the first one, be outside of any.
+func (tx *Tx) usable() error {
+	if tx.db.postgres && tx.failed {
+		return fault.New(fault.Unavailable, "sqldb: "+tx.db.area, "a statement of the transaction had failed")
+	}
+	return nil
 }
 
 func (tx *Tx) classify(query string, err error) error {
@@ -170,6 +182,9 @@ func (tx *Tx) ForeignWrites() int64 { return tx.db.foreign }
 
 // Query calls row for each row of the result.
 func (tx *Tx) Query(query string, args []any, row func(Scan) error) error {
+	if err := tx.usable(); err != nil {
+		return err
+	}
 	tx.ran(1, 1)
 	err := tx.conn.query(query, args, row)
 	if err == nil {

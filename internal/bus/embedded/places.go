@@ -193,7 +193,7 @@ func (p Places) Committed(ctx context.Context, topic bus.Topic) (map[int]bus.Pla
 func (p Places) ParkedKeys(ctx context.Context, topic bus.Topic) (map[string]int, error) {
 	out := map[string]int{}
 	err := p.DB.Read(ctx, func(tx *sqldb.Tx) error {
-		return tx.Query(`SELECT biz_code, count(*) FROM parked WHERE topic = ? GROUP BY biz_code`, []any{string(topic)}, func(scan sqldb.Scan) error {
+		return tx.Query(`SELECT biz_code, count(*) FROM parked WHERE topic = ?`+sqldb.Among("grp", p.Groups)+` GROUP BY biz_code`, []any{string(topic)}, func(scan sqldb.Scan) error {
 			var k string
 			var n int
 			err := scan(&k, &n)

@@ -11,25 +11,32 @@ import (
 // with which something is wrong each for itself, so that they hold up no other.
 // Errors are logged and tried again.
 func (s *Source) Run(ctx context.Context, backoffMax time.Duration) error {
+	backoff := time.Duration(0)
 	for ctx.Err() == nil {
-		s.runOnce(ctx, backoffMax)
+		if well := s.runOnce(ctx, backoffMax); well {
+			backoff = 0
+			continue
+		}
+		backoff = min(max(2*backoff, 10*time.Millisecond), backoffMax)
+		wait(ctx, backoff)
 	}
 	return nil
 }
 
 // runOnce follows all groups until something goes wrong with one of those that are
-// fetched together, or until all with which something was wrong are well again.
-func (s *Source) runOnce(ctx context.Context, backoffMax time.Duration) {
+// fetched together, or until all with which something was wrong are well again: then
+// it says so.
+func (s *Source) runOnce(ctx context.Context, backoffMax time.Duration) (well bool) {
 	together, alone := s.byLeader(ctx)
 	own, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
-	over := make(chan struct{}, len(together)+1)
+	over := make(chan bool, len(together)+1)
 	for _, groups := range together {
 		wg.Go(func() {
 			s.followMany(own, groups)
-			over <- struct{}{}
+			over <- false
 		})
 	}
 	var mu sync.Mutex
@@ -37,18 +44,20 @@ func (s *Source) runOnce(ctx context.Context, backoffMax time.Duration) {
 	for _, g := range alone {
 		wg.Go(func() {
 			s.follow(own, g, backoffMax, sync.OnceFunc(func() {
+				s.recover(g)
 				mu.Lock()
 				defer mu.Unlock()
 				if ill--; ill == 0 {
-					over <- struct{}{}
+					over <- true
 				}
 			}))
 		})
 	}
 	select {
 	case <-ctx.Done():
-	case <-over:
+	case well = <-over:
 	}
+	return well
 }
 
 // byLeader divides the groups: those of each broker, and those to be followed alone,
@@ -62,7 +71,6 @@ func (s *Source) byLeader(ctx context.Context) (together map[int][]int, alone []
 		leader, has := leaders[g]
 		if err != nil || !has || s.parts[g].ill {
 			alone = append(alone, g)
-			s.parts[g].ill = false
 			continue
 		}
 		together[leader] = append(together[leader], g)
@@ -129,6 +137,13 @@ func (s *Source) sicken(groups ...int) {
 	for _, g := range groups {
 		s.parts[g].ill = true
 	}
+}
+
+// recover marks a group as one that can be fetched with others again.
+func (s *Source) recover(group int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.parts[group].ill = false
 }
 
 // wishes are what is to be fetched of some groups, each time beginning with another

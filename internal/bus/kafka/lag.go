@@ -136,6 +136,7 @@ type Backlog struct {
 	now     func() time.Time
 
 	mu     sync.Mutex
+	seen   time.Time // when the brokers were last asked, and answered
 	topics map[bus.Topic]*unreadOf
 	order  []bus.Topic
 }
@@ -172,7 +173,17 @@ func (b *Backlog) Step(ctx context.Context) error {
 		}
 		b.note(t, ends, told)
 	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.seen = b.now()
 	return nil
+}
+
+// Seen is when the brokers last answered a Step; the zero time if they never did.
+func (b *Backlog) Seen() time.Time {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.seen
 }
 
 func (b *Backlog) note(topic bus.Topic, ends, told []int64) {
