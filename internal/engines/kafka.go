@@ -105,7 +105,7 @@ func (k *Kafka) Stop() error { return k.p.signal(syscall.SIGTERM, 30*time.Second
 func (k *Kafka) Kill() error { return k.p.signal(syscall.SIGKILL, 30*time.Second) }
 
 // Freeze stops the process where it stands (SIGSTOP), Thaw lets it go on.
-func (k *Kafka) Freeze() error { return k.p.signal(syscall.SIGSTOP, 0) }
+func (k *Kafka) Freeze() error { return k.p.freeze() }
 
 // Thaw is SIGCONT.
 func (k *Kafka) Thaw() error { return k.p.signal(syscall.SIGCONT, 0) }

@@ -245,10 +245,19 @@ func (p *Postgres) Kill() error {
 // Freeze stops the server and all its processes where they stand (SIGSTOP), Thaw
 // lets them go on.
 func (p *Postgres) Freeze() error {
-	if err := p.p.signal(syscall.SIGSTOP, 0); err != nil { // first: it starts no more of them
+	if err := p.p.freeze(); err != nil { // first: it starts no more of them
 		return err
 	}
-	return p.signalChildren(syscall.SIGSTOP)
+	if err := p.signalChildren(syscall.SIGSTOP); err != nil {
+		return err
+	}
+	pids, err := p.children()
+	for _, pid := range pids {
+		if e := awaitStopped(pid); e != nil {
+			err = errors.Join(err, e)
+		}
+	}
+	return err
 }
 
 // Thaw is SIGCONT.

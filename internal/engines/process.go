@@ -71,6 +71,47 @@ func (p *process) signal(s syscall.Signal, wait time.Duration) error {
 	}
 }
 
+// freeze is SIGSTOP, and waits until all threads stand still: the kernel stops each
+// of them a moment after the signal, and one may answer meanwhile.
+func (p *process) freeze() error {
+	if err := p.signal(syscall.SIGSTOP, 0); err != nil {
+		return err
+	}
+	return awaitStopped(p.cmd.Process.Pid)
+}
+
+// freezeLooks is how often a process is looked at, a millisecond apart, until it
+// stands still.
+const freezeLooks = 10_000
+
+func awaitStopped(pid int) error {
+	for range freezeLooks {
+		moving, err := movingThreads(pid)
+		if err != nil || moving == 0 {
+			return err
+		}
+		<-time.After(time.Millisecond)
+	}
+	return fmt.Errorf("process %d does not stand still", pid)
+}
+
+func movingThreads(pid int) (n int, err error) {
+	tasks, err := filepath.Glob("/proc/" + itoa(pid) + "/task/*/stat")
+	if err != nil {
+		return 0, err
+	}
+	for _, path := range tasks {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			continue // the thread has ended
+		}
+		if f := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:])); len(f) > 0 && f[0] != "T" && f[0] != "t" {
+			n++
+		}
+	}
+	return n, nil
+}
+
 // ready waits until an address answers.
 func (p *process) ready(ctx context.Context, addr string) error {
 	ctx, cancel := context.WithTimeout(ctx, startMax)

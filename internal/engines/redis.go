@@ -53,7 +53,7 @@ func (r *Redis) Stop() error { return r.p.signal(syscall.SIGTERM, 30*time.Second
 func (r *Redis) Kill() error { return r.p.signal(syscall.SIGKILL, 30*time.Second) }
 
 // Freeze stops the process where it stands (SIGSTOP), Thaw lets it go on.
-func (r *Redis) Freeze() error { return r.p.signal(syscall.SIGSTOP, 0) }
+func (r *Redis) Freeze() error { return r.p.freeze() }
 
 // Thaw is SIGCONT.
 func (r *Redis) Thaw() error { return r.p.signal(syscall.SIGCONT, 0) }
