@@ -99,9 +99,9 @@ func (c *cluster) settled(ctx context.Context, promised []string) app.Verificati
 	var v app.Verification
 	var lost []string
 	for range 600 {
-		v, err = all.Verify(ctx)
+		_, lost, err = all.CheckVouchers(ctx, promised) // first: what core knows by now is verified
 		must(c.t, err)
-		_, lost, err = all.CheckVouchers(ctx, promised)
+		v, err = all.Verify(ctx)
 		must(c.t, err)
 		open, unread := int64(0), int64(0)
 		for _, o := range v.Orders {
