@@ -28,8 +28,7 @@ func Moves() move.Area {
 			}
 			return mapped(portions(group), numbers), nil
 		},
-		Check:  checkGroup,
-		Finish: func(_, _ *sqldb.Tx) error { return nil },
+		Check: checkGroup,
 	}
 }
 

@@ -142,13 +142,13 @@ func (c *cell) membership(ctx context.Context) (err error) {
 		return err
 	}
 	m := lease.NewMember(read.db(), c.app.ids.New("mbr_"), whoami(c.app.Config.ListenOperator), c.app.Config.Lease.TTL)
-	share, err := m.Renew(ctx, true)
+	share, err := c.renew(ctx, m, true)
 	if err != nil {
 		return err
 	}
 	for _, other := range c.app.cells { // what others own is known before anything is held
 		if other.role == c.role {
-			if _, err := other.groups(ctx, other == c); err != nil {
+			if _, err := other.groups(ctx, false); err != nil {
 				c.app.Log.Warn("owned groups not read", "cell", other.name(), "error", err)
 			}
 		}
@@ -214,14 +214,13 @@ func (c *cell) onDuty(ctx context.Context, m *lease.Member, held []int) (share l
 		case <-tick.C:
 		case <-freed: // not at the next tick, but now
 		}
-		share, err = c.renew(ctx, m)
-		switch {
-		case err == nil:
+		share, err = c.renew(ctx, m, false)
+		if err == nil {
 			renewed = c.app.Now()
-		case fault.Is(err, fault.Fenced) || fault.Is(err, fault.Unknown) || c.app.Now().Sub(renewed) > c.app.Config.Lease.TTL:
-			return share, errors.Join(err, stop())
 		}
 		switch {
+		case fault.Is(err, fault.Fenced) || fault.Is(err, fault.Unknown) || err != nil && c.app.Now().Sub(renewed) > c.app.Config.Lease.TTL:
+			return share, errors.Join(err, stop())
 		case err != nil:
 			c.set(err) // the database may come back before anybody takes us out
 		case !slices.Equal(c.want(m, share), held):
@@ -308,17 +307,17 @@ func (c *cell) begin(ctx context.Context, m *lease.Member, held []int) (*duty, e
 	return d, nil
 }
 
-// renew renews, and looks which groups the database owns.
-func (c *cell) renew(ctx context.Context, m *lease.Member) (lease.Share, error) {
+// renew renews, or joins, and takes note of the groups that the database owns.
+func (c *cell) renew(ctx context.Context, m *lease.Member, join bool) (lease.Share, error) {
 	bounded, cancel := context.WithTimeout(ctx, c.app.Config.Lease.TTL)
 	defer cancel()
-	share, err := m.Renew(bounded, false)
+	share, err := m.Renew(bounded, join)
 	if err != nil {
 		return share, err
 	}
-	if _, err := c.groups(bounded, true); err != nil { // the lease does not hang on it
-		c.app.Log.Warn("owned groups not read", "cell", c.name(), "error", err)
-	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.owned = share.Owned
 	return share, nil
 }
 

@@ -32,7 +32,7 @@ func OpenDatabases(ctx context.Context, d Deps) (*Databases, error) {
 	for _, at := range list {
 		s := &Stores{}
 		all.All = append(all.All, s)
-		for _, role := range []Role{RoleCore, RolePrepay, RoleAccounting} {
+		for _, role := range storedRoles() {
 			o := d.storeOptions()
 			o.Postgres = d.place(at, role)
 			if err := s.open(ctx, d, role, o); err != nil {

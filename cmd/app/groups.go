@@ -76,7 +76,7 @@ func ListGroups(ctx context.Context, d Deps) (*GroupList, error) {
 	out := &GroupList{}
 	var looks []*areaLook
 	for _, at := range list {
-		for _, role := range []Role{RoleCore, RolePrepay, RoleAccounting} {
+		for _, role := range storedRoles() {
 			look, err := d.lookAt(ctx, at, role)
 			if err != nil {
 				out.Unreachable = append(out.Unreachable, Unreachable{at.number, role, err.Error()})
@@ -99,7 +99,7 @@ func ListGroups(ctx context.Context, d Deps) (*GroupList, error) {
 	for g := range d.Config.Groups {
 		first, last := ids.SlotsOf(g, d.Config.Groups)
 		info := GroupInfo{Group: g, FirstSlot: first, LastSlot: last}
-		for _, role := range []Role{RoleCore, RolePrepay, RoleAccounting} {
+		for _, role := range storedRoles() {
 			info.Areas = append(info.Areas, areaInfo(role, g, looks, heads, len(out.Unreachable) > 0))
 		}
 		out.Groups = append(out.Groups, info)

@@ -36,7 +36,7 @@ func Migrate(ctx context.Context, d Deps, as, password string) (done []Migrated,
 		return nil, &fault.Error{Kind: fault.Invalid, Op: "migrate", Field: "stores", Code: "config_invalid",
 			Fix: "set stores: postgres; SQLite files are migrated when they are opened"}
 	}
-	for _, role := range []Role{RoleCore, RolePrepay, RoleAccounting} {
+	for _, role := range storedRoles() {
 		var dbs []*sqldb.DB
 		defer func() {
 			for _, db := range dbs {

@@ -45,7 +45,7 @@ func Production(dir string, environ []string, logTo io.Writer) (d Deps, err erro
 	}
 	if d.Config.Stores == StoresPostgres {
 		d.Passwords = map[Role]string{}
-		for _, role := range []Role{RoleCore, RolePrepay, RoleAccounting} {
+		for _, role := range storedRoles() {
 			if d.Passwords[role], err = secrets.Password(role); err != nil {
 				return d, err
 			}

@@ -21,7 +21,10 @@ const (
 )
 
 // allRoles is in the order of a payment's way.
-func allRoles() []Role { return []Role{RoleGateway, RoleCore, RolePrepay, RoleAccounting} }
+func allRoles() []Role { return append([]Role{RoleGateway}, storedRoles()...) }
+
+// storedRoles are those that have stores.
+func storedRoles() []Role { return []Role{RoleCore, RolePrepay, RoleAccounting} }
 
 // The buses.
 const (
@@ -41,7 +44,7 @@ func (c *Config) has(r Role) bool {
 
 // areas are the roles of this process that have stores.
 func (c *Config) areas() (out []Role) {
-	for _, r := range []Role{RoleCore, RolePrepay, RoleAccounting} {
+	for _, r := range storedRoles() {
 		if c.has(r) {
 			out = append(out, r)
 		}

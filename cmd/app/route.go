@@ -8,6 +8,7 @@ import (
 
 	"github.com/tallystick/tallystick/accounting"
 	"github.com/tallystick/tallystick/core"
+	"github.com/tallystick/tallystick/internal/bus"
 	"github.com/tallystick/tallystick/internal/ids"
 )
 
@@ -25,8 +26,8 @@ func (a *App) Trade(ctx context.Context, code ids.Code) (*core.Trade, error) {
 	c, why := a.owner(ctx, RoleCore, group, false)
 	for _, pause := range movePauses() {
 		if c == nil {
-			if err := sleep(ctx, pause); err != nil {
-				return nil, err
+			if bus.Sleep(ctx, pause); ctx.Err() != nil {
+				return nil, ctx.Err()
 			}
 			if c, why = a.owner(ctx, RoleCore, group, true); c == nil {
 				if why != nil {
@@ -46,15 +47,6 @@ func (a *App) Trade(ctx context.Context, code ids.Code) (*core.Trade, error) {
 		c = nil
 	}
 	return nil, errNoOwner(code, group, why)
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(d):
-		return nil
-	}
 }
 
 // seen are the groups that the database owned when it was last looked at.

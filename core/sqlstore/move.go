@@ -1,8 +1,6 @@
 package sqlstore
 
 import (
-	"context"
-
 	"github.com/tallystick/tallystick/internal/bus"
 	"github.com/tallystick/tallystick/internal/bus/embedded"
 	"github.com/tallystick/tallystick/internal/fault"
@@ -29,9 +27,6 @@ func Moves(groups int) move.Area {
 	return move.Area{
 		Name:     "core",
 		Portions: portions,
-		Prepare: func(_ context.Context, _, _ *sqldb.DB, group int) ([]sqldb.Portion, error) {
-			return portions(group), nil
-		},
 		Check: func(tx *sqldb.Tx, group int) error {
 			where, args := ids.InGroup("p.y", group, groups)
 			var astray int64
@@ -42,6 +37,5 @@ func Moves(groups int) move.Area {
 			}
 			return err
 		},
-		Finish: func(_, _ *sqldb.Tx) error { return nil },
 	}
 }

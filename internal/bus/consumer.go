@@ -372,7 +372,7 @@ func (c *Consumer) Run(ctx context.Context, idle, backoffMax time.Duration) erro
 			backoff = min(max(2*backoff, 10*time.Millisecond), backoffMax)
 			c.Log.Error("consumer will retry", "area", c.Area, "topic", string(c.Source.Topic()),
 				"error", err, "backoff_millis", backoff.Milliseconds())
-			sleep(ctx, backoff)
+			Sleep(ctx, backoff)
 			continue
 		}
 		backoff = 0
@@ -383,7 +383,7 @@ func (c *Consumer) Run(ctx context.Context, idle, backoffMax time.Duration) erro
 			default:
 			}
 			if d := min(max(c.now().Sub(begun), c.PauseMin), c.PauseMax); d > 0 && !c.full {
-				sleep(ctx, d)
+				Sleep(ctx, d)
 			}
 			continue
 		}
@@ -413,7 +413,8 @@ func (c *Consumer) look(ctx context.Context) {
 	}
 }
 
-func sleep(ctx context.Context, d time.Duration) {
+// Sleep waits for d, or until ctx ends.
+func Sleep(ctx context.Context, d time.Duration) {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {

@@ -21,7 +21,7 @@ func Follow(ctx context.Context, source Source, who string, log *slog.Logger, id
 		if err != nil && ctx.Err() == nil {
 			backoff = min(max(2*backoff, 10*time.Millisecond), backoffMax)
 			log.Error(who+" will retry", "error", err, "backoff_millis", backoff.Milliseconds())
-			sleep(ctx, backoff)
+			Sleep(ctx, backoff)
 			continue
 		}
 		backoff = 0

@@ -285,8 +285,11 @@ func (p *Postgres) children() (pids []int, err error) {
 
 // procStat is what the kernel tells of a process, from its state on; empty when it
 // is gone: pid (name) state ppid, where the name may have anything in it.
-func procStat(pid int) []string {
-	text, err := os.ReadFile("/proc/" + itoa(pid) + "/stat")
+func procStat(pid int) []string { return statOf("/proc/" + itoa(pid) + "/stat") }
+
+// statOf is procStat of a process's or a thread's file.
+func statOf(path string) []string {
+	text, err := os.ReadFile(path) //nolint:gosec // the kernel's own
 	if err != nil {
 		return nil
 	}

@@ -101,11 +101,7 @@ func movingThreads(pid int) (n int, err error) {
 		return 0, err
 	}
 	for _, path := range tasks {
-		text, err := os.ReadFile(path)
-		if err != nil {
-			continue // the thread has ended
-		}
-		if f := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:])); len(f) > 0 && f[0] != "T" && f[0] != "t" {
+		if f := statOf(path); len(f) > 0 && f[0] != "T" && f[0] != "t" { // one that has ended has none
 			n++
 		}
 	}

@@ -26,10 +26,12 @@ func Own(tx *sqldb.Tx, groups []int) error {
 	return fault.Wrap("own groups", err)
 }
 
+const ownedSQL = `SELECT grp FROM leases ORDER BY grp`
+
 // Owned are the groups of a database, in order.
 func Owned(ctx context.Context, db *sqldb.DB) (groups []int, err error) {
 	err = db.Read(ctx, func(tx *sqldb.Tx) error {
-		groups, err = column(tx, `SELECT grp FROM leases ORDER BY grp`)
+		groups, err = column(tx, ownedSQL)
 		return err
 	})
 	return groups, fault.Wrap("owned groups", err)
@@ -97,8 +99,9 @@ func (m *Member) alone(ctx context.Context, fn func(*sqldb.Tx) error) error {
 
 // Share is what a member finds out when it renews.
 type Share struct {
-	// Members are those that are there, and Owned the groups of the database.
-	Members, Owned int
+	// Members is how many are there, and Owned are the groups of the database.
+	Members int
+	Owned   []int
 	// Fair is the most that a member should hold.
 	Fair int
 	// Free may be taken, Wanted are held by this member and frozen: it is to give
@@ -146,13 +149,14 @@ func (m *Member) takeOut(tx *sqldb.Tx, ttlMillis int64) error {
 }
 
 func (m *Member) look(tx *sqldb.Tx, s *Share) (err error) {
-	err = tx.Query(`SELECT (SELECT count(*) FROM members), (SELECT count(*) FROM leases)`, nil, func(scan sqldb.Scan) error {
-		return scan(&s.Members, &s.Owned)
-	})
+	err = tx.Query(`SELECT count(*) FROM members`, nil, func(scan sqldb.Scan) error { return scan(&s.Members) })
 	if err != nil {
 		return err
 	}
-	s.Fair = (s.Owned + s.Members - 1) / max(1, s.Members)
+	if s.Owned, err = column(tx, ownedSQL); err != nil {
+		return err
+	}
+	s.Fair = (len(s.Owned) + s.Members - 1) / max(1, s.Members)
 	if s.Free, err = column(tx, `SELECT grp FROM leases WHERE member = '' AND frozen = FALSE ORDER BY grp`); err != nil {
 		return err
 	}

@@ -16,14 +16,14 @@ import (
 // Area is what an area's store knows of the rows of its groups.
 type Area struct {
 	Name string
-	// Prepare says which rows are a group's, in an order in which they can be added.
-	// What these rows point to, and is not of a group, it makes at the target.
-	Prepare func(ctx context.Context, from, to *sqldb.DB, group int) ([]sqldb.Portion, error)
-	// Portions are the same, for a database that has them.
+	// Portions are a group's rows, in an order in which they can be added.
 	Portions func(group int) []sqldb.Portion
+	// Prepare, if set, makes at the target what these rows point to, and is not of a
+	// group, and says how they are carried over.
+	Prepare func(ctx context.Context, from, to *sqldb.DB, group int) ([]sqldb.Portion, error)
 	// Check refuses rows of a group that contradict each other.
 	Check func(tx *sqldb.Tx, group int) error
-	// Finish takes over what is not of a group, and must not be less at the target.
+	// Finish, if set, takes over what is not of a group, and must not be less at the target.
 	Finish func(from, to *sqldb.Tx) error
 }
 
@@ -271,9 +271,11 @@ func (v *move) copy(ctx context.Context, owner int, epoch int64) (rows int64, er
 	if err := follow(ctx, from, to); err != nil {
 		return 0, err
 	}
-	portions, err := v.Area.Prepare(ctx, from, to, v.group)
-	if err != nil {
-		return 0, err
+	portions := v.Area.Portions(v.group)
+	if v.Area.Prepare != nil {
+		if portions, err = v.Area.Prepare(ctx, from, to, v.group); err != nil {
+			return 0, err
+		}
 	}
 	err = from.Snapshot(ctx, func(src *sqldb.Tx) error {
 		s, err := lease.At(src, v.group)
@@ -298,8 +300,10 @@ func (v *move) copy(ctx context.Context, owner int, epoch int64) (rows int64, er
 			if err := v.Area.Check(dst, v.group); err != nil {
 				return err
 			}
-			if err := v.Area.Finish(src, dst); err != nil {
-				return err
+			if v.Area.Finish != nil {
+				if err := v.Area.Finish(src, dst); err != nil {
+					return err
+				}
 			}
 			return lease.Arrive(dst, v.group, owner, epoch)
 		})

@@ -75,11 +75,7 @@ func (r *rig) mover(missing ...int) (*move.Mover, func()) {
 	}
 	m := &move.Mover{Databases: map[int]*sqldb.DB{}, Missing: missing, TTL: ttl, WaitMax: 5 * time.Second, LookEvery: 10 * time.Millisecond, Points: r.points,
 		Area: move.Area{Name: "small", Portions: portions,
-			Prepare: func(_ context.Context, _, _ *sqldb.DB, group int) ([]sqldb.Portion, error) {
-				return portions(group), nil
-			},
-			Check:  func(*sqldb.Tx, int) error { return nil },
-			Finish: func(_, _ *sqldb.Tx) error { return nil }}}
+			Check: func(*sqldb.Tx, int) error { return nil }}}
 	for number := range r.places {
 		if !slices.Contains(missing, number) {
 			m.Databases[number] = r.open(number)

@@ -1,8 +1,6 @@
 package sqlstore
 
 import (
-	"context"
-
 	"github.com/tallystick/tallystick/internal/bus"
 	"github.com/tallystick/tallystick/internal/bus/embedded"
 	"github.com/tallystick/tallystick/internal/fault"
@@ -24,9 +22,6 @@ func Moves(groups int) move.Area {
 	return move.Area{
 		Name:     "prepay",
 		Portions: portions,
-		Prepare: func(_ context.Context, _, _ *sqldb.DB, group int) ([]sqldb.Portion, error) {
-			return portions(group), nil
-		},
 		Check: func(tx *sqldb.Tx, group int) error {
 			where, args := ids.InGroup("out_trade_no", group, groups)
 			var astray int64

@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"github.com/tallystick/tallystick/internal/bus"
 )
 
 // Run fetches ahead of the reader until ctx ends, at most BufferBytesMax of each
@@ -18,7 +20,7 @@ func (s *Source) Run(ctx context.Context, backoffMax time.Duration) error {
 			continue
 		}
 		backoff = min(max(2*backoff, 10*time.Millisecond), backoffMax)
-		wait(ctx, backoff)
+		bus.Sleep(ctx, backoff)
 	}
 	return nil
 }
@@ -113,20 +115,8 @@ func (s *Source) followMany(ctx context.Context, groups []int) {
 			return
 		}
 		if some { // what comes within a moment comes with one answer
-			wait(ctx, s.cluster.cfg.FetchGather)
+			bus.Sleep(ctx, s.cluster.cfg.FetchGather)
 		}
-	}
-}
-
-func wait(ctx context.Context, d time.Duration) {
-	if d <= 0 {
-		return
-	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-	case <-t.C:
 	}
 }
 
