@@ -74,7 +74,7 @@ func NewCluster(ctx context.Context, cfg ClusterConfig) (c *Cluster, err error) 
 	if c.Redis, err = engines.StartRedis(ctx, filepath.Join(cfg.Dir, "redis")); err != nil {
 		return c, err
 	}
-	if c.Kafka, err = engines.StartKafka(ctx, filepath.Join(cfg.Dir, "kafka")); err != nil {
+	if c.Kafka, err = engines.StartSteadyKafka(ctx, filepath.Join(cfg.Dir, "kafka")); err != nil {
 		return c, err
 	}
 	var urls []string

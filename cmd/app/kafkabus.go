@@ -26,6 +26,7 @@ type KafkaConfig struct {
 	ProduceTimeout  time.Duration `yaml:"produce_timeout"`
 	FetchWait       time.Duration `yaml:"fetch_wait"`
 	FetchGather     time.Duration `yaml:"fetch_gather"`
+	RelayGather     time.Duration `yaml:"relay_gather"`
 	FetchBytesMax   int           `yaml:"fetch_bytes_max"`
 	BufferBytesMax  int           `yaml:"buffer_bytes_max"`
 	QueueBytesMax   int64         `yaml:"queue_bytes_max"`
@@ -54,14 +55,14 @@ type KafkaSASL struct {
 func defaultKafka() KafkaConfig {
 	c, i := kafka.DefaultConfig(), kafka.DefaultIntakeConfig()
 	return KafkaConfig{TopicPrefix: c.Prefix, Replication: c.Replication, MinInSync: c.MinInSync, Retention: c.Retention, StartTimeout: 30 * time.Second,
-		ProduceTimeout: c.ProduceTimeout, FetchWait: c.FetchWait, FetchGather: c.FetchGather, FetchBytesMax: c.FetchBytesMax, BufferBytesMax: c.BufferBytesMax,
+		ProduceTimeout: c.ProduceTimeout, FetchWait: c.FetchWait, FetchGather: c.FetchGather, RelayGather: c.RelayGather, FetchBytesMax: c.FetchBytesMax, BufferBytesMax: c.BufferBytesMax,
 		QueueBytesMax: i.QueueBytesMax, BatchRecordsMax: i.BatchRecordsMax, BatchBytesMax: i.BatchBytesMax, RecordBytes: 800}
 }
 
 func (c Config) kafka() kafka.Config {
 	k := c.Kafka
 	out := kafka.Config{Prefix: k.TopicPrefix, Groups: c.Groups, Epoch: 1, Replication: k.Replication, MinInSync: k.MinInSync, Retention: k.Retention,
-		ProduceTimeout: k.ProduceTimeout, FetchWait: k.FetchWait, FetchGather: k.FetchGather, FetchBytesMax: k.FetchBytesMax, BufferBytesMax: k.BufferBytesMax,
+		ProduceTimeout: k.ProduceTimeout, FetchWait: k.FetchWait, FetchGather: k.FetchGather, RelayGather: k.RelayGather, FetchBytesMax: k.FetchBytesMax, BufferBytesMax: k.BufferBytesMax,
 		BatchBytesMax: k.BatchBytesMax, TLS: kafka.TLS(k.TLS), SASL: kafka.SASL{Mechanism: k.SASL.Mechanism, Username: k.SASL.Username}}
 	for b := range strings.SplitSeq(k.Brokers, ",") {
 		if b = strings.TrimSpace(b); b != "" {
@@ -148,12 +149,10 @@ func (k *kafkaBus) source(t bus.Topic, groups []int) (bus.Source, []runner) {
 func (k *kafkaBus) relays(logs []bus.Source, groups []int) (relays []*kafka.Relay, run []runner) {
 	c := k.app.Config.Consumers
 	for _, log := range logs {
-		r := &kafka.Relay{Cluster: k.cluster, Source: log, Groups: groups, MessagesMax: c.MessagesMax,
-			Now: k.app.Now, AgainAfter: k.keeps() / 2, Log: k.app.Log}
-		relays = append(relays, r)
-		run = append(run, runner{"relay of " + string(log.Topic()), func(ctx context.Context) error { return r.Run(ctx, c.Idle, c.BackoffMax) }})
+		relays = append(relays, &kafka.Relay{Cluster: k.cluster, Source: log, Groups: groups, MessagesMax: c.MessagesMax,
+			Now: k.app.Now, AgainAfter: k.keeps() / 2, Log: k.app.Log})
 	}
-	return relays, run
+	return relays, []runner{{"relays", func(ctx context.Context) error { return kafka.RunRelays(ctx, c.Idle, c.BackoffMax, relays...) }}}
 }
 
 func (k *kafkaBus) bind(ctx context.Context, s *Stores) error {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -16,6 +17,7 @@ type Kafka struct {
 	Addr string
 	// Secure is nil unless it was started by StartSecureKafka.
 	Secure *Security
+	flags  []string
 	libs   string
 	dir    string
 	p      *process
@@ -51,25 +53,37 @@ broker.heartbeat.interval.ms=300
 group.min.session.timeout.ms=1000
 `
 
-// javaFlags keep the broker small, and its start short.
-var javaFlags = []string{"-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"}
+// javaFlags keep the broker small.
+var javaFlags = []string{"-Xmx256m", "-XX:+UseSerialGC", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"}
 
-// StartKafka starts a fresh broker in a folder of its own.
+// soon makes a start short, and what runs for long slow: nothing is optimised.
+const soon = "-XX:TieredStopAtLevel=1"
+
+// StartKafka starts a fresh broker in a folder of its own, for a test.
 func StartKafka(ctx context.Context, dir string) (*Kafka, error) {
+	return startPlainKafka(ctx, dir, soon)
+}
+
+// StartSteadyKafka is StartKafka for what runs for minutes, and for what is measured.
+func StartSteadyKafka(ctx context.Context, dir string) (*Kafka, error) {
+	return startPlainKafka(ctx, dir)
+}
+
+func startPlainKafka(ctx context.Context, dir string, flags ...string) (*Kafka, error) {
 	ports, err := freePorts(2)
 	if err != nil {
 		return nil, err
 	}
-	return startKafka(ctx, dir, ports, nil, kafkaProperties)
+	return startKafka(ctx, dir, ports, nil, kafkaProperties, flags...)
 }
 
 // startKafka starts a broker at a port for clients and one for itself.
-func startKafka(ctx context.Context, dir string, ports []int, secure *Security, properties string) (*Kafka, error) {
+func startKafka(ctx context.Context, dir string, ports []int, secure *Security, properties string, flags ...string) (*Kafka, error) {
 	libs, err := install(ctx, "kafka")
 	if err != nil {
 		return nil, err
 	}
-	k := &Kafka{Addr: "127.0.0.1:" + itoa(ports[0]), Secure: secure, libs: libs, dir: dir}
+	k := &Kafka{Addr: "127.0.0.1:" + itoa(ports[0]), Secure: secure, flags: flags, libs: libs, dir: dir}
 	text := strings.NewReplacer("@PORT@", itoa(ports[0]), "@CTRL@", itoa(ports[1]), "@DIR@", dir).Replace(properties)
 	if err := os.WriteFile(k.config(), []byte(text), 0o600); err != nil {
 		return nil, err
@@ -87,7 +101,7 @@ func startKafka(ctx context.Context, dir string, ports []int, secure *Security, 
 func (k *Kafka) config() string { return filepath.Join(k.dir, "server.properties") }
 
 func (k *Kafka) java(class string) []string {
-	return append(append([]string{}, javaFlags...), "-cp", filepath.Join(k.libs, "*"), class)
+	return append(slices.Concat(javaFlags, k.flags), "-cp", filepath.Join(k.libs, "*"), class)
 }
 
 // Start starts the broker again, with the data that it has, and waits for it.

@@ -36,6 +36,7 @@ type Config struct {
 	// that nobody has read yet.
 	FetchWait      time.Duration
 	FetchGather    time.Duration // between an answer that brought something and the next question; 0 for none
+	RelayGather    time.Duration // the least between two requests of relays to one broker; 0 for none
 	FetchBytesMax  int
 	BufferBytesMax int
 	// BatchBytesMax bounds one request to append. A record that is larger is sent
@@ -48,7 +49,7 @@ type Config struct {
 // DefaultConfig lacks Brokers and Groups.
 func DefaultConfig() Config {
 	return Config{Prefix: "tallystick.", Epoch: 1, Replication: 3, MinInSync: 2, Retention: 30 * 24 * time.Hour, ProduceTimeout: 5 * time.Second,
-		FetchWait: 500 * time.Millisecond, FetchGather: 10 * time.Millisecond, FetchBytesMax: 1 << 20, BufferBytesMax: 2 << 20, BatchBytesMax: 768 << 10}
+		FetchWait: 500 * time.Millisecond, FetchGather: 10 * time.Millisecond, RelayGather: 10 * time.Millisecond, FetchBytesMax: 1 << 20, BufferBytesMax: 2 << 20, BatchBytesMax: 768 << 10}
 }
 
 // Validate names the first value that cannot be.
@@ -75,8 +76,10 @@ func (c Config) Validate() error {
 			return bad(f.name, "set it to at least 1")
 		}
 	}
-	if c.FetchGather < 0 || c.FetchGather > time.Second {
-		return bad("fetch_gather", "use 0s to 1s: each hop waits for so long under load")
+	for name, d := range map[string]time.Duration{"fetch_gather": c.FetchGather, "relay_gather": c.RelayGather} {
+		if d < 0 || d > time.Second {
+			return bad(name, "use 0s to 1s: each hop waits for so long under load")
+		}
 	}
 	if c.MinInSync > c.Replication {
 		return bad("min_in_sync", "set it to at most replication")

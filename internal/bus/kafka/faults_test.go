@@ -251,7 +251,9 @@ func TestRelayThroughFaults(t *testing.T) {
 	consumer := &bus.Consumer{Area: "test", Source: source, Places: embedded.Places{DB: r.DB}, Apply: r.Apply, MessagesMax: 20, Log: slog.New(slog.DiscardHandler)}
 	b := newBackground()
 	for _, relay := range relays {
-		b.run(func(ctx context.Context) error { return relay.Run(ctx, 50*time.Millisecond, 200*time.Millisecond) })
+		b.run(func(ctx context.Context) error {
+			return kafka.RunRelays(ctx, 50*time.Millisecond, 200*time.Millisecond, relay)
+		})
 	}
 	b.run(func(ctx context.Context) error { return source.Run(ctx, 200*time.Millisecond) })
 	b.run(func(ctx context.Context) error { return consumer.Run(ctx, 50*time.Millisecond, 200*time.Millisecond) })

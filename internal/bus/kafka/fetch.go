@@ -66,13 +66,23 @@ func (c *Cluster) readRecords(topic bus.Topic, group int, offset int64, records 
 			}
 			return next, unavailable(err)
 		}
-		if r.Offset < offset {
-			continue // a batch is sent whole
+		if r.Offset >= offset { // a batch is sent whole
+			if err := fn(r); err != nil {
+				return next, fault.New(fault.Internal, "fetch", "%s/%d at %d: %w", c.topic(topic), group, r.Offset, err)
+			}
+			read, next = true, r.Offset+1
 		}
-		if err := fn(r); err != nil {
-			return next, fault.New(fault.Internal, "fetch", "%s/%d at %d: %w", c.topic(topic), group, r.Offset, err)
+		release(r)
+	}
+}
+
+// release gives a record's memory back to the library: each answer takes 64 KiB of each
+// partition that it has something of. Nothing of the record may be used behind it.
+func release(r *kafka.Record) {
+	for _, b := range [...]kafka.Bytes{r.Key, r.Value} {
+		if b != nil {
+			_ = b.Close() // it cannot fail
 		}
-		read, next = true, r.Offset+1
 	}
 }
 

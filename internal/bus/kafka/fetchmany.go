@@ -5,6 +5,7 @@ import (
 
 	"github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol/fetch"
+	"github.com/segmentio/kafka-go/protocol/metadata"
 
 	"github.com/tallystick/tallystick/internal/bus"
 )
@@ -24,22 +25,44 @@ type catch struct {
 	err  error
 }
 
-// leaders are the brokers that lead the partitions of a topic, by group. Those
-// without one are left out.
-func (c *Cluster) leaders(ctx context.Context, topic bus.Topic) (map[int]int, error) {
-	res, err := c.client.Metadata(ctx, &kafka.MetadataRequest{Topics: []string{c.topic(topic)}})
-	if err != nil {
-		return nil, unavailable(err)
+// partition is a group of a topic.
+type partition struct {
+	topic bus.Topic
+	group int
+}
+
+// leaders says who led the partitions when the brokers were last asked, within a
+// second.
+type leaders struct {
+	prefix string
+	topics []metadata.ResponseTopic
+}
+
+// leaders are known without a request. While no broker answers, nobody leads.
+func (c *Cluster) leaders(ctx context.Context) leaders {
+	ctx, cancel := context.WithTimeout(ctx, c.client.Timeout)
+	defer cancel()
+	out := leaders{prefix: c.cfg.Prefix}
+	if m, err := c.transport.RoundTrip(ctx, c.client.Addr, &metadata.Request{}); err == nil {
+		out.topics = m.(*metadata.Response).Topics
 	}
-	out := map[int]int{}
-	for _, t := range res.Topics {
-		for _, p := range t.Partitions {
-			if p.Error == nil && p.Leader.Host != "" {
-				out[p.ID] = p.Leader.ID
+	return out
+}
+
+// of is the broker that leads a partition.
+func (l leaders) of(p partition) (broker int, has bool) {
+	for i := range l.topics {
+		t := &l.topics[i]
+		if len(t.Name) != len(l.prefix)+len(p.topic) || t.Name[:len(l.prefix)] != l.prefix || t.Name[len(l.prefix):] != string(p.topic) {
+			continue
+		}
+		for j := range t.Partitions {
+			if q := &t.Partitions[j]; int(q.PartitionIndex) == p.group {
+				return int(q.LeaderID), q.ErrorCode == 0 && q.LeaderID >= 0
 			}
 		}
 	}
-	return out, nil
+	return 0, false
 }
 
 // fetchMany reads many groups of a topic, all led by one broker, with one request:

@@ -65,13 +65,13 @@ func (s *Source) runOnce(ctx context.Context, backoffMax time.Duration) (well bo
 // byLeader divides the groups: those of each broker, and those to be followed alone,
 // as they have no leader, or as something was wrong with them the last time.
 func (s *Source) byLeader(ctx context.Context) (together map[int][]int, alone []int) {
-	leaders, err := s.cluster.leaders(ctx, s.topic)
+	leaders := s.cluster.leaders(ctx)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	together = map[int][]int{}
 	for _, g := range s.groups {
-		leader, has := leaders[g]
-		if err != nil || !has || s.parts[g].ill {
+		leader, has := leaders.of(partition{s.topic, g})
+		if !has || s.parts[g].ill {
 			alone = append(alone, g)
 			continue
 		}

@@ -184,7 +184,9 @@ func TestAMessageThatIsTooLarge(t *testing.T) {
 	bad := large.Context.BizCode.Group(groups)
 	small := bustest.Events("small", 12, 12)
 	emit(t, db, log, append([]bus.Event{large}, small...))
-	b.run(func(ctx context.Context) error { return relay.Run(ctx, 20*time.Millisecond, 50*time.Millisecond) })
+	b.run(func(ctx context.Context) error {
+		return kafka.RunRelays(ctx, 20*time.Millisecond, 50*time.Millisecond, relay)
+	})
 	behind := int64(0)
 	for _, e := range append([]bus.Event{large}, small...) {
 		if e.Context.BizCode.Group(groups) == bad {
@@ -306,8 +308,8 @@ func TestABadGroupHoldsUpNoOther(t *testing.T) {
 	relay.Source = unread{log.Source(bus.Payments), bad}
 	emit(t, db, log, events)
 	b := newBackground()
-	b.run(func(ctx context.Context) error { return relay.Run(ctx, 20*time.Millisecond, time.Hour) }) // its pause is not theirs
-	defer b.stop()                                                                                   //nolint:errcheck // it has no error
+	b.run(func(ctx context.Context) error { return kafka.RunRelays(ctx, 20*time.Millisecond, time.Hour, relay) }) // its pause is not theirs
+	defer b.stop()                                                                                                //nolint:errcheck // it has no error
 	there := func(n int) func() error {
 		return func() error {
 			if have := len(all(t, cluster, bus.Payments)); have != n {

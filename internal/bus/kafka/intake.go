@@ -37,25 +37,26 @@ func (c IntakeConfig) Validate() error {
 }
 
 // Intake appends what enters from outside. Any number of goroutines Append; each
-// partition has one request under way, and what comes meanwhile goes with the
-// next. Safe for concurrent use.
+// broker has one request under way, and what comes meanwhile goes with the next.
+// Safe for concurrent use.
 type Intake struct {
-	cluster *Cluster
-	cfg     IntakeConfig
-	admit   func(bus.Topic) error
-	lanes   map[bus.Topic][]*lane
+	cfg   IntakeConfig
+	admit func(bus.Topic) error
+	lanes map[bus.Topic][]*entry
+	ship  *shipper
 
-	mu    sync.Mutex // guards all batches that are not sealed, and bytes
-	bytes int64
-	ended bool
+	mu      sync.Mutex // guards all batches that are not sealed, and what follows
+	bytes   int64
+	ended   bool
+	drained chan struct{} // closed once it has ended, and all has its answer
 }
 
-// lane is one partition.
-type lane struct {
-	topic bus.Topic
-	group int
-	open  *batch // nil when nothing waits
-	wake  chan struct{}
+// entry is a lane of what enters.
+type entry struct {
+	in     *Intake
+	at     partition
+	queued *batch // nil when nothing waits
+	sent   *batch // nil when nothing is under way
 }
 
 // batch collects records until its lane seals it.
@@ -107,12 +108,15 @@ func NewIntake(c *Cluster, cfg IntakeConfig, admit func(bus.Topic) error, topics
 	if admit == nil {
 		admit = func(bus.Topic) error { return nil }
 	}
-	in := &Intake{cluster: c, cfg: cfg, admit: admit, lanes: map[bus.Topic][]*lane{}}
+	in := &Intake{cfg: cfg, admit: admit, lanes: map[bus.Topic][]*entry{}, drained: make(chan struct{})}
+	var all []lane
 	for _, t := range topics {
 		for g := range c.cfg.Groups {
-			in.lanes[t] = append(in.lanes[t], &lane{topic: t, group: g, wake: make(chan struct{}, 1)})
+			e := &entry{in: in, at: partition{t, g}}
+			in.lanes[t], all = append(in.lanes[t], e), append(all, e)
 		}
 	}
+	in.ship = newShipper(c, 0, all)
 	return in, nil
 }
 
@@ -137,7 +141,7 @@ func (in *Intake) Append(topic bus.Topic, e *bus.Event) (bus.Ticket, error) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	l := lanes[group]
-	b := l.open
+	b := l.queued
 	switch {
 	case in.ended:
 		return nil, &fault.Error{Kind: fault.Unavailable, Op: "intake", Code: "intake_stopped"}
@@ -147,15 +151,12 @@ func (in *Intake) Append(topic bus.Topic, e *bus.Event) (bus.Ticket, error) {
 			Err: fmt.Errorf("%d bytes wait for the brokers", in.bytes)}
 	case b == nil:
 		b = &batch{done: make(chan struct{})}
-		l.open = b
+		l.queued = b
 	}
 	b.records, b.withdrawn = append(b.records, r), append(b.withdrawn, false)
 	b.bytes += size
 	in.bytes += int64(size)
-	select {
-	case l.wake <- struct{}{}:
-	default:
-	}
+	in.ship.stir()
 	return &ticket{in: in, batch: b, index: len(b.records) - 1}, nil
 }
 
@@ -168,68 +169,67 @@ func (in *Intake) Queued() int64 {
 
 // Run appends until ctx ends and everything that was taken has its answer.
 func (in *Intake) Run(ctx context.Context) error {
+	own, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
-	for _, lanes := range in.lanes {
-		for _, l := range lanes {
-			wg.Go(func() { in.run(ctx, l) })
-		}
-	}
+	wg.Go(func() { in.ship.run(own) })
 	<-ctx.Done()
 	in.mu.Lock()
 	in.ended = true // what is taken from here on would have no one to send it
+	in.release(0)
 	in.mu.Unlock()
+	<-in.drained
+	cancel()
 	wg.Wait()
 	return nil
 }
 
-func (in *Intake) run(ctx context.Context, l *lane) {
-	for {
-		b := in.seal(l)
-		if b == nil {
-			select {
-			case <-ctx.Done():
-				in.mu.Lock()
-				last := in.ended && l.open == nil
-				in.mu.Unlock()
-				if last {
-					return
-				}
-			case <-l.wake:
-			}
-			continue
-		}
-		in.send(context.WithoutCancel(ctx), l, b)
+// release takes note of bytes that have their answer; in.mu is held.
+func (in *Intake) release(bytes int) {
+	if in.bytes -= int64(bytes); in.ended && in.bytes == 0 {
+		close(in.drained)
 	}
 }
 
-// seal takes what waits out of reach of Append and Withdraw.
-func (in *Intake) seal(l *lane) *batch {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	b := l.open
-	if b == nil {
-		return nil
-	}
-	l.open, b.sealed = nil, true
-	return b
+// partition implements lane.
+func (e *entry) partition() partition { return e.at }
+
+// open implements lane.
+func (e *entry) open(context.Context) error { return nil }
+
+// waiting implements lane.
+func (e *entry) waiting() bool {
+	e.in.mu.Lock()
+	defer e.in.mu.Unlock()
+	return e.queued != nil
 }
 
-// send appends a sealed batch, and tells all who wait for it.
-func (in *Intake) send(ctx context.Context, l *lane, b *batch) {
-	records := b.records
-	if b.gone > 0 {
-		records = nil
-		for i := range b.records {
-			if !b.withdrawn[i] {
-				records = append(records, b.records[i])
-			}
+// load implements lane: it takes what waits out of reach of Append and Withdraw.
+func (e *entry) load(context.Context) ([]kafka.Record, error) {
+	e.in.mu.Lock()
+	b := e.queued
+	e.queued, e.sent, b.sealed = nil, b, true
+	e.in.mu.Unlock()
+	if b.gone == 0 {
+		return b.records, nil
+	}
+	var records []kafka.Record
+	for i := range b.records {
+		if !b.withdrawn[i] {
+			records = append(records, b.records[i])
 		}
 	}
-	if len(records) > 0 {
-		_, b.err = in.cluster.produce(ctx, l.topic, l.group, records)
+	if len(records) == 0 {
+		e.appended(nil)
 	}
-	in.mu.Lock()
-	in.bytes -= int64(b.bytes)
-	in.mu.Unlock()
+	return records, nil
+}
+
+// appended implements lane: it tells all who wait.
+func (e *entry) appended(err error) {
+	b := e.sent
+	e.sent, b.err = nil, err
+	e.in.mu.Lock()
+	e.in.release(b.bytes)
+	e.in.mu.Unlock()
 	close(b.done)
 }

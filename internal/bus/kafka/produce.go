@@ -5,8 +5,11 @@ import (
 	"errors"
 	"slices"
 	"strconv"
+	"strings"
+	"sync"
 
 	"github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol"
 	"github.com/segmentio/kafka-go/protocol/produce"
 
 	"github.com/tallystick/tallystick/internal/bus"
@@ -19,23 +22,65 @@ const (
 	headerSeq   = "seq"
 )
 
-// produce appends records to a partition, with one request and without a retry:
-// a retry of ours could not tell a repetition from the first. base is the offset
-// of the first record.
-//
-// fault.Unavailable: certainly nothing was appended. fault.Unknown: nobody knows.
-func (c *Cluster) produce(ctx context.Context, topic bus.Topic, partition int, records []kafka.Record) (base int64, err error) {
+// cargo is what one partition gets of a request, and what came of it.
+type cargo struct {
+	partition
+	records []kafka.Record
+	lane    *laneState // whose it is, if it is a lane's
+	// err is fault.Unavailable when certainly nothing was appended, and fault.Unknown
+	// when nobody knows.
+	err error
+}
+
+// produce appends to partitions that one broker leads, with one request and without a
+// retry: a retry of ours could not tell a repetition from the first. If leaders have
+// changed and it is not one broker, nothing was sent, and each goes alone. What came of
+// it is in the cargos. The library has requests for one partition alone, and the
+// messages that they are made of.
+func (c *Cluster) produce(ctx context.Context, cargos []cargo) {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.ProduceTimeout)
 	defer cancel()
-	res, err := c.client.Produce(ctx, &kafka.ProduceRequest{Topic: c.topic(topic), Partition: partition, RequiredAcks: kafka.RequireAll,
-		Records: kafka.NewRecordReader(records...)})
-	if err != nil {
-		return 0, fate(err)
+	topics := make([]produce.RequestTopic, 0, 2)
+	for i := range cargos {
+		name := c.topic(cargos[i].topic)
+		at := slices.IndexFunc(topics, func(t produce.RequestTopic) bool { return t.Topic == name })
+		if at < 0 {
+			at, topics = len(topics), append(topics, produce.RequestTopic{Topic: name})
+		}
+		topics[at].Partitions = append(topics[at].Partitions, produce.RequestPartition{Partition: int32(cargos[i].group), //nolint:gosec // at most 1,024
+			RecordSet: protocol.RecordSet{Records: kafka.NewRecordReader(cargos[i].records...)}})
 	}
-	if res.Error != nil {
-		return 0, fateOf(res.Error, res.BaseOffset)
+	// Brokers are told to wait for copies half as long as we wait for them.
+	m, err := c.transport.RoundTrip(ctx, c.client.Addr, &produce.Request{Acks: int16(kafka.RequireAll), Timeout: int32(c.cfg.ProduceTimeout.Milliseconds() / 2), Topics: topics}) //nolint:gosec // seconds
+	var route *produce.Error
+	switch {
+	case errors.As(err, &route) && len(cargos) > 1:
+		var wg sync.WaitGroup
+		for i := range cargos {
+			wg.Go(func() { c.produce(ctx, cargos[i:i+1]) })
+		}
+		wg.Wait()
+		return
+	case err != nil:
+		for i := range cargos {
+			cargos[i].err = fate(err)
+		}
+		return
 	}
-	return res.BaseOffset, nil
+	answers := map[partition]*produce.ResponsePartition{}
+	for _, t := range m.(*produce.Response).Topics {
+		for i := range t.Partitions {
+			answers[partition{bus.Topic(strings.TrimPrefix(t.Topic, c.cfg.Prefix)), int(t.Partitions[i].Partition)}] = &t.Partitions[i]
+		}
+	}
+	for i := range cargos {
+		switch a := answers[cargos[i].partition]; {
+		case a == nil:
+			cargos[i].err = unknown(errors.New("the brokers' answer does not tell"))
+		case a.ErrorCode != 0:
+			cargos[i].err = fateOf(kafka.Error(a.ErrorCode), a.BaseOffset)
+		}
+	}
 }
 
 // notAppended are a broker's answers that prove that it appended nothing.
@@ -79,13 +124,16 @@ func unknown(err error) error {
 // overheadBytes is more than Kafka adds to a record with its headers.
 const overheadBytes = 64
 
+// recordBytes is about what a record takes of a request.
+func recordBytes(r *kafka.Record) int { return r.Key.Len() + r.Value.Len() + overheadBytes }
+
 // pack makes records of messages, from the first one on, as many as go into one
 // request: at least one.
 func (c *Cluster) pack(msgs []bus.Message) []kafka.Record {
 	records, bytes := make([]kafka.Record, 0, len(msgs)), 0
 	for i := range msgs {
 		r := record(&msgs[i].Event, msgs[i].Place)
-		bytes += r.Key.Len() + r.Value.Len() + overheadBytes
+		bytes += recordBytes(&r)
 		if i > 0 && bytes > c.cfg.BatchBytesMax {
 			break
 		}

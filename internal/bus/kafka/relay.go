@@ -8,21 +8,24 @@ import (
 	"sync"
 	"time"
 
+	"github.com/segmentio/kafka-go"
+
 	"github.com/tallystick/tallystick/internal/bus"
 	"github.com/tallystick/tallystick/internal/fault"
 )
 
 // Relay publishes an area's log in its order: one request under way for each
-// partition; after an error it goes on behind the last sequence that was
-// acknowledged. It keeps no place of its own: the topic's end says how far it
-// came. Two relays at once make repetitions, which readers know by their places.
+// partition, with what else goes to the same broker; after an error it goes on behind
+// the last sequence that was acknowledged. It keeps no place of its own: the topic's end
+// says how far it came. Two relays at once make repetitions, which readers know by their
+// places.
 //
 // The last message of a group is published again before the brokers delete it for its
 // age, so that a topic's end always says so.
 type Relay struct {
 	Cluster     *Cluster
 	Source      bus.Source // the area's log, from the database
-	MessagesMax int        // of one request
+	MessagesMax int        // of one group in a request
 	Groups      []int      // that are published; nil is all
 	// AgainAfter is the age from which a group's last message is published again, by
 	// Now; 0 never does.
@@ -33,6 +36,7 @@ type Relay struct {
 	mu     sync.Mutex
 	places map[int]bus.Place // acknowledged
 	last   map[int]time.Time // about when the last one was
+	steps  int64             // requests of all groups that brought it forward
 }
 
 // Standings are for a bus.Watchdog. Of a group whose end at the brokers is not known
@@ -59,49 +63,131 @@ func (r *Relay) Lag() (lag int64) {
 // Step publishes at most one batch of each group. worked is false when there was
 // nothing. Of several errors it gives all.
 func (r *Relay) Step(ctx context.Context) (worked bool, err error) {
-	var wg sync.WaitGroup
 	var mu sync.Mutex
+	s := newShipper(r.Cluster, 0, r.lanes())
+	s.failed = func(_ lane, _ int, e error) time.Duration {
+		mu.Lock()
+		defer mu.Unlock()
+		err = errors.Join(err, e)
+		return 0
+	}
 	r.mu.Lock()
-	begun := r.places != nil
+	before, begun := r.steps, r.places != nil
 	r.mu.Unlock()
 	if !begun { // where the log begins, too
 		if err := r.Source.Refresh(ctx); err != nil {
 			return false, fault.Wrap("relay "+string(r.Source.Topic()), err)
 		}
 	}
-	for _, g := range bus.GroupsOf(r.Source, r.Groups) {
-		wg.Go(func() {
-			did, e := r.step(ctx, g)
-			mu.Lock()
-			defer mu.Unlock()
-			worked, err = worked || did, errors.Join(err, e)
-		})
-	}
-	wg.Wait()
-	return worked, fault.Wrap("relay "+string(r.Source.Topic()), err)
-}
-
-func (r *Relay) step(ctx context.Context, group int) (worked bool, err error) {
-	at, err := r.place(ctx, group)
-	if err != nil {
-		return false, err
-	}
-	if r.Source.Head(group).Seq <= at.Seq {
-		return false, r.again(ctx, group, at)
-	}
-	msgs, err := r.Source.Read(ctx, group, at, r.MessagesMax)
-	if err != nil || len(msgs) == 0 {
-		return false, err
-	}
-	records := r.Cluster.pack(msgs)
-	if _, err := r.Cluster.produce(ctx, r.Source.Topic(), group, records); err != nil {
-		return false, err
-	}
+	s.once(ctx)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.places[group] = msgs[len(records)-1].Place
-	r.published(group)
-	return true, nil
+	return r.steps > before, fault.Wrap("relay "+string(r.Source.Topic()), err)
+}
+
+// lanes are those of the groups.
+func (r *Relay) lanes() (out []lane) {
+	for _, g := range bus.GroupsOf(r.Source, r.Groups) {
+		out = append(out, &relayed{relay: r, group: g})
+	}
+	return out
+}
+
+// relayed is the lane of a group.
+type relayed struct {
+	relay *Relay
+	group int
+	to    bus.Place // of the last message under way
+	again bool      // which was published before
+}
+
+// partition implements lane.
+func (l *relayed) partition() partition { return partition{l.relay.Source.Topic(), l.group} }
+
+// open implements lane.
+func (l *relayed) open(ctx context.Context) error {
+	_, err := l.relay.place(ctx, l.group)
+	return err
+}
+
+// at is how far the group was acknowledged, and about when.
+func (l *relayed) at() (at bus.Place, last time.Time, known bool) {
+	r := l.relay
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	last, known = r.last[l.group]
+	return r.places[l.group], last, known
+}
+
+// waiting implements lane.
+func (l *relayed) waiting() bool {
+	at, last, known := l.at()
+	r := l.relay
+	return r.Source.Head(l.group).Seq > at.Seq || r.AgainAfter > 0 && at.Seq > 0 && (!known || r.Now().Sub(last) >= r.AgainAfter)
+}
+
+// load implements lane.
+func (l *relayed) load(ctx context.Context) ([]kafka.Record, error) {
+	at, _, known := l.at()
+	r := l.relay
+	if l.again = r.Source.Head(l.group).Seq <= at.Seq; l.again {
+		if r.AgainAfter <= 0 { // another Step was faster
+			return nil, nil
+		}
+		return l.loadAgain(ctx, at, known)
+	}
+	msgs, err := r.Source.Read(ctx, l.group, at, r.MessagesMax)
+	if err != nil || len(msgs) == 0 {
+		return nil, err
+	}
+	records := r.Cluster.pack(msgs)
+	l.to = msgs[len(records)-1].Place
+	return records, nil
+}
+
+// loadAgain gives a group's last message if it is old.
+func (l *relayed) loadAgain(ctx context.Context, at bus.Place, known bool) ([]kafka.Record, error) {
+	r := l.relay
+	msgs, err := r.Source.Read(ctx, l.group, bus.Place{Epoch: at.Epoch, Seq: at.Seq - 1}, 1)
+	if err != nil {
+		return nil, err
+	}
+	if len(msgs) == 0 || msgs[0].Place != at { // the topic's end is not the log's: that is told elsewhere
+		r.acknowledged(l.group, r.Now())
+		return nil, nil
+	}
+	if when := time.UnixMilli(msgs[0].AtMillis); !known && r.Now().Sub(when) < r.AgainAfter {
+		r.acknowledged(l.group, when)
+		return nil, nil
+	}
+	return r.Cluster.pack(msgs), nil
+}
+
+// appended implements lane.
+func (l *relayed) appended(err error) {
+	if err != nil {
+		return
+	}
+	r := l.relay
+	if !l.again {
+		r.mu.Lock()
+		r.places[l.group] = l.to
+		r.steps++
+		r.mu.Unlock()
+	}
+	if r.AgainAfter > 0 {
+		r.acknowledged(l.group, r.Now())
+	}
+}
+
+// acknowledged takes note of about when a group's last record was appended.
+func (r *Relay) acknowledged(group int, when time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.last == nil {
+		r.last = map[int]time.Time{}
+	}
+	r.last[group] = when
 }
 
 // Open reads how far each group was published. A topic that ends behind its log was
@@ -114,46 +200,6 @@ func (r *Relay) Open(ctx context.Context) error {
 			return fault.Wrap("relay "+string(r.Source.Topic()), err)
 		}
 	}
-	return nil
-}
-
-// published takes note of when a group's last record was appended; r.mu is held.
-func (r *Relay) published(group int) {
-	if r.AgainAfter <= 0 {
-		return
-	}
-	if r.last == nil {
-		r.last = map[int]time.Time{}
-	}
-	r.last[group] = r.Now()
-}
-
-// again publishes a group's last message once more if it is old.
-func (r *Relay) again(ctx context.Context, group int, at bus.Place) error {
-	r.mu.Lock()
-	last, known := r.last[group]
-	r.mu.Unlock()
-	if r.AgainAfter <= 0 || at.Seq == 0 || known && r.Now().Sub(last) < r.AgainAfter {
-		return nil
-	}
-	msgs, err := r.Source.Read(ctx, group, bus.Place{Epoch: at.Epoch, Seq: at.Seq - 1}, 1)
-	if err != nil || len(msgs) == 0 || msgs[0].Place != at {
-		return err // the topic's end is not the log's: that is told elsewhere
-	}
-	if !known && r.Now().Sub(time.UnixMilli(msgs[0].AtMillis)) < r.AgainAfter {
-		last = time.UnixMilli(msgs[0].AtMillis)
-	} else if _, err = r.Cluster.produce(ctx, r.Source.Topic(), group, r.Cluster.pack(msgs)); err == nil {
-		last = r.Now()
-	}
-	if err != nil {
-		return err
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.last == nil {
-		r.last = map[int]time.Time{}
-	}
-	r.last[group] = last
 	return nil
 }
 
@@ -195,52 +241,36 @@ func (r *Relay) place(ctx context.Context, group int) (bus.Place, error) {
 	return end.place, nil
 }
 
-// Run publishes until ctx ends, each group for itself: one whose leader is gone holds
-// up no other. Errors are logged, and tried again with backoff up to backoffMax: a
-// broker that is gone comes back.
-func (r *Relay) Run(ctx context.Context, idle, backoffMax time.Duration) error {
-	log := r.Log.With("topic", string(r.Source.Topic()))
-	groups := bus.GroupsOf(r.Source, r.Groups)
-	wakes := make([]chan struct{}, len(groups))
-	var wg sync.WaitGroup
-	for i, g := range groups {
-		wakes[i] = make(chan struct{}, 1)
-		wg.Go(func() { r.follow(ctx, g, wakes[i], log.With("group", g), backoffMax) })
+// RunRelays publishes until ctx ends, what goes to one broker together. Errors are
+// logged, and tried again with backoff up to backoffMax: a broker that is gone comes
+// back. Relays are of one Cluster.
+func RunRelays(ctx context.Context, idle, backoffMax time.Duration, relays ...*Relay) error {
+	if len(relays) == 0 {
+		<-ctx.Done()
+		return nil
 	}
-	bus.Follow(ctx, r.Source, "relay", log, idle, backoffMax, func(context.Context) (bool, error) {
-		for _, w := range wakes {
-			select {
-			case w <- struct{}{}:
-			default:
-			}
-		}
-		return false, nil
-	})
+	var lanes []lane
+	for _, r := range relays {
+		lanes = append(lanes, r.lanes()...)
+	}
+	c := relays[0].Cluster
+	s := newShipper(c, c.cfg.RelayGather, lanes)
+	s.failed = func(l lane, times int, err error) time.Duration {
+		backoff := min(10*time.Millisecond<<min(times-1, 20), backoffMax)
+		at := l.partition()
+		l.(*relayed).relay.Log.Error("relay will retry", "topic", string(at.topic), "group", at.group, "error", err, "backoff_millis", backoff.Milliseconds())
+		return backoff
+	}
+	var wg sync.WaitGroup
+	for _, r := range relays {
+		wg.Go(func() {
+			bus.Follow(ctx, r.Source, "relay", r.Log.With("topic", string(r.Source.Topic())), idle, backoffMax, func(context.Context) (bool, error) {
+				s.stir()
+				return false, nil
+			})
+		})
+	}
+	s.run(ctx)
 	wg.Wait()
 	return nil
-}
-
-// follow publishes one group.
-func (r *Relay) follow(ctx context.Context, group int, wake <-chan struct{}, log *slog.Logger, backoffMax time.Duration) {
-	backoff := time.Duration(0)
-	for ctx.Err() == nil {
-		worked, err := r.step(ctx, group)
-		switch {
-		case err != nil && ctx.Err() == nil:
-			backoff = min(max(2*backoff, 10*time.Millisecond), backoffMax)
-			log.Error("relay will retry", "error", err, "backoff_millis", backoff.Milliseconds())
-			select {
-			case <-ctx.Done():
-			case <-time.After(backoff):
-			}
-		case worked:
-			backoff = 0
-		default:
-			backoff = 0
-			select {
-			case <-ctx.Done():
-			case <-wake:
-			}
-		}
-	}
 }
