@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/tallystick/tallystick/bench/load"
@@ -47,7 +48,7 @@ func Run(ctx context.Context, fs *flag.FlagSet, args []string, out io.Writer) (m
 	fs.IntVar(&b.groups, "groups", 16, "groups of the installation")
 	fs.Float64Var(&b.rate, "rate", 200, "payments per second")
 	fs.DurationVar(&b.d, "for", 40*time.Second, "how long they are offered")
-	fs.StringVar(&b.profile, "profile", "", "role to take a CPU profile of: the first of its processes, into ROLE.pprof")
+	fs.StringVar(&b.profile, "profile", "", "roles, with commas, to take CPU profiles of: the first of each one's processes, into ROLE.pprof")
 	if err := fs.Parse(args); err != nil {
 		return nil, err
 	}
@@ -128,8 +129,10 @@ func (b *bench) measure(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if b.profile != "" {
-		go b.takeProfile(ctx)
+	for role := range strings.SplitSeq(b.profile, ",") {
+		if role != "" {
+			go b.takeProfile(ctx, app.Role(role))
+		}
 	}
 	begun := time.Now()
 	b.driver = b.drive(ctx, 2, b.d)
@@ -146,11 +149,15 @@ func (b *bench) measure(ctx context.Context) error {
 	return b.verify(ctx)
 }
 
-func (b *bench) takeProfile(ctx context.Context) {
-	m := b.cluster.Members(app.Role(b.profile))[0]
-	text, err := rig.Profile(ctx, m.OperatorAddr, b.d)
+func (b *bench) takeProfile(ctx context.Context, role app.Role) {
+	members := b.cluster.Members(role)
+	if len(members) == 0 {
+		b.print("no role %s", role)
+		return
+	}
+	text, err := rig.Profile(ctx, members[0].OperatorAddr, b.d)
 	if err == nil {
-		err = os.WriteFile(b.profile+".pprof", text, 0o600)
+		err = os.WriteFile(string(role)+".pprof", text, 0o600)
 	}
 	if err != nil {
 		b.print("no profile: %v", err)
