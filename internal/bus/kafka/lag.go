@@ -39,14 +39,12 @@ func (c *Cluster) Tell(ctx context.Context, area string, topic bus.Topic, places
 	return nil
 }
 
-// Told is how far an area has told that it has come; groups that it has told nothing
-// of, or that the brokers have forgotten, are not there.
-func (c *Cluster) Told(ctx context.Context, area string, topic bus.Topic) (map[int]bus.Place, error) {
+// Told is how far an area has told that it has come in some groups of a topic, with one
+// request; groups that it has told nothing of, or that the brokers have forgotten, are
+// not there.
+func (c *Cluster) Told(ctx context.Context, area string, topic bus.Topic, groups []int) (map[int]bus.Place, error) {
 	name := c.topic(topic)
-	fetch := &kafka.OffsetFetchRequest{GroupID: c.consumerGroup(area), Topics: map[string][]int{}}
-	for g := range c.cfg.Groups {
-		fetch.Topics[name] = append(fetch.Topics[name], g)
-	}
+	fetch := &kafka.OffsetFetchRequest{GroupID: c.consumerGroup(area), Topics: map[string][]int{name: groups}}
 	res, err := c.client.OffsetFetch(ctx, fetch)
 	if err == nil {
 		err = res.Error
@@ -61,22 +59,6 @@ func (c *Cluster) Told(ctx context.Context, area string, topic bus.Topic) (map[i
 		}
 		if p.CommittedOffset > 0 {
 			out[p.Partition] = bus.Place{Epoch: c.cfg.Epoch, Seq: p.CommittedOffset}
-		}
-	}
-	return out, nil
-}
-
-// Published is the last place of each group that the brokers have; groups of which
-// they have nothing are not there.
-func (c *Cluster) Published(ctx context.Context, topic bus.Topic) (map[int]bus.Place, error) {
-	out := map[int]bus.Place{}
-	for g := range c.cfg.Groups {
-		end, err := c.end(ctx, topic, g)
-		if err != nil {
-			return nil, err
-		}
-		if end.place != (bus.Place{}) {
-			out[g] = end.place
 		}
 	}
 	return out, nil

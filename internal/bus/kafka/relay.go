@@ -33,6 +33,8 @@ type Relay struct {
 	Now        func() time.Time
 	Log        *slog.Logger
 
+	refusals bus.Refusals
+
 	mu     sync.Mutex
 	places map[int]bus.Place // acknowledged
 	last   map[int]time.Time // about when the last one was
@@ -193,18 +195,22 @@ func (r *Relay) acknowledged(group int, when time.Time) {
 // Open reads how far each group was published. A topic that ends behind its log was
 // written from another one, or from this one before it was restored from an older
 // copy: what comes next would be taken for published already. It is refused, with
-// fault.Conflict; see Rewind.
+// fault.Conflict; see Rewind. The error is about all groups with which something is wrong.
 func (r *Relay) Open(ctx context.Context) error {
+	var errs []error
 	for _, g := range bus.GroupsOf(r.Source, r.Groups) {
-		if _, err := r.place(ctx, g); err != nil {
-			return fault.Wrap("relay "+string(r.Source.Topic()), err)
-		}
+		_, err := r.place(ctx, g)
+		errs = append(errs, err)
 	}
-	return nil
+	return fault.Wrap("relay "+string(r.Source.Topic()), errors.Join(errs...))
 }
 
+// Refused are the groups that were refused, and why.
+func (r *Relay) Refused() map[int]error { return r.refusals.Refused() }
+
 // place is how far a group was published: known, or read from the topic's end.
-func (r *Relay) place(ctx context.Context, group int) (bus.Place, error) {
+func (r *Relay) place(ctx context.Context, group int) (at bus.Place, err error) {
+	defer func() { r.refusals.Note(group, err) }()
 	r.mu.Lock()
 	at, known := r.places[group]
 	r.mu.Unlock()
