@@ -183,15 +183,15 @@ func (k *kafkaBus) tellers(role Role, topic bus.Topic, places embedded.Places, g
 	return []runner{{"places of " + string(topic), k.every(every, tell)}}
 }
 
-// committed is what the readers have told the brokers, and the brokers have. What
-// nobody has told of stays.
-func (k *kafkaBus) committed(ctx context.Context, log bus.Source) (map[int]bus.Place, error) {
-	all, err := k.cluster.Published(ctx, log.Topic())
-	if err != nil {
-		return nil, err
+// committed is what the readers have told the brokers, and the brokers have, of the
+// groups that the relay publishes. What nobody has told of stays.
+func (k *kafkaBus) committed(ctx context.Context, log bus.Source, relay *kafka.Relay) (map[int]bus.Place, error) {
+	all := map[int]bus.Place{}
+	for _, s := range relay.Standings() {
+		all[s.Group] = s.At
 	}
 	for _, role := range readersOf(log.Topic()) {
-		told, err := k.cluster.Told(ctx, string(role), log.Topic())
+		told, err := k.cluster.Told(ctx, string(role), log.Topic(), slices.Collect(maps.Keys(all)))
 		if err != nil {
 			return nil, err
 		}

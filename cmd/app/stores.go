@@ -167,6 +167,18 @@ func (s *Stores) Sources() (out []bus.Source) {
 	return out
 }
 
+// log is an area's.
+func (s *Stores) log(role Role) *embedded.Log {
+	switch role {
+	case RoleCore:
+		return s.Core.Log()
+	case RolePrepay:
+		return s.Prepay.Log()
+	default:
+		return s.Accounting.Log()
+	}
+}
+
 // Parked are the messages that each area put aside, by area.
 func (s *Stores) Parked() map[string]embedded.Places {
 	out := map[string]embedded.Places{}
