@@ -164,11 +164,7 @@ func (k *kafkaBus) bind(ctx context.Context, s *Stores) error {
 func (k *kafkaBus) tellers(role Role, topic bus.Topic, places embedded.Places, groups []int) []runner {
 	every := k.app.Config.Retention.Every
 	tell := func(ctx context.Context) error {
-		of := places.Committed
-		if slices.Contains(entering(), topic) {
-			of = places.Places
-		}
-		all, err := of(ctx, topic)
+		all, err := toTell(ctx, places, topic)
 		if err != nil {
 			return err
 		}
@@ -181,6 +177,15 @@ func (k *kafkaBus) tellers(role Role, topic bus.Topic, places embedded.Places, g
 		return k.cluster.Tell(ctx, string(role), topic, all)
 	}
 	return []runner{{"places of " + string(topic), k.every(every, tell)}}
+}
+
+// toTell is how far an area has come in a topic: in that of another one, up to what it
+// will not need again.
+func toTell(ctx context.Context, places embedded.Places, topic bus.Topic) (map[int]bus.Place, error) {
+	if topic.Entering() {
+		return places.Places(ctx, topic)
+	}
+	return places.Committed(ctx, topic)
 }
 
 // committed is what the readers have told the brokers, and the brokers have, of the

@@ -20,6 +20,8 @@ func (c *Cluster) consumerGroup(area string) string { return c.cfg.Prefix + area
 // Tell tells the brokers how far an area has come in the groups of a topic. In an
 // area's topic that is a sequence, and no offset: a record is never before the offset
 // of its sequence, so that to the tools of operators the area is there, or further on.
+// It takes the place of what was told before, also of something that was further on. The
+// zero Place is that nothing was told.
 func (c *Cluster) Tell(ctx context.Context, area string, topic bus.Topic, places map[int]bus.Place) error {
 	req := &kafka.OffsetCommitRequest{GroupID: c.consumerGroup(area), GenerationID: -1, Topics: map[string][]kafka.OffsetCommit{}}
 	for g, p := range places {
