@@ -59,7 +59,7 @@ func (in *installation) told(deps app.Deps) (told, places string) {
 	c, err := kafka.Connect(cfg)
 	must(t, err)
 	defer c.Close() //nolint:errcheck // it was read
-	areas, done, err := app.OpenParked(t.Context(), deps)
+	areas, _, done, err := app.OpenParked(t.Context(), deps)
 	must(t, err)
 	defer done()
 	for _, r := range []struct {
