@@ -134,6 +134,13 @@ type endOf struct {
 	expired bool
 }
 
+// replaced says that a partition has something at an offset that it cannot be before, if
+// everything is there that was published before it.
+func replaced(at partition, offset, least int64) error {
+	return &fault.Error{Kind: fault.Conflict, Op: "kafka", Code: "topic_lost", Field: string(at.topic), Fix: "bring the topic back from another copy of the brokers' data",
+		Err: fmt.Errorf("group %d has at offset %d what cannot be before %d: what was published before it is gone", at.group, offset, least)}
+}
+
 // tailRecords is how far from its end a partition is looked at for its last place:
 // the very last record may be a relay's repetition of an earlier one.
 const tailRecords = 256
@@ -178,6 +185,8 @@ func (c *Cluster) end(ctx context.Context, topic bus.Topic, group int) (e endOf,
 		at = next
 	}
 	switch {
+	case !topic.Entering() && e.place.Seq > e.offset: // each sequence before it has an offset
+		return e, replaced(partition{topic, group}, e.offset-1, e.place.Seq-1)
 	case e.place != (bus.Place{}) || e.offset == 0:
 	case topic.Entering(): // there a place is an offset
 		e.place = bus.Place{Epoch: c.cfg.Epoch, Seq: e.offset}
