@@ -168,9 +168,13 @@ func (c *Cluster) end(ctx context.Context, topic bus.Topic, group int) (e endOf,
 		return e, err
 	}
 	e.offset = last
+	var lost error
 	for at := max(first, e.offset-tailRecords); at < e.offset; {
 		next, err := c.scan(ctx, topic, group, at, c.cfg.FetchWait, func(r *kafka.Record) error {
 			p, err := c.placeOf(r)
+			if !topic.Entering() && p.Seq-1 > r.Offset { // each sequence before it has an offset
+				lost = replaced(partition{topic, group}, r.Offset, p.Seq-1)
+			}
 			if p.Epoch > e.place.Epoch || p.Epoch == e.place.Epoch && p.Seq > e.place.Seq {
 				e.place = p
 			}
@@ -185,8 +189,8 @@ func (c *Cluster) end(ctx context.Context, topic bus.Topic, group int) (e endOf,
 		at = next
 	}
 	switch {
-	case !topic.Entering() && e.place.Seq > e.offset: // each sequence before it has an offset
-		return e, replaced(partition{topic, group}, e.offset-1, e.place.Seq-1)
+	case lost != nil:
+		return e, lost
 	case e.place != (bus.Place{}) || e.offset == 0:
 	case topic.Entering(): // there a place is an offset
 		e.place = bus.Place{Epoch: c.cfg.Epoch, Seq: e.offset}
