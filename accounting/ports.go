@@ -40,7 +40,7 @@ type Store interface {
 	// read again; a store with leases checks its epoch in this transaction, too);
 	// *bus.StopError when a group's invariant is violated; fault.Unavailable when
 	// certainly nothing was written; fault.Unknown when nobody can say, and the
-	// process must stop.
+	// store must be opened anew.
 	Post(ctx context.Context, b *Batch) ([]Result, error)
 
 	// Balance sums an account's shards; fault.NotFound for an account that was

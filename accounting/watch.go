@@ -21,7 +21,8 @@ type Watch struct {
 	imbalance atomic.Int64
 }
 
-// Trials is the part of a Store that is watched.
+// Trials is the part of a Store that is watched. With an error, what could be read is
+// given all the same.
 type Trials interface {
 	TrialBalance(ctx context.Context) ([]Trial, error)
 }
@@ -34,12 +35,10 @@ func NewWatch(m *metrics.Set, log *slog.Logger, c Config, store Trials) *Watch {
 	return w
 }
 
-// Step takes one trial balance. There is never more to do at once: worked is false.
+// Step takes one trial balance, of what can be read. There is never more to do at once:
+// worked is false.
 func (w *Watch) Step(ctx context.Context) (worked bool, err error) {
 	trials, err := w.store.TrialBalance(ctx)
-	if err != nil {
-		return false, fault.Wrap("accounting: watch", err)
-	}
 	var sum int64
 	for _, t := range trials {
 		d := t.Imbalance()
@@ -54,8 +53,11 @@ func (w *Watch) Step(ctx context.Context) (worked bool, err error) {
 			sum = math.MaxInt64
 		}
 	}
+	if err != nil { // what could not be read may be as it was
+		sum = max(sum, w.imbalance.Load())
+	}
 	w.imbalance.Store(sum)
-	return false, nil
+	return false, fault.Wrap("accounting: watch", err)
 }
 
 // Run steps until ctx ends. An error is logged and the next step comes in time.

@@ -173,8 +173,8 @@ type Store interface {
 	// places and, last, the events, in one transaction that is durable when Update
 	// returns nil. It fails with fault.Fenced when a call or a place is no longer
 	// what it was read as, with fault.Conflict when a number exists already, and
-	// with fn's error, and has then changed nothing. fault.Unknown: the process must
-	// stop.
+	// with fn's error, and has then changed nothing. fault.Unknown: the
+	// store must be opened anew.
 	Update(ctx context.Context, p Pick, fn func(Picked) (Change, error)) error
 	// Find gives the call of a number; ok is false if there is none.
 	Find(ctx context.Context, outTradeNo string) (c Call, ok bool, err error)

@@ -13,9 +13,9 @@ const backoffMax = 2 * time.Second
 
 // Run draws, records and sweeps until ctx ends. Then nothing is drawn any more,
 // running calls end within their deadlines and are recorded, and Run returns. It
-// fails with fault.Unknown as soon as a commit's fate is unknown, as the process
-// must stop, and with fault.Unavailable when calls were still out after
-// DrainMillis: they are found in sending by the next process.
+// fails with fault.Unknown as soon as a commit's fate is unknown, as nothing more may be
+// done with what is in memory, and with fault.Unavailable when calls were still out after
+// DrainMillis: they are found in sending by whoever opens the store next.
 func (p *Prepay) Run(ctx context.Context) error {
 	if err := p.Recover(ctx); err != nil {
 		return err

@@ -32,6 +32,9 @@ type cell struct {
 	owned  []int   // groups of the database, as they were last seen
 	state  error   // why it is not at work
 	duties int64   // that have begun
+	twice  []int   // groups that another database owns as well
+
+	refused map[int]error // groups that it holds and does not work on, and why
 }
 
 // name tells cells apart: core in database 1.
@@ -162,6 +165,7 @@ func (c *cell) membership(ctx context.Context) (err error) {
 		}
 		c.app.Coord.Notify(c.wake())
 	}()
+	c.keepRefused(nil) // all are looked at anew
 	for {
 		before := len(m.Held())
 		held, err := m.Hold(ctx, c.want(m, share))
@@ -171,25 +175,25 @@ func (c *cell) membership(ctx context.Context) (err error) {
 		if len(held) < before {
 			c.app.Coord.Notify(c.wake())
 		}
-		c.app.Log.Info("on duty", "cell", c.name(), "groups", held, "members", share.Members)
-		if share, err = c.onDuty(ctx, m, held); err != nil || ctx.Err() != nil {
+		c.keepRefused(held)
+		if share, err = c.onDuty(ctx, m, held, share.Members); err != nil || ctx.Err() != nil {
 			return err
 		}
 	}
 }
 
-// onDuty works on the groups until others are wanted: then it gives the share. All
-// that it has begun has ended when it returns, or can write no more.
-func (c *cell) onDuty(ctx context.Context, m *lease.Member, held []int) (share lease.Share, err error) {
+// onDuty works on the groups until others are wanted, or others are refused: then it
+// gives the share. All that it has begun has ended when it returns, or can write no more.
+func (c *cell) onDuty(ctx context.Context, m *lease.Member, held []int, members int) (share lease.Share, err error) {
 	own, cancel := context.WithCancel(ctx)
 	defer cancel()
 	ended := make(chan error, 1)
 	stop := func() error { return nil }
-	if len(held) > 0 {
-		d, err := c.begin(ctx, m, held)
-		if err != nil {
-			return share, err
-		}
+	d, err := c.begin(ctx, m, held)
+	if err != nil {
+		return share, err
+	}
+	if d != nil {
 		go func() { ended <- runAll(own, c.app.runnersOf(d), c.app.Config.Lease.Patience) }()
 		stop = func() error {
 			cancel()
@@ -198,6 +202,17 @@ func (c *cell) onDuty(ctx context.Context, m *lease.Member, held []int) (share l
 			return errors.Join(err, d.stores.Close())
 		}
 	}
+	working := c.workable(held)
+	c.app.Log.Info("on duty", "cell", c.name(), "groups", working, "members", members)
+	looked := make(chan struct{})
+	go func() {
+		defer close(looked)
+		c.lookAgain(own)
+	}()
+	defer func() {
+		cancel()
+		<-looked
+	}()
 	c.set(nil)
 	tick := time.NewTicker(c.app.Config.Lease.RenewEvery)
 	defer tick.Stop()
@@ -218,12 +233,15 @@ func (c *cell) onDuty(ctx context.Context, m *lease.Member, held []int) (share l
 		if err == nil {
 			renewed = c.app.Now()
 		}
+		if d != nil { // what nobody could see when it began
+			c.refuse(d.refused())
+		}
 		switch {
 		case fault.Is(err, fault.Fenced) || fault.Is(err, fault.Unknown) || err != nil && c.app.Now().Sub(renewed) > c.app.Config.Lease.TTL:
 			return share, errors.Join(err, stop())
 		case err != nil:
 			c.set(err) // the database may come back before anybody takes us out
-		case !slices.Equal(c.want(m, share), held):
+		case !slices.Equal(c.want(m, share), held) || !slices.Equal(c.workable(held), working):
 			// The store is closed by then: a call that hangs, or a part that stops late, has
 			// cost nothing but its own answer.
 			if err := c.stopRenewing(ctx, m, stop); fault.Is(err, fault.Fenced) || fault.Is(err, fault.Unknown) {
@@ -242,8 +260,17 @@ func (c *cell) onDuty(ctx context.Context, m *lease.Member, held []int) (share l
 // copy that was restored believes to own what has moved away since. Neither is worked
 // on until one of them is put right.
 func (c *cell) want(m *lease.Member, share lease.Share) []int {
+	twice := c.ownedTwice()
+	contested := func(g int) bool { return slices.Contains(twice, g) }
+	share.Wanted = append(share.Wanted, twice...)
+	share.Free = slices.DeleteFunc(slices.Clone(share.Free), contested)
+	return m.Want(share)
+}
+
+// ownedTwice are the groups that another database owns as well. It is logged when there
+// are others than before.
+func (c *cell) ownedTwice() (twice []int) {
 	own := c.seen()
-	var twice []int
 	for _, other := range c.app.cells {
 		if other == c || other.role != c.role {
 			continue
@@ -254,14 +281,20 @@ func (c *cell) want(m *lease.Member, share lease.Share) []int {
 			}
 		}
 	}
-	if len(twice) == 0 {
-		return m.Want(share)
+	slices.Sort(twice)
+	twice = slices.Compact(twice)
+	c.mu.Lock()
+	before := c.twice
+	c.twice = twice
+	c.mu.Unlock()
+	switch {
+	case slices.Equal(before, twice):
+	case len(twice) == 0:
+		c.app.Log.Info("no group is owned by two databases any more", "cell", c.name(), "groups", before)
+	default:
+		c.app.Log.Error("groups are owned by two databases, and stand still", "cell", c.name(), "groups", twice)
 	}
-	c.app.Log.Error("groups are owned by two databases, and stand still", "cell", c.name(), "groups", twice)
-	contested := func(g int) bool { return slices.Contains(twice, g) }
-	share.Wanted = append(share.Wanted, twice...)
-	share.Free = slices.DeleteFunc(slices.Clone(share.Free), contested)
-	return m.Want(share)
+	return twice
 }
 
 // stopRenewing stops a duty, and keeps the member one meanwhile.
@@ -280,31 +313,6 @@ func (c *cell) stopRenewing(ctx context.Context, m *lease.Member, stop func() er
 			}
 		}
 	}
-}
-
-// begin opens the store of a duty, and puts the area to work.
-func (c *cell) begin(ctx context.Context, m *lease.Member, held []int) (*duty, error) {
-	stores, err := c.app.storesFor(ctx, c.role, c.db, held, m.Guard)
-	if err != nil {
-		return nil, err
-	}
-	d, err := c.app.newDuty(c.role, stores, held)
-	if err == nil {
-		// Brokers that are gone come back: readers and relays ask again by themselves, and
-		// timers and calls that are due wait for nobody.
-		if err = d.open(ctx); fault.Is(err, fault.Unavailable) {
-			c.app.Log.Warn("on duty without the brokers", "cell", c.name(), "error", err)
-			err = nil
-		}
-	}
-	if err != nil {
-		return nil, errors.Join(err, stores.Close())
-	}
-	c.mu.Lock()
-	c.duties++
-	c.mu.Unlock()
-	c.app.take(d)
-	return d, nil
 }
 
 // renew renews, or joins, and takes note of the groups that the database owns.

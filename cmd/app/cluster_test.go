@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -15,6 +16,7 @@ import (
 	"github.com/tallystick/tallystick/cmd/app"
 	"github.com/tallystick/tallystick/internal/engines"
 	"github.com/tallystick/tallystick/internal/fault"
+	"github.com/tallystick/tallystick/internal/obs"
 )
 
 // long is for tests that take more than a few seconds: the race detector would make
@@ -236,6 +238,8 @@ func TestAGroupThatTwoDatabasesOwn(t *testing.T) {
 		_, err := c.pgs[0].Query(t.Context(), "pay1", "INSERT INTO "+area+".leases (grp) SELECT 3 WHERE NOT EXISTS (SELECT 1 FROM "+area+".leases WHERE grp = 3)")
 		must(t, err)
 	}
+	log := &lockedBuffer{}
+	c.tweak = func(d *app.Deps) { d.Log = obs.NewLogger(log, slog.LevelInfo, d.Now) }
 	core := c.core(0)
 	held := func(database string) string {
 		out, err := c.pgs[0].Query(t.Context(), database, "SELECT grp FROM core.leases WHERE member <> '' ORDER BY grp")
@@ -245,10 +249,17 @@ func TestAGroupThatTwoDatabasesOwn(t *testing.T) {
 	for held("pay1") != "0 1" || held("pay2") != "2" {
 		time.Sleep(20 * time.Millisecond) // it ends with the test's own time, if never
 	}
+	twice := `tallystick_lease_groups_owned_twice{area="core",database="2"} `
+	soon(t, "it shows", func() bool { return core.shows(twice + "1") })
+	time.Sleep(500 * time.Millisecond) // some renewals
 	_, err := c.pgs[0].Query(t.Context(), "pay1", "DELETE FROM core.leases WHERE grp = 3")
 	must(t, err)
 	for held("pay2") != "2 3" {
 		time.Sleep(20 * time.Millisecond)
 	}
+	soon(t, "it shows no more", func() bool { return core.shows(twice + "0") })
 	core.stop()
+	if n, end := strings.Count(log.String(), "groups are owned by two databases"), strings.Count(log.String(), "no group is owned by two databases any more"); n != 2 || end != 2 {
+		t.Errorf("each of two databases is to log once that it begins and once that it ends: %d and %d times", n, end)
+	}
 }

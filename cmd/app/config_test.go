@@ -195,7 +195,7 @@ func TestBoundsOfMovesAreChecked(t *testing.T) {
 	if _, err := app.LoadConfig(dir, base); err != nil {
 		t.Fatal(err)
 	}
-	for env, field := range map[string]string{"TALLYSTICK_MOVE_WAIT_MAX=1s": "move.wait_max", "TALLYSTICK_MOVE_LOOK_EVERY=0s": "move.look_every",
+	for env, field := range map[string]string{"TALLYSTICK_LEASE_REFUSED_EVERY=100ms": "lease.refused_every", "TALLYSTICK_MOVE_WAIT_MAX=1s": "move.wait_max", "TALLYSTICK_MOVE_LOOK_EVERY=0s": "move.look_every",
 		"TALLYSTICK_MOVE_LOOK_EVERY=2m": "move.look_every", "TALLYSTICK_MOVE_COPY_TIMEOUT=0s": "move.copy_timeout"} {
 		if _, err := app.LoadConfig(dir, append(slices.Clone(base), env)); err == nil || !strings.Contains(err.Error(), field) {
 			t.Errorf("%s: %v, want %s", env, err, field)

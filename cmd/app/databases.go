@@ -16,13 +16,15 @@ import (
 // Databases are all areas' stores of the cluster, one Stores for each database, to
 // be looked at from outside: without a lease, beside the processes that work on them.
 type Databases struct {
-	All    []*Stores
-	owned  []map[int]bool // groups, by database, as core has them
-	apart  []string       // groups that have not all areas in one database
-	groups int
+	All []*Stores
+	// Unreachable are databases that could not be asked: they are not among All.
+	Unreachable []Unreachable
+	owned       []map[int]bool // groups, by database, as core has them
+	apart       []string       // groups that have not all areas in one database
+	groups      int
 }
 
-// OpenDatabases opens them. Each must be there, and of this build's version.
+// OpenDatabases opens those that can be reached. Each must be of this build's version.
 func OpenDatabases(ctx context.Context, d Deps) (*Databases, error) {
 	list, err := d.Config.Postgres.list()
 	if err != nil {
@@ -30,20 +32,38 @@ func OpenDatabases(ctx context.Context, d Deps) (*Databases, error) {
 	}
 	all := &Databases{groups: d.Config.Groups}
 	for _, at := range list {
-		s := &Stores{}
-		all.All = append(all.All, s)
-		for _, role := range storedRoles() {
-			o := d.storeOptions()
-			o.Postgres = d.place(at, role)
-			if err := s.open(ctx, d, role, o); err != nil {
-				return nil, errors.Join(fault.Wrap(fmt.Sprintf("database %d", at.number), err), all.Close())
-			}
-		}
-		if err := all.look(ctx, s); err != nil {
-			return nil, errors.Join(err, all.Close())
+		if err := all.open(ctx, d, at); err != nil {
+			return nil, errors.Join(fault.Wrap(fmt.Sprintf("database %d", at.number), err), all.Close())
 		}
 	}
 	return all, nil
+}
+
+// open opens all areas of a database, or none.
+func (d *Databases) open(ctx context.Context, deps Deps, at database) error {
+	s := &Stores{}
+	for _, role := range storedRoles() {
+		o := deps.storeOptions()
+		o.Postgres = deps.place(at, role)
+		if err := s.open(ctx, deps, role, o); err != nil {
+			return errors.Join(d.unreachable(at.number, role, err), s.Close())
+		}
+	}
+	if err := d.look(ctx, s); err != nil {
+		return errors.Join(d.unreachable(at.number, RoleCore, err), s.Close())
+	}
+	d.All = append(d.All, s)
+	return nil
+}
+
+// unreachable takes note of a database that cannot be reached; it gives back what is
+// wrong otherwise.
+func (d *Databases) unreachable(number int, role Role, err error) error {
+	if !fault.Is(err, fault.Unavailable) {
+		return err
+	}
+	d.Unreachable = append(d.Unreachable, Unreachable{number, role, err.Error()})
+	return nil
 }
 
 // look looks which groups a database owns.
@@ -80,13 +100,18 @@ func (d *Databases) Close() error {
 }
 
 // Verify is Stores.Verify of each database, summed up: all that belongs to a group
-// is in the one that owns it, and so are the two sides of each equation.
+// is in the one that owns it, and so are the two sides of each equation. What cannot be
+// reached is a violation that says what is not verified.
 func (d *Databases) Verify(ctx context.Context) (sum Verification, err error) {
 	sum.Parked = map[string]int{}
 	sum.Violations = append(sum.Violations, d.apart...)
-	owners := map[int]int{}
+	owners, unreachable := map[int]int{}, slices.Clone(d.Unreachable)
 	for i, s := range d.All {
 		v, err := s.Verify(ctx)
+		if fault.Is(err, fault.Unavailable) {
+			unreachable = append(unreachable, Unreachable{s.db().Number(), RoleCore, err.Error()})
+			continue
+		}
 		if err != nil {
 			return sum, err
 		}
@@ -104,10 +129,18 @@ func (d *Databases) Verify(ctx context.Context) (sum Verification, err error) {
 			}
 		}
 	}
+	var unseen []int
 	for g := range d.groups {
-		if owners[g] != 1 {
+		switch {
+		case owners[g] == 0 && len(unreachable) > 0:
+			unseen = append(unseen, g)
+		case owners[g] != 1:
 			sum.Violations = append(sum.Violations, fmt.Sprintf("group %d is owned by %d databases", g, owners[g]))
 		}
+	}
+	for _, u := range unreachable {
+		sum.Violations = append(sum.Violations, fmt.Sprintf("database %d cannot be reached: groups %v, which no other database owns, are not verified, nor whether it owns others: %s",
+			u.Database, unseen, u.Reason))
 	}
 	return sum, nil
 }
@@ -203,8 +236,11 @@ func (d *Databases) CheckVouchers(ctx context.Context, vouchers []string) (bySta
 	return checkVouchers(ctx, d, vouchers)
 }
 
-// Open is the number of payment orders that wait, by state.
+// Open is the number of payment orders that wait, by state, in all databases.
 func (d *Databases) Open(ctx context.Context) (sum []core.Age, err error) {
+	for _, u := range d.Unreachable {
+		return nil, fault.New(fault.Unavailable, "open payments", "%s", u)
+	}
 	for _, s := range d.All {
 		ages, err := s.Core.Open(ctx)
 		if err != nil {

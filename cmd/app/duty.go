@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -11,7 +12,6 @@ import (
 	"github.com/tallystick/tallystick/accounting/rules"
 	"github.com/tallystick/tallystick/core"
 	"github.com/tallystick/tallystick/internal/bus"
-	"github.com/tallystick/tallystick/internal/bus/embedded"
 	"github.com/tallystick/tallystick/internal/bus/kafka"
 	"github.com/tallystick/tallystick/prepay"
 )
@@ -33,61 +33,65 @@ type duty struct {
 	carriers  []runner // bring what is read, and take away what is told
 }
 
-// reader is an area that reads a topic.
-type reader struct {
-	topic    bus.Topic
-	places   bus.Places
-	apply    func(context.Context, *bus.Batch) error
-	pauseMin time.Duration
-}
-
 // newDuty puts an area to work on its store. Nothing runs yet.
 func (a *App) newDuty(role Role, stores *Stores, groups []int) (*duty, error) {
-	d := &duty{role: role, stores: stores, groups: groups}
-	var readers []reader
-	var log *embedded.Log
+	d := a.newLook(role, stores, groups)
+	var apply map[bus.Topic]func(context.Context, *bus.Batch) error
+	var pauseMin time.Duration
 	var err error
 	switch role {
 	case RoleCore:
-		s := stores.Core
-		d.core, err = core.New(core.Deps{Store: s, Directory: a.Directory, IDs: a.ids, Now: a.Now, Config: a.Config.Core, Log: a.Log, Metrics: a.Metrics})
+		d.core, err = core.New(core.Deps{Store: stores.Core, Directory: a.Directory, IDs: a.ids, Now: a.Now, Config: a.Config.Core, Log: a.Log, Metrics: a.Metrics})
 		if err != nil {
 			return nil, err
 		}
-		readers = []reader{{bus.Callbacks, s, d.core.ApplyCallbacks, 0}, {bus.Outcomes, s, d.core.ApplyOutcomes, 0}, {bus.Intents, s, d.core.ApplyIntents, 0}}
-		log = s.Log()
+		apply = map[bus.Topic]func(context.Context, *bus.Batch) error{bus.Callbacks: d.core.ApplyCallbacks, bus.Outcomes: d.core.ApplyOutcomes, bus.Intents: d.core.ApplyIntents}
 	case RolePrepay:
-		s := stores.Prepay
-		d.prepay, err = prepay.New(a.prepayDeps(s))
+		d.prepay, err = prepay.New(a.prepayDeps(stores.Prepay))
 		if err != nil {
 			return nil, err
 		}
-		readers, log = []reader{{bus.Dispatch, s.Places(), d.prepay.Apply, 0}}, s.Log()
+		apply = map[bus.Topic]func(context.Context, *bus.Batch) error{bus.Dispatch: d.prepay.Apply}
 	case RoleAccounting:
-		s := stores.Accounting
-		d.poster, err = accounting.NewPoster(accounting.Deps{Store: s, Rules: rules.Payments{}, IDs: a.ids, Now: a.Now,
+		d.poster, err = accounting.NewPoster(accounting.Deps{Store: stores.Accounting, Rules: rules.Payments{}, IDs: a.ids, Now: a.Now,
 			Groups: a.Config.Groups, Metrics: a.Metrics, Log: a.Log, Config: a.Config.Accounting})
 		if err != nil {
 			return nil, err
 		}
-		readers, log = []reader{{bus.Payments, s.Places(), d.poster.Apply, a.Config.Consumers.LedgerPause}}, s.Log()
+		apply, pauseMin = map[bus.Topic]func(context.Context, *bus.Batch) error{bus.Payments: d.poster.Apply}, a.Config.Consumers.LedgerPause
 	}
-	var logs []bus.Source
-	for _, t := range writes()[role] {
-		logs = append(logs, log.Source(t))
-		d.keepers = append(d.keepers, a.newKeeper(t, log, groups))
-	}
-	d.relays, d.carriers = a.bus.relays(logs, groups)
-	bounds := a.Config.Consumers
-	for _, r := range readers {
-		source, carriers := a.bus.source(r.topic, groups)
-		d.carriers = append(append(d.carriers, carriers...), a.bus.tellers(role, r.topic, stores.Parked()[string(role)], groups)...)
-		d.consumers = append(d.consumers, &bus.Consumer{Area: string(role), Source: source, Places: r.places, Apply: r.apply, Groups: groups,
-			MessagesMax: bounds.MessagesMax, ParkedMax: bounds.ParkedMax, PauseMin: r.pauseMin, PauseMax: max(r.pauseMin, bounds.PauseMax), Now: a.Now,
-			Log: a.Log, Advanced: a.bus.passed})
+	for _, c := range d.consumers {
+		c.Apply, c.PauseMin, c.PauseMax = apply[c.Source.Topic()], pauseMin, max(pauseMin, a.Config.Consumers.PauseMax)
 	}
 	a.watch(d)
 	return d, nil
+}
+
+// newLook makes what reads and tells for an area, without the area itself: it can be
+// opened, and says which groups are refused.
+func (a *App) newLook(role Role, stores *Stores, groups []int) *duty {
+	d := &duty{role: role, stores: stores, groups: groups}
+	places, log := stores.Parked()[string(role)], stores.log(role)
+	var logs []bus.Source
+	for _, t := range writes()[role] {
+		logs = append(logs, log.Source(t))
+	}
+	d.relays, d.carriers = a.bus.relays(logs, groups)
+	for i, t := range writes()[role] {
+		var relay *kafka.Relay
+		if len(d.relays) > 0 {
+			relay = d.relays[i]
+		}
+		d.keepers = append(d.keepers, a.newKeeper(t, log, relay, groups))
+	}
+	bounds := a.Config.Consumers
+	for _, t := range reads()[role] {
+		source, carriers := a.bus.source(t, groups)
+		d.carriers = append(append(d.carriers, carriers...), a.bus.tellers(role, t, places, groups)...)
+		d.consumers = append(d.consumers, &bus.Consumer{Area: string(role), Source: source, Places: places, Groups: groups,
+			MessagesMax: bounds.MessagesMax, ParkedMax: bounds.ParkedMax, Now: a.Now, Log: a.Log, Advanced: a.bus.passed})
+	}
+	return d
 }
 
 func (a *App) prepayDeps(store prepay.Store) prepay.Deps {
@@ -104,20 +108,36 @@ func (a *App) prepayDeps(store prepay.Store) prepay.Deps {
 		Points:    a.Points, Metrics: a.Metrics, Log: a.Log, Config: config}
 }
 
-// open looks whether the logs are those that were read: a store from another
-// backup is refused before anything moves.
+// open looks whether the logs are those that were read and published: a store from
+// another backup is refused before anything moves. The error is about all groups with
+// which something is wrong.
 func (d *duty) open(ctx context.Context) error {
+	var errs []error
 	for _, c := range d.consumers {
-		if err := c.Open(ctx); err != nil {
-			return err
-		}
+		errs = append(errs, c.Open(ctx))
 	}
 	for _, r := range d.relays {
-		if err := r.Open(ctx); err != nil {
-			return err
+		errs = append(errs, r.Open(ctx))
+	}
+	return errors.Join(errs...)
+}
+
+// refused are the groups that were refused by now, and why: in one of the topics that
+// the area reads or writes.
+func (d *duty) refused() map[int]error {
+	out := map[int]error{}
+	add := func(groups map[int]error) {
+		for g, why := range groups {
+			out[g] = errors.Join(out[g], why)
 		}
 	}
-	return nil
+	for _, c := range d.consumers {
+		add(c.Refused())
+	}
+	for _, r := range d.relays {
+		add(r.Refused())
+	}
+	return out
 }
 
 // runnersOf are what runs for some duties, in the order of starting. Readers start

@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -21,9 +22,15 @@ func openStates() []event.Status {
 // gauges are figures that are read from stores every few seconds.
 type gauges struct {
 	mu     sync.Mutex
-	open   map[event.Status]core.Age
+	work   map[*Stores]*storeFigures // of each store at work
+	stores map[string]error          // by area, and "disk": why it cannot be written to
+}
+
+// storeFigures are what a store said when it last answered.
+type storeFigures struct {
+	asked  bool // and has not answered yet
+	open   []core.Age
 	parked map[string]int64 // by area
-	stores map[string]error // by area, and "disk": why it cannot be written to
 }
 
 // store is what was last found out about a store.
@@ -37,14 +44,9 @@ func (g *gauges) store(area string) error {
 const gaugesEvery = 2 * time.Second
 
 func (a *App) registerGauges() {
-	a.gauges.open, a.gauges.parked = map[event.Status]core.Age{}, map[string]int64{}
 	for _, role := range a.Config.areas() {
 		area := string(role)
-		a.Metrics.GetOrCreateGauge(`tallystick_parked_messages{area="`+area+`"}`, func() float64 {
-			a.gauges.mu.Lock()
-			defer a.gauges.mu.Unlock()
-			return float64(a.gauges.parked[area])
-		})
+		a.Metrics.GetOrCreateGauge(`tallystick_parked_messages{area="`+area+`"}`, func() float64 { return float64(a.parked(area)) })
 	}
 	a.Metrics.GetOrCreateGauge(`tallystick_directory_files_refused_total`, func() float64 { return float64(a.directory.Refused()) })
 	a.Metrics.GetOrCreateGauge(`tallystick_directory_version`, func() float64 { return float64(a.Directory.Current().Version) })
@@ -82,8 +84,11 @@ func (a *App) registerGauges() {
 					return n
 				}
 			}
+			stopped := sum(func(c *bus.Consumer) int64 { return int64(len(c.Stopped())) })
 			a.Metrics.GetOrCreateGauge(`tallystick_consumer_lag`+label, sum((*bus.Consumer).Lag))
-			a.Metrics.GetOrCreateGauge(`tallystick_consumer_stopped_groups`+label, sum(func(c *bus.Consumer) int64 { return int64(len(c.Stopped())) }))
+			a.Metrics.GetOrCreateGauge(`tallystick_consumer_stopped_groups`+label, func() float64 {
+				return stopped() + float64(a.refusedOf(role)) // which nobody reads
+			})
 		}
 	}
 	a.registerStalls()
@@ -96,7 +101,7 @@ func reads() map[Role][]bus.Topic {
 	return map[Role][]bus.Topic{RoleCore: {bus.Callbacks, bus.Outcomes, bus.Intents}, RolePrepay: {bus.Dispatch}, RoleAccounting: {bus.Payments}}
 }
 
-// registerCells shows which groups this process is on duty for.
+// registerCells shows which groups this process is on duty for, and which it cannot be.
 func (a *App) registerCells() {
 	for _, c := range a.cells {
 		label := fmt.Sprintf(`{area=%q,database="%d"}`, c.role, c.db.number)
@@ -113,15 +118,43 @@ func (a *App) registerCells() {
 			defer c.mu.Unlock()
 			return float64(c.duties)
 		})
+		a.Metrics.GetOrCreateGauge(`tallystick_lease_refused_groups`+label, func() float64 { return float64(len(c.refusedGroups())) })
+		a.Metrics.GetOrCreateGauge(`tallystick_lease_groups_owned_twice`+label, func() float64 {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			return float64(len(c.twice))
+		})
 	}
 }
 
 // Open is the number of payment orders that wait in a state, at most a few
-// seconds old.
-func (a *App) Open(s event.Status) core.Age {
+// seconds old where the store answers.
+func (a *App) Open(s event.Status) (sum core.Age) {
 	a.gauges.mu.Lock()
 	defer a.gauges.mu.Unlock()
-	return a.gauges.open[s]
+	sum.Status = s
+	for _, f := range a.gauges.work {
+		for _, o := range f.open {
+			if o.Status != s {
+				continue
+			}
+			if sum.Orders == 0 || o.OldestMillis < sum.OldestMillis {
+				sum.OldestMillis = o.OldestMillis
+			}
+			sum.Orders += o.Orders
+		}
+	}
+	return sum
+}
+
+// parked is the number of messages that an area has put aside.
+func (a *App) parked(area string) (n int64) {
+	a.gauges.mu.Lock()
+	defer a.gauges.mu.Unlock()
+	for _, f := range a.gauges.work {
+		n += f.parked[area]
+	}
+	return n
 }
 
 func (a *App) runGauges(ctx context.Context) error {
@@ -140,7 +173,8 @@ func (a *App) runGauges(ctx context.Context) error {
 }
 
 // ReadGauges reads what /metrics and /readyz show and is not at hand. Run does it
-// every few seconds.
+// every few seconds. Stores are asked side by side; what has not answered within
+// storePatience keeps its last figures, and is not asked again before it has.
 func (a *App) ReadGauges(ctx context.Context) error {
 	for _, d := range a.atWork() {
 		for _, w := range d.watchdogs {
@@ -151,37 +185,67 @@ func (a *App) ReadGauges(ctx context.Context) error {
 	a.gauges.mu.Lock()
 	a.gauges.stores = stores // also when what follows cannot be read
 	a.gauges.mu.Unlock()
-	var ages []core.Age
-	parked := map[string]int64{}
-	for _, s := range a.storesAtWork() {
-		if s.Core != nil {
-			more, err := s.Core.Open(ctx)
-			if err != nil {
-				return err
-			}
-			ages = append(ages, more...)
-		}
-		for area, p := range s.Parked() {
-			n, err := p.Count(ctx)
-			if err != nil {
-				return err
-			}
-			parked[area] += n
+	patient, cancel := context.WithTimeout(ctx, storePatience)
+	defer cancel()
+	asked := a.gauges.ask(a.storesAtWork())
+	answers := make(chan error, len(asked))
+	for _, s := range asked {
+		go func() { answers <- a.gauges.read(ctx, s) }()
+	}
+	var errs []error
+	for range asked {
+		select {
+		case err := <-answers:
+			errs = append(errs, err)
+		case <-patient.Done():
+			return errors.Join(append(errs, fault.New(fault.Unavailable, "gauges", "a store does not answer: %w", patient.Err()))...)
 		}
 	}
-	a.gauges.mu.Lock()
-	defer a.gauges.mu.Unlock()
-	clear(a.gauges.open)
-	for _, o := range ages {
-		sum := a.gauges.open[o.Status]
-		if sum.Orders == 0 || o.OldestMillis < sum.OldestMillis {
-			sum.OldestMillis = o.OldestMillis
+	return errors.Join(errs...)
+}
+
+// ask gives the stores that are to be asked, and forgets those that are not at work any
+// more.
+func (g *gauges) ask(stores []*Stores) (out []*Stores) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	work := map[*Stores]*storeFigures{}
+	for _, s := range stores {
+		work[s] = g.work[s]
+		if work[s] == nil {
+			work[s] = &storeFigures{}
 		}
-		sum.Status, sum.Orders = o.Status, sum.Orders+o.Orders
-		a.gauges.open[o.Status] = sum
+		if !work[s].asked {
+			work[s].asked = true
+			out = append(out, s)
+		}
 	}
-	a.gauges.parked = parked
-	return nil
+	g.work = work
+	return out
+}
+
+// read reads the figures of a store.
+func (g *gauges) read(ctx context.Context, s *Stores) (err error) {
+	now := storeFigures{parked: map[string]int64{}}
+	if s.Core != nil {
+		now.open, err = s.Core.Open(ctx)
+	}
+	for area, p := range s.Parked() {
+		if err == nil {
+			now.parked[area], err = p.Count(ctx)
+		}
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	f := g.work[s]
+	switch {
+	case f == nil: // its duty has ended
+	case err != nil:
+		f.asked = false
+	default:
+		*f = now
+	}
+	return err
 }
 
 // storesAtWork are the stores of all duties, each once.

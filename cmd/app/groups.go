@@ -26,6 +26,10 @@ type Unreachable struct {
 	Reason   string `json:"reason"`
 }
 
+func (u Unreachable) String() string {
+	return fmt.Sprintf("%s in database %d cannot be reached: %s", u.Area, u.Database, u.Reason)
+}
+
 // GroupInfo is one group.
 type GroupInfo struct {
 	Group     int        `json:"group"`

@@ -3,6 +3,7 @@ package app_test
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"github.com/tallystick/tallystick/bench/load"
 	"github.com/tallystick/tallystick/channels/sandbox/sim"
 	"github.com/tallystick/tallystick/cmd/app"
+	"github.com/tallystick/tallystick/core/event"
 	"github.com/tallystick/tallystick/internal/fault"
 	"github.com/tallystick/tallystick/internal/ids"
 )
@@ -172,6 +174,68 @@ func TestGroupsMoveUnderLoad(t *testing.T) {
 	}
 }
 
+// isSeenWithout looks from outside while a database is gone, with the groups that it
+// owns: what is in the others is looked at, and what is not is named.
+func (c *cluster) isSeenWithout(database int, groups []int) {
+	t := c.t
+	t.Helper()
+	all, err := app.OpenDatabases(t.Context(), c.deps())
+	must(t, err)
+	defer all.Close() //nolint:errcheck // it was read
+	v, err := all.Verify(t.Context())
+	must(t, err)
+	want := fmt.Sprintf("database %d cannot be reached: groups %v, which no other database owns, are not verified", database, groups)
+	if len(v.Violations) != 1 || !strings.HasPrefix(v.Violations[0], want) || v.Core.Payments == 0 {
+		t.Errorf("verified %d payment orders, with violations %q", v.Core.Payments, v.Violations)
+	}
+	if _, err := all.Open(t.Context()); !fault.Is(err, fault.Unavailable) {
+		t.Errorf("open payments of a part: %v", err)
+	}
+	areas, unreachable, done, err := app.OpenParked(t.Context(), c.deps())
+	must(t, err)
+	defer done()
+	if len(areas) != 3 || len(unreachable) != 3 || unreachable[0].Database != database {
+		t.Errorf("parked messages of %d areas, and not of %v", len(areas), unreachable)
+	}
+}
+
+// A database that does not answer holds up the figures of no other, nor for long who
+// asks for them.
+func TestAFrozenDatabaseHoldsUpNoFigures(t *testing.T) {
+	long(t)
+	c := newClusterOn(t, 2, 2, sim.Faults{})
+	core := c.core(0)
+	open := func() int64 { return core.app.Open(event.Pending).Orders }
+	gateways := []*system{c.gateway(0)}
+	workers := []*system{core, c.worker("prepay"), gateways[0]}
+	promised := pay(t, gateways, 0, 20)
+	soon(t, "all wait for their payers", func() bool { return open() == 20 })
+	must(t, c.pgs[1].Freeze())
+	promised = append(promised, pay(t, gateways, 20, 40)...)
+	others := int64(0)
+	for _, v := range promised[20:] {
+		if codeOf(t, v).Group(testGroups) < 2 { // those of the first database
+			others++
+		}
+	}
+	begun := time.Now()
+	err := core.app.ReadGauges(t.Context())
+	if took := time.Since(begun); took > 5*time.Second {
+		t.Errorf("the figures took %s: %v", took, err)
+	}
+	for open() != 20+others {
+		if time.Since(begun) > 8*time.Second {
+			t.Fatalf("%d are open, want %d: those of before, and %d of the database that answers", open(), 20+others, others)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	must(t, c.pgs[1].Thaw())
+	soon(t, "all are open", func() bool { return open() == 40 })
+	for _, s := range workers {
+		s.stop()
+	}
+}
+
 // A database that is gone stalls its own groups. Payments of the others settle, new
 // ones are accepted for all, and when it is back everything settles.
 func TestOneDeadDatabaseStallsItsGroupsAlone(t *testing.T) {
@@ -215,6 +279,7 @@ func TestOneDeadDatabaseStallsItsGroupsAlone(t *testing.T) {
 	if len(list.Unreachable) != 3 || list.Unreachable[0].Database != 2 || len(list.Groups) != 4 {
 		t.Errorf("the list: %+v", list)
 	}
+	c.isSeenWithout(2, []int{2, 3})
 	var startErr error
 	for range 100 { // its children may still be there for a moment
 		if startErr = c.pgs[1].Start(t.Context()); startErr == nil {

@@ -164,11 +164,7 @@ func (k *kafkaBus) bind(ctx context.Context, s *Stores) error {
 func (k *kafkaBus) tellers(role Role, topic bus.Topic, places embedded.Places, groups []int) []runner {
 	every := k.app.Config.Retention.Every
 	tell := func(ctx context.Context) error {
-		of := places.Committed
-		if slices.Contains(entering(), topic) {
-			of = places.Places
-		}
-		all, err := of(ctx, topic)
+		all, err := toTell(ctx, places, topic)
 		if err != nil {
 			return err
 		}
@@ -183,15 +179,24 @@ func (k *kafkaBus) tellers(role Role, topic bus.Topic, places embedded.Places, g
 	return []runner{{"places of " + string(topic), k.every(every, tell)}}
 }
 
-// committed is what the readers have told the brokers, and the brokers have. What
-// nobody has told of stays.
-func (k *kafkaBus) committed(ctx context.Context, log bus.Source) (map[int]bus.Place, error) {
-	all, err := k.cluster.Published(ctx, log.Topic())
-	if err != nil {
-		return nil, err
+// toTell is how far an area has come in a topic: in that of another one, up to what it
+// will not need again.
+func toTell(ctx context.Context, places embedded.Places, topic bus.Topic) (map[int]bus.Place, error) {
+	if topic.Entering() {
+		return places.Places(ctx, topic)
+	}
+	return places.Committed(ctx, topic)
+}
+
+// committed is what the readers have told the brokers, and the brokers have, of the
+// groups that the relay publishes. What nobody has told of stays.
+func (k *kafkaBus) committed(ctx context.Context, log bus.Source, relay *kafka.Relay) (map[int]bus.Place, error) {
+	all := map[int]bus.Place{}
+	for _, s := range relay.Standings() {
+		all[s.Group] = s.At
 	}
 	for _, role := range readersOf(log.Topic()) {
-		told, err := k.cluster.Told(ctx, string(role), log.Topic())
+		told, err := k.cluster.Told(ctx, string(role), log.Topic(), slices.Collect(maps.Keys(all)))
 		if err != nil {
 			return nil, err
 		}

@@ -35,6 +35,9 @@ type LeaseConfig struct {
 	TTL        time.Duration `yaml:"ttl"`         // not renewed for so long, a process counts as dead
 	RenewEvery time.Duration `yaml:"renew_every"` // and looks whether the groups are divided fairly
 	Patience   time.Duration `yaml:"patience"`    // how long what is under way may take before groups are given up
+	// RefusedEvery is how long a group that was refused stands still before it is looked
+	// at again.
+	RefusedEvery time.Duration `yaml:"refused_every"`
 }
 
 // MoveConfig bounds `tallystick groups move`.
@@ -53,7 +56,7 @@ func defaultPostgres() PostgresConfig {
 }
 
 func defaultLease() LeaseConfig {
-	return LeaseConfig{TTL: 5 * time.Second, RenewEvery: 500 * time.Millisecond, Patience: 5 * time.Second}
+	return LeaseConfig{TTL: 5 * time.Second, RenewEvery: 500 * time.Millisecond, Patience: 5 * time.Second, RefusedEvery: 15 * time.Second}
 }
 
 // database is one of PostgresConfig.Databases.
@@ -114,6 +117,8 @@ func (c Config) validatePostgres() error {
 		return bad("postgres.idle_timeout", "use at most twice lease.ttl: a process that stands still in a transaction keeps its groups for so long")
 	case l.RenewEvery <= 0 || l.RenewEvery > l.TTL/4:
 		return bad("lease.renew_every", "use at most a quarter of lease.ttl")
+	case l.RefusedEvery < l.RenewEvery:
+		return bad("lease.refused_every", "use at least lease.renew_every: each group that is put right costs the others a moment")
 	case c.Move.WaitMax < l.TTL:
 		return bad("move.wait_max", "use at least lease.ttl: a dead process's leases last so long")
 	case c.Move.LookEvery <= 0 || c.Move.LookEvery > c.Move.WaitMax:

@@ -43,6 +43,11 @@ func (a *App) probes() []api.Probe {
 		out = append(out, api.Probe{Name: c.name(), Check: c.ready})
 	}
 	return append(append(out, a.stalled()...), api.Probe{Name: "stopped_groups", Check: func() error {
+		for _, c := range a.cells {
+			if refused := c.refusedGroups(); len(refused) > 0 {
+				return fault.New(fault.Unavailable, "cell", "%s refuses groups %v: the log says why", c.name(), refused)
+			}
+		}
 		for _, c := range a.consumers() {
 			if stopped := c.Stopped(); len(stopped) > 0 {
 				return fault.New(fault.Unavailable, "consumer", "%s has stopped in groups %v of %s: the log says why", c.Area, stopped, c.Source.Topic())

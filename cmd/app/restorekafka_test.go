@@ -2,6 +2,7 @@ package app_test
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -13,6 +14,8 @@ import (
 	"github.com/tallystick/tallystick/bench/load"
 	"github.com/tallystick/tallystick/channels/sandbox/sim"
 	"github.com/tallystick/tallystick/cmd/app"
+	"github.com/tallystick/tallystick/internal/bus"
+	"github.com/tallystick/tallystick/internal/bus/kafka"
 	"github.com/tallystick/tallystick/internal/engines"
 	"github.com/tallystick/tallystick/internal/fault"
 )
@@ -46,6 +49,31 @@ func (s *system) verified(t *testing.T, vouchers []string, accepted int64) {
 	if wrong := append(v.Violations, lost...); len(wrong) > 0 || v.Orders[0].Accepted != accepted || v.Orders[0].InFlight != 0 || v.Orders[0].Succeeded != accepted {
 		t.Errorf("violations %q, orders %+v, want %d succeeded", wrong, v.Orders, accepted)
 	}
+}
+
+// told is how far readers have come, as the brokers know, and as their stores do.
+func (in *installation) told(deps app.Deps) (told, places string) {
+	t := in.t
+	cfg := kafka.DefaultConfig()
+	cfg.Brokers, cfg.Groups = []string{in.broker.Addr}, testGroups
+	c, err := kafka.Connect(cfg)
+	must(t, err)
+	defer c.Close() //nolint:errcheck // it was read
+	areas, _, done, err := app.OpenParked(t.Context(), deps)
+	must(t, err)
+	defer done()
+	for _, r := range []struct {
+		area  string
+		topic bus.Topic
+	}{{"core", bus.Intents}, {"core", bus.Callbacks}, {"core", bus.Outcomes}, {"prepay", bus.Dispatch}, {"accounting", bus.Payments}} {
+		of, err := c.Told(t.Context(), r.area, r.topic, []int{0, 1, 2, 3})
+		must(t, err)
+		at, err := areas[r.area].Places(t.Context(), r.topic)
+		must(t, err)
+		told += fmt.Sprintln(r.area, r.topic, of)
+		places += fmt.Sprintln(r.area, r.topic, at)
+	}
+	return told, places
 }
 
 // Stores from a backup that is older than the brokers: the brokers have what was
@@ -126,7 +154,13 @@ func TestRestoreOnKafka(t *testing.T) {
 	}
 	deps, err := app.Production(dir, append(slices.Clone(in.env), all), io.Discard)
 	must(t, err)
+	if told, places := in.told(deps); told == places {
+		t.Error("the brokers were told of nothing behind the backup: the test shows nothing")
+	}
 	must(t, app.Rewind(t.Context(), deps))
+	if told, places := in.told(deps); told != places {
+		t.Errorf("the brokers know that readers have come to\n%s, and they are at\n%s", told, places)
+	}
 	s = in.start(dir, all)
 	defer s.stop()
 	for tries := 0; ; tries++ { // what was accepted after the backup is at the brokers

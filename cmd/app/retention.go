@@ -8,6 +8,7 @@ import (
 
 	"github.com/tallystick/tallystick/internal/bus"
 	"github.com/tallystick/tallystick/internal/bus/embedded"
+	"github.com/tallystick/tallystick/internal/bus/kafka"
 	"github.com/tallystick/tallystick/internal/fault"
 )
 
@@ -54,7 +55,8 @@ type keeper struct {
 	app     *App
 	topic   bus.Topic
 	log     *embedded.Log
-	groups  []int // nil is all
+	relay   *kafka.Relay // of the topic; nil where readers read the log itself
+	groups  []int        // nil is all
 	trimmer *embedded.Trimmer
 	nextAt  time.Time // when it has come to the end of what may go
 
@@ -63,8 +65,8 @@ type keeper struct {
 	near, waiting bool // an alarm was raised
 }
 
-func (a *App) newKeeper(topic bus.Topic, log *embedded.Log, groups []int) *keeper {
-	return &keeper{app: a, topic: topic, log: log, groups: groups, trimmer: log.Trimmer(topic, groups)}
+func (a *App) newKeeper(topic bus.Topic, log *embedded.Log, relay *kafka.Relay, groups []int) *keeper {
+	return &keeper{app: a, topic: topic, log: log, relay: relay, groups: groups, trimmer: log.Trimmer(topic, groups)}
 }
 
 // Step measures the log and deletes some of what may go: what was committed by
@@ -75,7 +77,7 @@ func (k *keeper) Step(ctx context.Context) (worked bool, err error) {
 		return false, nil
 	}
 	k.nextAt = now.Add(r.Every) // also after an error
-	committed, err := k.app.bus.committed(ctx, k.log.Source(k.topic))
+	committed, err := k.app.bus.committed(ctx, k.log.Source(k.topic), k.relay)
 	if err != nil {
 		return false, fault.Wrap("retention", err)
 	}

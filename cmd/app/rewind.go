@@ -2,7 +2,10 @@ package app
 
 import (
 	"context"
+	"slices"
+	"time"
 
+	"github.com/tallystick/tallystick/internal/bus"
 	"github.com/tallystick/tallystick/internal/bus/kafka"
 	"github.com/tallystick/tallystick/internal/fault"
 	"github.com/tallystick/tallystick/internal/lease"
@@ -20,7 +23,10 @@ func Rewind(ctx context.Context, d Deps) error {
 	cfg.SASL.Password = d.KafkaPassword
 	rewind := func(stores *Stores, groups []int) error {
 		return fault.Wrap(op, kafka.Rewind(ctx, cfg, d.Config.Consumers.MessagesMax, d.Log, func(ctx context.Context, c *kafka.Cluster) error {
-			return bindStores(ctx, stores, c, cfg.Prefix)
+			if err := bindStores(ctx, stores, c, cfg.Prefix); err != nil {
+				return err
+			}
+			return d.tellAgain(ctx, c, stores, groups)
 		}, groups, stores.Sources()...))
 	}
 	if d.Config.Stores != StoresPostgres {
@@ -57,6 +63,34 @@ func (d Deps) rewindCell(ctx context.Context, role Role, db database, rewind fun
 		return err // nil would be all groups
 	}
 	return rewind(stores, owned)
+}
+
+// tellAgain tells the brokers how far the stores really are: what they were told of a
+// past that is no more may be further on, and logs would be trimmed, and what is unread
+// be counted, by that.
+func (d Deps) tellAgain(ctx context.Context, c *kafka.Cluster, stores *Stores, groups []int) error {
+	ctx, cancel := context.WithTimeout(ctx, d.Config.Kafka.StartTimeout)
+	defer cancel()
+	for area, places := range stores.Parked() {
+		for _, topic := range reads()[Role(area)] {
+			at, err := toTell(ctx, places, topic)
+			if err != nil {
+				return err
+			}
+			all := map[int]bus.Place{}
+			for g := range d.Config.Groups {
+				if groups == nil || slices.Contains(groups, g) {
+					all[g] = at[g]
+				}
+			}
+			for err = c.Tell(ctx, area, topic, all); err != nil; err = c.Tell(ctx, area, topic, all) {
+				if bus.Sleep(ctx, 200*time.Millisecond); ctx.Err() != nil { // brokers that have just started may not know yet who answers
+					return fault.Wrap("tell "+string(topic), err)
+				}
+			}
+		}
+	}
+	return nil
 }
 
 // bindStores binds stores to brokers and topics: places in others mean nothing.

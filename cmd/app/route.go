@@ -9,6 +9,7 @@ import (
 	"github.com/tallystick/tallystick/accounting"
 	"github.com/tallystick/tallystick/core"
 	"github.com/tallystick/tallystick/internal/bus"
+	"github.com/tallystick/tallystick/internal/fault"
 	"github.com/tallystick/tallystick/internal/ids"
 )
 
@@ -85,19 +86,39 @@ func (a *App) owner(ctx context.Context, role Role, group int, anew bool) (*cell
 type trials struct{ app *App }
 
 // TrialBalance implements accounting.Trials. Each database balances by itself, as
-// its groups do.
+// its groups do. They are asked side by side; what has not answered when a connection and
+// a statement should have is missing, and the error says so.
 func (t trials) TrialBalance(ctx context.Context) (out []accounting.Trial, err error) {
+	bounds := t.app.Config.Postgres
+	patient, cancel := context.WithTimeout(ctx, bounds.ConnectTimeout+bounds.StatementTimeout)
+	defer cancel()
+	type answer struct {
+		trials []accounting.Trial
+		err    error
+	}
+	answers, asked := make(chan answer, len(t.app.cells)), 0
 	for _, c := range t.app.cells {
 		if c.role != RoleAccounting {
 			continue
 		}
-		read, e := c.readStores(ctx)
-		if e != nil {
-			err = errors.Join(err, e)
-			continue
+		asked++
+		go func() {
+			read, err := c.readStores(patient)
+			if err != nil {
+				answers <- answer{nil, err}
+				return
+			}
+			part, err := read.Accounting.TrialBalance(patient)
+			answers <- answer{part, fault.Wrap(c.name(), err)}
+		}()
+	}
+	for range asked {
+		select {
+		case a := <-answers:
+			out, err = append(out, a.trials...), errors.Join(err, a.err)
+		case <-patient.Done():
+			return out, errors.Join(err, fault.New(fault.Unavailable, "trial balance", "a database does not answer: %w", patient.Err()))
 		}
-		part, e := read.Accounting.TrialBalance(ctx)
-		out, err = append(out, part...), errors.Join(err, e)
 	}
 	return out, err
 }

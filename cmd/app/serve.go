@@ -57,8 +57,9 @@ func (a *App) OperatorAddr() string { return a.operator.Addr().String() }
 
 // Run runs everything until ctx ends, then stops it in reverse order: the public
 // API first, so that nothing new comes in, and the intake last. It returns at
-// once when a part fails that cannot go on: a commit of unknown outcome. What was
-// accepted is in the stores, and the next process goes on with it.
+// once when a part fails that cannot go on: in the embedded profile after a commit of
+// unknown outcome, which in the cluster ends a duty alone. What was accepted is in the
+// stores, and the next process goes on with it.
 func (a *App) Run(ctx context.Context) error {
 	TuneGC()
 	c := a.Config.Consumers

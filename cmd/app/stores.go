@@ -167,6 +167,18 @@ func (s *Stores) Sources() (out []bus.Source) {
 	return out
 }
 
+// log is an area's.
+func (s *Stores) log(role Role) *embedded.Log {
+	switch role {
+	case RoleCore:
+		return s.Core.Log()
+	case RolePrepay:
+		return s.Prepay.Log()
+	default:
+		return s.Accounting.Log()
+	}
+}
+
 // Parked are the messages that each area put aside, by area.
 func (s *Stores) Parked() map[string]embedded.Places {
 	out := map[string]embedded.Places{}
@@ -184,38 +196,47 @@ func (s *Stores) Parked() map[string]embedded.Places {
 
 // OpenParked opens only what areas put aside, beside the processes that work on
 // them: to list it, and to ask those for a replay. They are named core, or core_1
-// where there are databases.
-func OpenParked(ctx context.Context, d Deps) (areas map[string]embedded.Places, closeAll func(), err error) {
+// where there are databases, of which some may be unreachable.
+func OpenParked(ctx context.Context, d Deps) (areas map[string]embedded.Places, unreachable []Unreachable, closeAll func(), err error) {
 	areas = map[string]embedded.Places{}
-	if d.Config.Stores == StoresPostgres {
-		all, err := OpenDatabases(ctx, d)
-		if err != nil {
-			return nil, nil, err
-		}
-		for _, s := range all.All {
-			for area, p := range s.Parked() {
-				areas[fmt.Sprintf("%s_%d", area, p.DB.Number())] = p
-			}
-		}
-		return areas, func() { _ = all.Close() }, nil
-	}
 	closeAll = func() {
 		for _, p := range areas {
 			_ = p.DB.Close()
 		}
 	}
+	if d.Config.Stores == StoresPostgres {
+		list, err := d.Config.Postgres.list()
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		for _, at := range list {
+			for _, role := range storedRoles() {
+				s, err := d.storesFor(ctx, role, at, nil, nil)
+				switch {
+				case fault.Is(err, fault.Unavailable):
+					unreachable = append(unreachable, Unreachable{at.number, role, err.Error()})
+				case err != nil:
+					closeAll()
+					return nil, nil, nil, err
+				default:
+					areas[fmt.Sprintf("%s_%d", role, at.number)] = s.Parked()[string(role)]
+				}
+			}
+		}
+		return areas, unreachable, closeAll, nil
+	}
 	for _, area := range []string{"core", "prepay", "accounting"} {
 		path := filepath.Join(d.Dir, StoresDir, area+".db")
 		if _, err := os.Stat(path); err != nil {
 			closeAll()
-			return nil, nil, &fault.Error{Kind: fault.Invalid, Op: "parked", Field: "--data", Code: "no_stores", Fix: "give a folder that was served", Err: err}
+			return nil, nil, nil, &fault.Error{Kind: fault.Invalid, Op: "parked", Field: "--data", Code: "no_stores", Fix: "give a folder that was served", Err: err}
 		}
 		db, err := sqldb.Open(ctx, sqldb.Options{Area: area, Path: path})
 		if err != nil {
 			closeAll()
-			return nil, nil, err
+			return nil, nil, nil, err
 		}
 		areas[area] = embedded.Places{DB: db}
 	}
-	return areas, closeAll, nil
+	return areas, nil, closeAll, nil
 }

@@ -17,16 +17,17 @@ type transport interface {
 	// source reads some groups of a topic, nil for all, for one reader; what runs for
 	// it comes with it.
 	source(t bus.Topic, groups []int) (bus.Source, []runner)
-	// relays bring what is told of some groups to readers in other processes; none
-	// where readers read the logs themselves.
+	// relays bring what is told of some groups to readers in other processes, one for
+	// each log; none where readers read the logs themselves.
 	relays(logs []bus.Source, groups []int) ([]*kafka.Relay, []runner)
 	// bind refuses stores whose places are in another bus.
 	bind(ctx context.Context, s *Stores) error
 	// tellers tell how far an area has come, where those who keep the log cannot look.
 	tellers(role Role, topic bus.Topic, places embedded.Places, groups []int) []runner
 	// committed is, by group, up to where everyone who must read an area's log has
-	// committed it, and does not need the log itself any more.
-	committed(ctx context.Context, log bus.Source) (map[int]bus.Place, error)
+	// committed it, and does not need the log itself any more. relay is the log's, where
+	// there is one.
+	committed(ctx context.Context, log bus.Source, relay *kafka.Relay) (map[int]bus.Place, error)
 	// keeps is for how long something that nobody has read is certainly kept; with 0
 	// there is no end to it.
 	keeps() time.Duration
@@ -84,7 +85,7 @@ func (e *embeddedBus) bind(context.Context, *Stores) error { return nil }
 func (e *embeddedBus) tellers(Role, bus.Topic, embedded.Places, []int) []runner { return nil }
 
 // committed asks the readers' stores.
-func (e *embeddedBus) committed(ctx context.Context, log bus.Source) (map[int]bus.Place, error) {
+func (e *embeddedBus) committed(ctx context.Context, log bus.Source, _ *kafka.Relay) (map[int]bus.Place, error) {
 	all, err := headsOf(ctx, log)
 	if err != nil {
 		return nil, err

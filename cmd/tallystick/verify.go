@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -150,19 +151,20 @@ func (c *parkedReplayCmd) Run(ctx context.Context) error {
 	if err == nil && total == 0 {
 		err = fmt.Errorf("%s has no parked messages", c.Trade)
 	}
-	if err == nil {
+	if total > 0 {
 		fmt.Printf("replay of %d messages asked for\n", total)
 	}
 	return err
 }
 
-// eachParked opens each area's parked messages beside whoever serves the folder.
+// eachParked opens each area's parked messages beside whoever serves the folder. What
+// cannot be reached is an error behind all that can.
 func eachParked(ctx context.Context, dir string, f func(area string, p embedded.Places) error) error {
 	d, err := app.Production(dir, os.Environ(), io.Discard)
 	if err != nil {
 		return err
 	}
-	areas, closeAll, err := app.OpenParked(ctx, d)
+	areas, unreachable, closeAll, err := app.OpenParked(ctx, d)
 	if err != nil {
 		return err
 	}
@@ -172,10 +174,12 @@ func eachParked(ctx context.Context, dir string, f func(area string, p embedded.
 		names = append(names, a)
 	}
 	slices.Sort(names)
+	var errs []error
 	for _, a := range names {
-		if err := f(a, areas[a]); err != nil {
-			return err
-		}
+		errs = append(errs, fault.Wrap(a, f(a, areas[a])))
 	}
-	return nil
+	for _, u := range unreachable {
+		errs = append(errs, fault.New(fault.Unavailable, "parked", "%s", u))
+	}
+	return errors.Join(errs...)
 }

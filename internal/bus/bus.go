@@ -74,7 +74,8 @@ type Source interface {
 	// Head is the last place of a group that this process knows of. It may lag
 	// behind the store and is exact after a Refresh.
 	Head(group int) Place
-	// Refresh asks the store for all heads.
+	// Refresh asks the store for all heads. Those of groups of which it gives no
+	// GroupError are exact, unless it gives another error.
 	Refresh(ctx context.Context) error
 	// Read gives messages of a group behind after, in order, at most max of them,
 	// but always all the messages of one place. It may give fewer than there are,

@@ -54,6 +54,8 @@ type Consumer struct {
 	places     []Place
 	groups     []int          // that it reads
 	gap        []bool         // groups that stopped
+	refusals   Refusals       // those of them whose log is not the one that was read
+	waiting    []bool         // groups that could not be looked at yet; for Step alone
 	parked     map[string]int // messages by key, and their sum
 	parkedRows int
 	replay     bool // look for replays at the next step
@@ -61,7 +63,7 @@ type Consumer struct {
 	full       bool // the last batch was: there may be more already
 }
 
-// Stopped gives the groups that stopped at a gap or by a StopError.
+// Stopped gives the groups that stopped: at a gap, by a StopError, or refused.
 func (c *Consumer) Stopped() []int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -126,49 +128,6 @@ func (c *Consumer) Step(ctx context.Context) (worked bool, err error) {
 // was asked for. Not safe beside Step.
 func (c *Consumer) CheckReplays() { c.replay = true }
 
-func (c *Consumer) load(ctx context.Context) error {
-	topic := c.Source.Topic()
-	if err := c.Source.Refresh(ctx); err != nil {
-		return err
-	}
-	stored, err := c.Places.Places(ctx, topic)
-	if err != nil {
-		return err
-	}
-	parked, err := c.Places.ParkedKeys(ctx, topic)
-	if err != nil {
-		return err
-	}
-	places, groups := make([]Place, c.Source.Groups()), GroupsOf(c.Source, c.Groups)
-	f, forgetful := c.Source.(Forgetful)
-	for _, g := range groups {
-		places[g] = stored[g]
-		head, begin := c.Source.Head(g), BeginOf(c.Source, g)
-		switch {
-		case begin.Seq > stored[g].Seq:
-			return fault.New(fault.Conflict, "load places",
-				"group %d of %s begins behind %d, and %d was consumed: what lies between was deleted, as it had been consumed by then: our places are from an older copy than the log keeps",
-				g, topic, begin.Seq, stored[g].Seq)
-		case stored[g] == (Place{}):
-		case forgetful && f.Forgot(g, stored[g]):
-		case head.Epoch == stored[g].Epoch && head.Seq >= stored[g].Seq:
-		default:
-			// A log that is empty or ends before our place is not the log that we have
-			// read: what comes into it now would be skipped as known.
-			return fault.New(fault.Conflict, "load places",
-				"group %d of %s ends at %d of epoch %d, but %d of epoch %d was consumed: the log was replaced, or restored from an older copy",
-				g, topic, head.Seq, head.Epoch, stored[g].Seq, stored[g].Epoch)
-		}
-	}
-	c.mu.Lock()
-	c.places, c.groups, c.gap = places, groups, make([]bool, len(places))
-	c.mu.Unlock()
-	c.know(parked)
-	c.replay = len(parked) > 0
-	c.loaded = true
-	return nil
-}
-
 // know takes note of what is parked.
 func (c *Consumer) know(parked map[string]int) {
 	c.parked, c.parkedRows = parked, 0
@@ -186,7 +145,8 @@ func (c *Consumer) stop(group int) {
 
 // gather reads from every group that has news, until the batch is full. A group
 // that cannot be read now holds up no other: its error is told when there is
-// nothing else to do. One with a message that nobody here can read stops.
+// nothing else to do. One with a message that nobody here can read stops, as does one
+// whose log ends before its place.
 func (c *Consumer) gather(ctx context.Context) (*Batch, error) {
 	b := &Batch{Topic: c.Source.Topic()}
 	var failed error
@@ -195,7 +155,7 @@ func (c *Consumer) gather(ctx context.Context) (*Batch, error) {
 	for i := range c.groups {
 		g := c.groups[(c.first+i)%len(c.groups)]
 		from := c.places[g]
-		if c.gap[g] || c.Source.Head(g).Seq <= from.Seq || len(b.Messages) >= c.MessagesMax {
+		if c.gap[g] || c.waiting[g] || c.Source.Head(g).Seq <= from.Seq || len(b.Messages) >= c.MessagesMax {
 			continue
 		}
 		msgs, err := c.Source.Read(ctx, g, from, c.MessagesMax-len(b.Messages))
@@ -204,6 +164,11 @@ func (c *Consumer) gather(ctx context.Context) (*Batch, error) {
 			c.stop(g)
 			c.Log.Error("group stopped at a message that this build cannot read", "area", c.Area, "topic", string(b.Topic), "group", g,
 				"behind_seq", from.Seq, "error", err)
+			continue
+		case fault.Is(err, fault.Conflict):
+			c.refusals.Note(g, err)
+			c.stop(g)
+			c.Log.Error("group stopped: its log is not the one that was read", "area", c.Area, "topic", string(b.Topic), "group", g, "error", err)
 			continue
 		case err != nil:
 			failed = errors.Join(failed, err)
@@ -354,8 +319,9 @@ func (c *Consumer) stepReplay(ctx context.Context) (bool, error) {
 }
 
 // Run steps until ctx ends, sleeping while there is nothing to do. Errors are
-// logged and retried with backoff, up to backoffMax; fault.Unknown (a failed
-// fsync) ends Run, as the process must stop.
+// logged and retried with backoff, up to backoffMax; fault.Unknown (a commit of
+// which nobody knows how it ended) ends Run, as nothing more may be done with what
+// is in memory.
 func (c *Consumer) Run(ctx context.Context, idle, backoffMax time.Duration) error {
 	wake, cancel := c.Source.Subscribe()
 	defer cancel()
@@ -408,7 +374,7 @@ func (c *Consumer) now() time.Time {
 // heads that another process moved.
 func (c *Consumer) look(ctx context.Context) {
 	c.CheckReplays()
-	if err := c.Source.Refresh(ctx); err != nil && ctx.Err() == nil {
+	if err := c.refresh(ctx); err != nil && ctx.Err() == nil {
 		c.Log.Error("refresh failed", "area", c.Area, "topic", string(c.Source.Topic()), "error", err)
 	}
 }

@@ -100,6 +100,11 @@ func startKafka(ctx context.Context, dir string, ports []int, secure *Security, 
 
 func (k *Kafka) config() string { return filepath.Join(k.dir, "server.properties") }
 
+// PartitionDir is where the broker has the records of a partition.
+func (k *Kafka) PartitionDir(topic string, partition int) string {
+	return filepath.Join(k.dir, "data", topic+"-"+itoa(partition))
+}
+
 func (k *Kafka) java(class string) []string {
 	return append(slices.Concat(javaFlags, k.flags), "-cp", filepath.Join(k.libs, "*"), class)
 }

@@ -63,9 +63,6 @@ func NewMember(db *sqldb.DB, id, name string, ttl time.Duration) *Member {
 	return &Member{db: db, id: id, name: name, ttl: ttl}
 }
 
-// ID is what the member is known by.
-func (m *Member) ID() string { return m.id }
-
 // Held are the groups that it holds.
 func (m *Member) Held() []int { return slices.Clone(m.held) }
 

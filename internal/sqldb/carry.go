@@ -39,18 +39,6 @@ func (tx *Tx) Columns(table string) (names []string, err error) {
 	return names, err
 }
 
-// Tables are those of the schema, in order.
-func (tx *Tx) Tables() (names []string, err error) {
-	err = tx.Query(`SELECT table_name FROM information_schema.tables WHERE table_schema = current_schema() AND table_type = 'BASE TABLE' ORDER BY table_name`,
-		nil, func(scan Scan) error {
-			var name string
-			err := scan(&name)
-			names = append(names, name)
-			return err
-		})
-	return names, err
-}
-
 // selectText reads the portion; mapped says that it is read to be carried.
 func (p Portion) selectText(columns []string, mapped bool) (string, error) {
 	exprs, join := make([]string, len(columns)), ""

@@ -278,8 +278,10 @@ func (db *DB) Commits() int64 { return db.commits.Load() }
 
 // Write runs fn in the writing transaction: all of it is committed and fsynced
 // when Write returns nil, and none of it when it returns an error, except
-// fault.Unknown: then a failed write or fsync left it open, nothing more is
-// written (fault.Unavailable), and the process must stop. A full disk is
+// fault.Unknown: then a failed write or fsync, or a server that did not answer, left it
+// open, and nothing more is written here (fault.Unavailable). What is in memory is worth
+// nothing, and the store must be opened anew: with SQLite by another process, with
+// PostgreSQL by the next duty. A full disk is
 // fault.Unavailable: nothing was written, and a later Write may succeed.
 func (db *DB) Write(ctx context.Context, fn func(*Tx) error) error {
 	var c *conn
@@ -295,7 +297,7 @@ func (db *DB) Write(ctx context.Context, fn func(*Tx) error) error {
 		// After a failed fsync the kernel may have dropped what it could not write:
 		// a later commit would succeed on top of a hole.
 		return &fault.Error{Kind: fault.Unavailable, Op: "sqldb: " + db.area, Code: "store_stopped",
-			Fix: "stop the process and reopen the store"}
+			Fix: db.reopenFix()}
 	}
 	// Nothing of it is interrupted half-way by a caller who leaves.
 	tx := &Tx{db: db, conn: c}
@@ -319,7 +321,7 @@ func (db *DB) Write(ctx context.Context, fn func(*Tx) error) error {
 		}
 		db.stopped.Store(true)
 		return &fault.Error{Kind: fault.Unknown, Op: "sqldb: commit " + db.area, Code: "commit_unknown",
-			Fix: "the process must stop and reopen the store", Err: err}
+			Fix: db.reopenFix(), Err: err}
 	}
 	committed = true
 	db.commits.Add(1)
@@ -328,6 +330,14 @@ func (db *DB) Write(ctx context.Context, fn func(*Tx) error) error {
 		f()
 	}
 	return nil
+}
+
+// reopenFix is how a store is reopened of which nobody knows how a commit ended.
+func (db *DB) reopenFix() string {
+	if db.postgres {
+		return "nothing is to be done where a duty has it, as the next one opens it anew; a command is run again"
+	}
+	return "the process must stop: the next one opens the store anew"
 }
 
 // Read runs fn on a reading connection. Each statement sees the last commit;

@@ -283,7 +283,7 @@ func TestRelayThroughFaults(t *testing.T) {
 	eventually(t, "everything is applied", func() error {
 		have, err = r.Effects(t.Context())
 		if err == nil && len(have) < len(published) {
-			err = fmt.Errorf("%d of %d", len(have), len(published))
+			err = fmt.Errorf("%d of %d; stopped %v, refused %v, %v, %v", len(have), len(published), consumer.Stopped(), consumer.Refused(), relays[0].Refused(), relays[1].Refused())
 		}
 		return err
 	})

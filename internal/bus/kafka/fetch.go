@@ -134,6 +134,13 @@ type endOf struct {
 	expired bool
 }
 
+// replaced says that a partition has something at an offset that it cannot be before, if
+// everything is there that was published before it.
+func replaced(at partition, offset, least int64) error {
+	return &fault.Error{Kind: fault.Conflict, Op: "kafka", Code: "topic_lost", Field: string(at.topic), Fix: "bring the topic back from another copy of the brokers' data",
+		Err: fmt.Errorf("group %d has at offset %d what cannot be before %d: what was published before it is gone", at.group, offset, least)}
+}
+
 // tailRecords is how far from its end a partition is looked at for its last place:
 // the very last record may be a relay's repetition of an earlier one.
 const tailRecords = 256
@@ -161,9 +168,13 @@ func (c *Cluster) end(ctx context.Context, topic bus.Topic, group int) (e endOf,
 		return e, err
 	}
 	e.offset = last
+	var lost error
 	for at := max(first, e.offset-tailRecords); at < e.offset; {
 		next, err := c.scan(ctx, topic, group, at, c.cfg.FetchWait, func(r *kafka.Record) error {
 			p, err := c.placeOf(r)
+			if !topic.Entering() && p.Seq-1 > r.Offset { // each sequence before it has an offset
+				lost = replaced(partition{topic, group}, r.Offset, p.Seq-1)
+			}
 			if p.Epoch > e.place.Epoch || p.Epoch == e.place.Epoch && p.Seq > e.place.Seq {
 				e.place = p
 			}
@@ -178,6 +189,8 @@ func (c *Cluster) end(ctx context.Context, topic bus.Topic, group int) (e endOf,
 		at = next
 	}
 	switch {
+	case lost != nil:
+		return e, lost
 	case e.place != (bus.Place{}) || e.offset == 0:
 	case topic.Entering(): // there a place is an offset
 		e.place = bus.Place{Epoch: c.cfg.Epoch, Seq: e.offset}

@@ -57,6 +57,7 @@ type entry struct {
 	at     partition
 	queued *batch // nil when nothing waits
 	sent   *batch // nil when nothing is under way
+	next   int64  // the least offset that the partition can take next
 }
 
 // batch collects records until its lane seals it.
@@ -219,13 +220,26 @@ func (e *entry) load(context.Context) ([]kafka.Record, error) {
 		}
 	}
 	if len(records) == 0 {
-		e.appended(nil)
+		e.done(nil)
 	}
 	return records, nil
 }
 
-// appended implements lane: it tells all who wait.
-func (e *entry) appended(err error) {
+// appended implements lane. What a partition takes before the offset that it had come to
+// is in one that has replaced it: who has read the other one may never read it.
+func (e *entry) appended(first int64, err error) {
+	switch {
+	case err != nil:
+	case first < e.next:
+		err = unknown(replaced(e.at, first, e.next))
+	default:
+		e.next = first + 1
+	}
+	e.done(err)
+}
+
+// done tells all who wait.
+func (e *entry) done(err error) {
 	b := e.sent
 	e.sent, b.err = nil, err
 	e.in.mu.Lock()

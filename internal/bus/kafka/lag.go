@@ -20,6 +20,8 @@ func (c *Cluster) consumerGroup(area string) string { return c.cfg.Prefix + area
 // Tell tells the brokers how far an area has come in the groups of a topic. In an
 // area's topic that is a sequence, and no offset: a record is never before the offset
 // of its sequence, so that to the tools of operators the area is there, or further on.
+// It takes the place of what was told before, also of something that was further on. The
+// zero Place is that nothing was told.
 func (c *Cluster) Tell(ctx context.Context, area string, topic bus.Topic, places map[int]bus.Place) error {
 	req := &kafka.OffsetCommitRequest{GroupID: c.consumerGroup(area), GenerationID: -1, Topics: map[string][]kafka.OffsetCommit{}}
 	for g, p := range places {
@@ -39,14 +41,12 @@ func (c *Cluster) Tell(ctx context.Context, area string, topic bus.Topic, places
 	return nil
 }
 
-// Told is how far an area has told that it has come; groups that it has told nothing
-// of, or that the brokers have forgotten, are not there.
-func (c *Cluster) Told(ctx context.Context, area string, topic bus.Topic) (map[int]bus.Place, error) {
+// Told is how far an area has told that it has come in some groups of a topic, with one
+// request; groups that it has told nothing of, or that the brokers have forgotten, are
+// not there.
+func (c *Cluster) Told(ctx context.Context, area string, topic bus.Topic, groups []int) (map[int]bus.Place, error) {
 	name := c.topic(topic)
-	fetch := &kafka.OffsetFetchRequest{GroupID: c.consumerGroup(area), Topics: map[string][]int{}}
-	for g := range c.cfg.Groups {
-		fetch.Topics[name] = append(fetch.Topics[name], g)
-	}
+	fetch := &kafka.OffsetFetchRequest{GroupID: c.consumerGroup(area), Topics: map[string][]int{name: groups}}
 	res, err := c.client.OffsetFetch(ctx, fetch)
 	if err == nil {
 		err = res.Error
@@ -61,22 +61,6 @@ func (c *Cluster) Told(ctx context.Context, area string, topic bus.Topic) (map[i
 		}
 		if p.CommittedOffset > 0 {
 			out[p.Partition] = bus.Place{Epoch: c.cfg.Epoch, Seq: p.CommittedOffset}
-		}
-	}
-	return out, nil
-}
-
-// Published is the last place of each group that the brokers have; groups of which
-// they have nothing are not there.
-func (c *Cluster) Published(ctx context.Context, topic bus.Topic) (map[int]bus.Place, error) {
-	out := map[int]bus.Place{}
-	for g := range c.cfg.Groups {
-		end, err := c.end(ctx, topic, g)
-		if err != nil {
-			return nil, err
-		}
-		if end.place != (bus.Place{}) {
-			out[g] = end.place
 		}
 	}
 	return out, nil

@@ -28,8 +28,9 @@ type cargo struct {
 	records []kafka.Record
 	lane    *laneState // whose it is, if it is a lane's
 	// err is fault.Unavailable when certainly nothing was appended, and fault.Unknown
-	// when nobody knows.
-	err error
+	// when nobody knows. Without it, first is the offset of the first record.
+	err   error
+	first int64
 }
 
 // produce appends to partitions that one broker leads, with one request and without a
@@ -79,6 +80,8 @@ func (c *Cluster) produce(ctx context.Context, cargos []cargo) {
 			cargos[i].err = unknown(errors.New("the brokers' answer does not tell"))
 		case a.ErrorCode != 0:
 			cargos[i].err = fateOf(kafka.Error(a.ErrorCode), a.BaseOffset)
+		default:
+			cargos[i].first = a.BaseOffset
 		}
 	}
 }

@@ -33,6 +33,8 @@ type Relay struct {
 	Now        func() time.Time
 	Log        *slog.Logger
 
+	refusals bus.Refusals
+
 	mu     sync.Mutex
 	places map[int]bus.Place // acknowledged
 	last   map[int]time.Time // about when the last one was
@@ -97,8 +99,10 @@ func (r *Relay) lanes() (out []lane) {
 type relayed struct {
 	relay *Relay
 	group int
-	to    bus.Place // of the last message under way
+	from  int64     // sequence of the first message under way
+	to    bus.Place // of the last one
 	again bool      // which was published before
+	lost  bool      // the partition is not the one that was published to
 }
 
 // partition implements lane.
@@ -121,6 +125,9 @@ func (l *relayed) at() (at bus.Place, last time.Time, known bool) {
 
 // waiting implements lane.
 func (l *relayed) waiting() bool {
+	if l.lost {
+		return false
+	}
 	at, last, known := l.at()
 	r := l.relay
 	return r.Source.Head(l.group).Seq > at.Seq || r.AgainAfter > 0 && at.Seq > 0 && (!known || r.Now().Sub(last) >= r.AgainAfter)
@@ -141,7 +148,7 @@ func (l *relayed) load(ctx context.Context) ([]kafka.Record, error) {
 		return nil, err
 	}
 	records := r.Cluster.pack(msgs)
-	l.to = msgs[len(records)-1].Place
+	l.from, l.to = msgs[0].Place.Seq, msgs[len(records)-1].Place
 	return records, nil
 }
 
@@ -160,15 +167,26 @@ func (l *relayed) loadAgain(ctx context.Context, at bus.Place, known bool) ([]ka
 		r.acknowledged(l.group, when)
 		return nil, nil
 	}
+	l.from = at.Seq
 	return r.Cluster.pack(msgs), nil
 }
 
-// appended implements lane.
-func (l *relayed) appended(err error) {
+// appended implements lane. A partition that was replaced while it was published to gets
+// nothing more: no sequence is there before its own offset.
+func (l *relayed) appended(first int64, err error) {
 	if err != nil {
 		return
 	}
 	r := l.relay
+	if l.lost = first < l.from-1; l.lost {
+		err := replaced(l.partition(), first, l.from-1)
+		r.refusals.Note(l.group, err)
+		r.mu.Lock()
+		delete(r.places, l.group)
+		r.mu.Unlock()
+		r.Log.Error("relay has stopped", "topic", string(r.Source.Topic()), "group", l.group, "error", err)
+		return
+	}
 	if !l.again {
 		r.mu.Lock()
 		r.places[l.group] = l.to
@@ -193,18 +211,22 @@ func (r *Relay) acknowledged(group int, when time.Time) {
 // Open reads how far each group was published. A topic that ends behind its log was
 // written from another one, or from this one before it was restored from an older
 // copy: what comes next would be taken for published already. It is refused, with
-// fault.Conflict; see Rewind.
+// fault.Conflict; see Rewind. The error is about all groups with which something is wrong.
 func (r *Relay) Open(ctx context.Context) error {
+	var errs []error
 	for _, g := range bus.GroupsOf(r.Source, r.Groups) {
-		if _, err := r.place(ctx, g); err != nil {
-			return fault.Wrap("relay "+string(r.Source.Topic()), err)
-		}
+		_, err := r.place(ctx, g)
+		errs = append(errs, err)
 	}
-	return nil
+	return fault.Wrap("relay "+string(r.Source.Topic()), errors.Join(errs...))
 }
 
+// Refused are the groups that were refused, and why.
+func (r *Relay) Refused() map[int]error { return r.refusals.Refused() }
+
 // place is how far a group was published: known, or read from the topic's end.
-func (r *Relay) place(ctx context.Context, group int) (bus.Place, error) {
+func (r *Relay) place(ctx context.Context, group int) (at bus.Place, err error) {
+	defer func() { r.refusals.Note(group, err) }()
 	r.mu.Lock()
 	at, known := r.places[group]
 	r.mu.Unlock()

@@ -1,9 +1,13 @@
 package kafka_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -93,7 +97,7 @@ func (r *relayed) trim() {
 	eventually(r.T, "the brokers are told", func() error { return r.cluster.Tell(r.Context(), "test", bus.Payments, places) })
 	var told map[int]bus.Place
 	eventually(r.T, "the brokers know it", func() error {
-		told, err = r.cluster.Told(r.Context(), "test", bus.Payments)
+		told, err = r.cluster.Told(r.Context(), "test", bus.Payments, slices.Collect(maps.Keys(places)))
 		if err == nil && fmt.Sprint(told) != fmt.Sprint(places) {
 			err = fmt.Errorf("told %v, places %v", told, places)
 		}
@@ -108,20 +112,30 @@ func (r *relayed) trim() {
 	}
 }
 
+// remove removes a topic.
+func (r *relayed) remove(topic bus.Topic) {
+	r.Helper()
+	name := r.config.Prefix + string(topic)
+	res, err := (&kafkago.Client{Addr: kafkago.TCP(broker.Addr)}).DeleteTopics(r.Context(), &kafkago.DeleteTopicsRequest{Topics: []string{name}})
+	must(r.T, err)
+	must(r.T, res.Errors[name])
+}
+
 // lose makes the brokers delete everything for its age, or the topic as a whole.
 func (r *relayed) lose(whole bool) {
 	r.Helper()
 	client := &kafkago.Client{Addr: kafkago.TCP(broker.Addr)}
 	name := r.config.Prefix + string(bus.Payments)
 	if whole {
-		res, err := client.DeleteTopics(r.Context(), &kafkago.DeleteTopicsRequest{Topics: []string{name}})
-		must(r.T, err)
-		must(r.T, res.Errors[name])
+		r.remove(bus.Payments)
 		eventually(r.T, "it is gone and made again", func() error {
 			cluster := connect(r.T, r.config, bus.Payments)
-			at, err := cluster.Published(r.Context(), bus.Payments)
-			if err == nil && len(at) > 0 {
-				err = fmt.Errorf("it still has %v", at)
+			source := kafka.NewSource(cluster, bus.Payments, slog.New(slog.DiscardHandler))
+			err := source.Refresh(r.Context())
+			for g := range source.Groups() {
+				if at := source.Head(g); at.Seq > 0 {
+					err = errors.Join(err, fmt.Errorf("it still has group %d up to %d", g, at.Seq))
+				}
 			}
 			r.cluster = cluster
 			return err
@@ -176,6 +190,71 @@ func TestARelayOfATrimmedLogRefusesALostTopic(t *testing.T) {
 	if err := r.consumer().Open(t.Context()); !fault.Is(err, fault.Conflict) {
 		t.Errorf("the reader of a lost topic: %v", err)
 	}
+}
+
+// A topic that is lost and made anew while it is used: a relay that publishes into it
+// says so at once, and so does a reader who has nothing to read; a gateway does not say
+// that it has accepted what a reader of the other one would take for known.
+func TestATopicThatIsReplacedWhileItIsUsed(t *testing.T) {
+	r := newRelayed(t)
+	relay, consumer := r.relay(), r.consumer()
+	b := newBackground()
+	b.run(func(ctx context.Context) error { return consumer.Source.(*kafka.Source).Run(ctx, 50*time.Millisecond) })
+	defer b.stop() //nolint:errcheck // it has no error
+	in, err := kafka.NewIntake(connect(t, r.config, bus.Intents), kafka.DefaultIntakeConfig(), nil, bus.Intents)
+	must(t, err)
+	b.run(in.Run)
+	events := bustest.Events("i", 3, 1)
+	for i := range 2 {
+		must(t, ask(t, in, &events[i]))
+	}
+	r.emit("a", 80)
+	must(t, r.drain(relay))
+	steps := func() error {
+		for {
+			if worked, err := consumer.Step(t.Context()); err != nil || !worked {
+				return err
+			}
+		}
+	}
+	eventually(t, "everything is read", func() error {
+		must(t, consumer.Source.Refresh(t.Context()))
+		must(t, steps())
+		if have, err := r.reader.Effects(t.Context()); err != nil || len(have) < 80 {
+			return fmt.Errorf("%d are read: %w", len(have), err)
+		}
+		return nil
+	})
+	r.lose(true)
+	eventually(t, "the reader sees it", func() error {
+		ill, rest := bus.ByGroup(consumer.Source.Refresh(t.Context()))
+		for _, err := range ill {
+			if fault.Is(err, fault.Conflict) {
+				return nil
+			}
+		}
+		return fmt.Errorf("not yet: %v, %w", ill, rest)
+	})
+	r.emit("b", 80)
+	must(t, relay.Source.Refresh(t.Context()))
+	must(t, r.drain(relay))
+	if len(relay.Refused()) == 0 {
+		t.Error("the relay goes on")
+	}
+	if err := r.drain(r.relay()); !fault.Is(err, fault.Conflict) || !strings.Contains(err.Error(), "topic_lost") {
+		t.Errorf("the next relay takes what the first one has put there for the whole: %v", err)
+	}
+	if err := r.consumer().Open(t.Context()); !fault.Is(err, fault.Conflict) {
+		t.Errorf("so does the next reader: %v", err)
+	}
+	r.remove(bus.Intents)
+	eventually(t, "the topic of intents is made anew", func() error { connect(t, r.config, bus.Intents); return nil })
+	eventually(t, "the gateway does not know", func() error {
+		if err := ask(t, in, &events[2]); !fault.Is(err, fault.Unknown) || !strings.Contains(err.Error(), "topic_lost") {
+			return fmt.Errorf("the gateway says %w", err)
+		}
+		return nil
+	})
 }
 
 // What is published is there again before the brokers delete it for its age, once.

@@ -17,14 +17,15 @@ import (
 // restored from a copy that is older than the bus: what was published of a log
 // behind its end came from a past that is no more. Such a group's records are
 // deleted at the brokers, and its log is published anew from its beginning. Groups
-// that fit are left alone. It may be interrupted, and be called again. check is asked
-// once before: are these the right brokers? groups are those that the logs' database
+// that fit are left alone. It may be interrupted, and be called again. begin is called
+// before anything is changed: it looks whether these are the right brokers, and takes back
+// what readers have told of a past that is no more; see Tell. groups are those that the logs' database
 // owns; nil is all.
 //
 // Nothing else may run: neither a reader nor a writer of these topics. Readers'
 // places must be of the same moment as the logs; a later one is refused at their
 // start.
-func Rewind(ctx context.Context, c Config, messagesMax int, log *slog.Logger, check func(context.Context, *Cluster) error, groups []int, logs ...bus.Source) error {
+func Rewind(ctx context.Context, c Config, messagesMax int, log *slog.Logger, begin func(context.Context, *Cluster) error, groups []int, logs ...bus.Source) error {
 	// kafka-go does not know this request. It is made known before anything is
 	// connected, as the library's table has no lock.
 	protocol.Register(&deleteRecords{}, &deletedRecords{})
@@ -33,7 +34,7 @@ func Rewind(ctx context.Context, c Config, messagesMax int, log *slog.Logger, ch
 		return err
 	}
 	defer cluster.Close() //nolint:errcheck // nothing is on its way
-	if err := check(ctx, cluster); err != nil {
+	if err := begin(ctx, cluster); err != nil {
 		return err
 	}
 	for _, source := range logs {

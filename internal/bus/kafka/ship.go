@@ -22,8 +22,9 @@ type lane interface {
 	// load gives what is to be appended next. It asks no broker: all lanes wait
 	// meanwhile.
 	load(ctx context.Context) ([]kafka.Record, error)
-	// appended tells what came of what load gave, if it gave something.
-	appended(err error)
+	// appended tells what came of what load gave, if it gave something, and at which
+	// offset it begins if there is no error.
+	appended(first int64, err error)
 }
 
 // shipper appends what waits in lanes. What one broker leads goes with one request at
@@ -150,7 +151,7 @@ func (s *shipper) ship(ctx context.Context, broker int, cargos []cargo, under *s
 	s.cluster.produce(ctx, cargos)
 	for i := range cargos {
 		c := &cargos[i]
-		c.lane.appended(c.err)
+		c.lane.appended(c.first, c.err)
 		s.settle(ctx, c.lane, c.err, under)
 	}
 	select {

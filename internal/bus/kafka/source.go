@@ -2,6 +2,8 @@ package kafka
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -69,7 +71,8 @@ func (s *Source) Head(group int) bus.Place {
 	return s.parts[group].head
 }
 
-// Refresh asks the brokers for the ends of all groups.
+// Refresh asks the brokers for the ends of all groups. Its errors are of type
+// bus.GroupError.
 func (s *Source) Refresh(ctx context.Context) error {
 	var wg sync.WaitGroup
 	errs := make([]error, len(s.parts))
@@ -86,6 +89,9 @@ func (s *Source) Refresh(ctx context.Context) error {
 			if end.expired {
 				s.parts[g].gone = end.offset
 			}
+			if failed := s.parts[g].failed; fault.Is(failed, fault.Conflict) {
+				errs[g] = failed // it ends before what was read of it
+			}
 			if p := &s.parts[g]; !p.known { // nobody has read yet: what comes from here on is news
 				p.at, p.known, p.from = end.offset, true, end.place
 				s.stir()
@@ -93,12 +99,12 @@ func (s *Source) Refresh(ctx context.Context) error {
 		})
 	}
 	wg.Wait()
-	for _, err := range errs {
+	for g, err := range errs {
 		if err != nil {
-			return fault.Wrap("refresh "+string(s.topic), err)
+			errs[g] = &bus.GroupError{Group: g, Err: fault.Wrap(fmt.Sprintf("refresh %s, group %d", s.topic, g), err)}
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // advance moves a head, never back, and wakes the readers; s.mu is held.

@@ -1,0 +1,4 @@
+package lease
+
+// ID is what the member is known by.
+func (m *Member) ID() string { return m.id }
