@@ -36,7 +36,7 @@ type duty struct {
 // newDuty puts an area to work on its store. Nothing runs yet.
 func (a *App) newDuty(role Role, stores *Stores, groups []int) (*duty, error) {
 	d := a.newLook(role, stores, groups)
-	var apply map[bus.Topic]func(context.Context, *bus.Batch) error
+	apply := map[bus.Topic]func(context.Context, *bus.Batch) error{}
 	var pauseMin time.Duration
 	var err error
 	switch role {
@@ -45,20 +45,20 @@ func (a *App) newDuty(role Role, stores *Stores, groups []int) (*duty, error) {
 		if err != nil {
 			return nil, err
 		}
-		apply = map[bus.Topic]func(context.Context, *bus.Batch) error{bus.Callbacks: d.core.ApplyCallbacks, bus.Outcomes: d.core.ApplyOutcomes, bus.Intents: d.core.ApplyIntents}
+		apply[bus.Callbacks], apply[bus.Outcomes], apply[bus.Intents] = d.core.ApplyCallbacks, d.core.ApplyOutcomes, d.core.ApplyIntents
 	case RolePrepay:
 		d.prepay, err = prepay.New(a.prepayDeps(stores.Prepay))
 		if err != nil {
 			return nil, err
 		}
-		apply = map[bus.Topic]func(context.Context, *bus.Batch) error{bus.Dispatch: d.prepay.Apply}
+		apply[bus.Dispatch] = d.prepay.Apply
 	case RoleAccounting:
 		d.poster, err = accounting.NewPoster(accounting.Deps{Store: stores.Accounting, Rules: rules.Payments{}, IDs: a.ids, Now: a.Now,
 			Groups: a.Config.Groups, Metrics: a.Metrics, Log: a.Log, Config: a.Config.Accounting})
 		if err != nil {
 			return nil, err
 		}
-		apply, pauseMin = map[bus.Topic]func(context.Context, *bus.Batch) error{bus.Payments: d.poster.Apply}, a.Config.Consumers.LedgerPause
+		apply[bus.Payments], pauseMin = d.poster.Apply, a.Config.Consumers.LedgerPause
 	}
 	for _, c := range d.consumers {
 		c.Apply, c.PauseMin, c.PauseMax = apply[c.Source.Topic()], pauseMin, max(pauseMin, a.Config.Consumers.PauseMax)

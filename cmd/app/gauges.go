@@ -2,7 +2,6 @@ package app
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -187,21 +186,12 @@ func (a *App) ReadGauges(ctx context.Context) error {
 	a.gauges.mu.Unlock()
 	patient, cancel := context.WithTimeout(ctx, storePatience)
 	defer cancel()
-	asked := a.gauges.ask(a.storesAtWork())
-	answers := make(chan error, len(asked))
-	for _, s := range asked {
-		go func() { answers <- a.gauges.read(ctx, s) }()
+	var asks []func() (struct{}, error)
+	for _, s := range a.gauges.ask(a.storesAtWork()) {
+		asks = append(asks, func() (struct{}, error) { return struct{}{}, a.gauges.read(ctx, s) })
 	}
-	var errs []error
-	for range asked {
-		select {
-		case err := <-answers:
-			errs = append(errs, err)
-		case <-patient.Done():
-			return errors.Join(append(errs, fault.New(fault.Unavailable, "gauges", "a store does not answer: %w", patient.Err()))...)
-		}
-	}
-	return errors.Join(errs...)
+	_, err := sideBySide(patient, asks)
+	return err
 }
 
 // ask gives the stores that are to be asked, and forgets those that are not at work any

@@ -124,17 +124,20 @@ func (a *App) openKafka(ctx context.Context) (transport, error) {
 
 // awaitTopics waits for brokers that are still starting.
 func (k *kafkaBus) awaitTopics(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, k.app.Config.Kafka.StartTimeout)
+	return k.app.Config.Kafka.await(ctx, func(ctx context.Context) error { return k.cluster.EnsureTopics(ctx, topics()...) })
+}
+
+// await tries again while brokers are unavailable, for StartTimeout at most.
+func (c KafkaConfig) await(ctx context.Context, try func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, c.StartTimeout)
 	defer cancel()
 	for {
-		err := k.cluster.EnsureTopics(ctx, topics()...)
-		if err == nil || !fault.Is(err, fault.Unavailable) || ctx.Err() != nil {
+		err := try(ctx)
+		if !fault.Is(err, fault.Unavailable) || ctx.Err() != nil {
 			return err
 		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(200 * time.Millisecond):
+		if bus.Sleep(ctx, 200*time.Millisecond); ctx.Err() != nil {
+			return err // it says more than that the time is over
 		}
 	}
 }

@@ -5,8 +5,8 @@ import (
 	"errors"
 	"maps"
 	"slices"
-	"time"
 
+	"github.com/tallystick/tallystick/internal/bus"
 	"github.com/tallystick/tallystick/internal/fault"
 	"github.com/tallystick/tallystick/internal/lease"
 )
@@ -105,12 +105,8 @@ func (c *cell) refusedGroups() []int {
 // lookAgain looks now and then whether refused groups have been put right, until ctx
 // ends. The next duty is for those as well.
 func (c *cell) lookAgain(ctx context.Context) {
-	for ctx.Err() == nil {
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(c.app.Config.Lease.RefusedEvery):
-		}
+	every := c.app.Config.Lease.RefusedEvery
+	for bus.Sleep(ctx, every); ctx.Err() == nil; bus.Sleep(ctx, every) {
 		for _, g := range c.refusedGroups() {
 			read, err := c.readStores(ctx)
 			if err != nil {

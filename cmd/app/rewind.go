@@ -3,7 +3,6 @@ package app
 import (
 	"context"
 	"slices"
-	"time"
 
 	"github.com/tallystick/tallystick/internal/bus"
 	"github.com/tallystick/tallystick/internal/bus/kafka"
@@ -69,8 +68,6 @@ func (d Deps) rewindCell(ctx context.Context, role Role, db database, rewind fun
 // past that is no more may be further on, and logs would be trimmed, and what is unread
 // be counted, by that.
 func (d Deps) tellAgain(ctx context.Context, c *kafka.Cluster, stores *Stores, groups []int) error {
-	ctx, cancel := context.WithTimeout(ctx, d.Config.Kafka.StartTimeout)
-	defer cancel()
 	for area, places := range stores.Parked() {
 		for _, topic := range reads()[Role(area)] {
 			at, err := toTell(ctx, places, topic)
@@ -83,10 +80,9 @@ func (d Deps) tellAgain(ctx context.Context, c *kafka.Cluster, stores *Stores, g
 					all[g] = at[g]
 				}
 			}
-			for err = c.Tell(ctx, area, topic, all); err != nil; err = c.Tell(ctx, area, topic, all) {
-				if bus.Sleep(ctx, 200*time.Millisecond); ctx.Err() != nil { // brokers that have just started may not know yet who answers
-					return fault.Wrap("tell "+string(topic), err)
-				}
+			// Brokers that have just started may not know yet who answers.
+			if err := d.Config.Kafka.await(ctx, func(ctx context.Context) error { return c.Tell(ctx, area, topic, all) }); err != nil {
+				return fault.Wrap("tell "+string(topic), err)
 			}
 		}
 	}

@@ -88,36 +88,48 @@ type trials struct{ app *App }
 // TrialBalance implements accounting.Trials. Each database balances by itself, as
 // its groups do. They are asked side by side; what has not answered when a connection and
 // a statement should have is missing, and the error says so.
-func (t trials) TrialBalance(ctx context.Context) (out []accounting.Trial, err error) {
+func (t trials) TrialBalance(ctx context.Context) ([]accounting.Trial, error) {
 	bounds := t.app.Config.Postgres
 	patient, cancel := context.WithTimeout(ctx, bounds.ConnectTimeout+bounds.StatementTimeout)
 	defer cancel()
-	type answer struct {
-		trials []accounting.Trial
-		err    error
-	}
-	answers, asked := make(chan answer, len(t.app.cells)), 0
+	var asks []func() ([]accounting.Trial, error)
 	for _, c := range t.app.cells {
 		if c.role != RoleAccounting {
 			continue
 		}
-		asked++
-		go func() {
+		asks = append(asks, func() ([]accounting.Trial, error) {
 			read, err := c.readStores(patient)
 			if err != nil {
-				answers <- answer{nil, err}
-				return
+				return nil, err
 			}
 			part, err := read.Accounting.TrialBalance(patient)
-			answers <- answer{part, fault.Wrap(c.name(), err)}
+			return part, fault.Wrap(c.name(), err)
+		})
+	}
+	parts, err := sideBySide(patient, asks)
+	return slices.Concat(parts...), err
+}
+
+// sideBySide asks all at once, and gives what has answered when ctx ends. The error is
+// what went wrong, and that something has not answered.
+func sideBySide[T any](ctx context.Context, asks []func() (T, error)) (out []T, err error) {
+	type answer struct {
+		of  T
+		err error
+	}
+	answers := make(chan answer, len(asks))
+	for _, ask := range asks {
+		go func() {
+			of, err := ask()
+			answers <- answer{of, err}
 		}()
 	}
-	for range asked {
+	for range asks {
 		select {
 		case a := <-answers:
-			out, err = append(out, a.trials...), errors.Join(err, a.err)
-		case <-patient.Done():
-			return out, errors.Join(err, fault.New(fault.Unavailable, "trial balance", "a database does not answer: %w", patient.Err()))
+			out, err = append(out, a.of), errors.Join(err, a.err)
+		case <-ctx.Done():
+			return out, errors.Join(err, fault.New(fault.Unavailable, "stores", "one does not answer: %w", ctx.Err()))
 		}
 	}
 	return out, err

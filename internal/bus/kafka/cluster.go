@@ -76,9 +76,12 @@ func (c Config) Validate() error {
 			return bad(f.name, "set it to at least 1")
 		}
 	}
-	for name, d := range map[string]time.Duration{"fetch_gather": c.FetchGather, "relay_gather": c.RelayGather} {
-		if d < 0 || d > time.Second {
-			return bad(name, "use 0s to 1s: each hop waits for so long under load")
+	for _, f := range []struct {
+		name string
+		d    time.Duration
+	}{{"fetch_gather", c.FetchGather}, {"relay_gather", c.RelayGather}} {
+		if f.d < 0 || f.d > time.Second {
+			return bad(f.name, "use 0s to 1s: each hop waits for so long under load")
 		}
 	}
 	if c.MinInSync > c.Replication {

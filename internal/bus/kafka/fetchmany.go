@@ -53,7 +53,7 @@ func (c *Cluster) leaders(ctx context.Context) leaders {
 func (l leaders) of(p partition) (broker int, has bool) {
 	for i := range l.topics {
 		t := &l.topics[i]
-		if len(t.Name) != len(l.prefix)+len(p.topic) || t.Name[:len(l.prefix)] != l.prefix || t.Name[len(l.prefix):] != string(p.topic) {
+		if t.Name != l.prefix+string(p.topic) {
 			continue
 		}
 		for j := range t.Partitions {

@@ -153,11 +153,11 @@ func (in *Intake) Append(topic bus.Topic, e *bus.Event) (bus.Ticket, error) {
 	case b == nil:
 		b = &batch{done: make(chan struct{})}
 		l.queued = b
+		in.ship.stir() // what joins a batch that waits already wakes nobody
 	}
 	b.records, b.withdrawn = append(b.records, r), append(b.withdrawn, false)
 	b.bytes += size
 	in.bytes += int64(size)
-	in.ship.stir()
 	return &ticket{in: in, batch: b, index: len(b.records) - 1}, nil
 }
 
