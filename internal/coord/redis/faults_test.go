@@ -265,7 +265,7 @@ func TestNobodyWaitsForRedis(t *testing.T) {
 	hang := make(chan struct{})
 	c := config(server.Addr)
 	dialled := make(chan struct{}, 100)
-	c.CallTimeout = 20 * time.Millisecond
+	c.CallTimeout, c.Replicas = 20*time.Millisecond, 2
 	c.Dial = func(context.Context, string, string) (net.Conn, error) {
 		select {
 		case dialled <- struct{}{}:

@@ -16,10 +16,8 @@ func TestDrawScript(t *testing.T) {
 	client := goredis.NewClient(&goredis.Options{Addr: server.Addr})
 	defer client.Close() //nolint:errcheck // a test
 	script := goredis.NewScript(redis.DrawScript)
-	n := 0
 	rapid.Check(t, func(rt *rapid.T) {
-		n++
-		key := fmt.Sprintf("script:%d", n)
+		key := fmt.Sprintf("script:%d", prefixes.Add(1))
 		size := rapid.IntRange(1, 50).Draw(rt, "burst")
 		tokens := size
 		for range rapid.IntRange(1, 20).Draw(rt, "draws") {
