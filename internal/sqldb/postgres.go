@@ -84,6 +84,12 @@ func (p *Postgres) config(area string, readOnly bool) (*pgx.ConnConfig, error) {
 	set["default_transaction_isolation"] = "read committed"
 	if readOnly {
 		set["default_transaction_read_only"] = "on"
+		return c, nil
+	}
+	// What an area does all day finds a few rows by an index. Until a table is analysed
+	// for the first time, the planner takes it for tiny and reads it whole.
+	for _, way := range []string{"enable_seqscan", "enable_hashjoin", "enable_mergejoin", "jit"} {
+		set[way] = "off"
 	}
 	return c, nil
 }
