@@ -139,6 +139,11 @@ func (c *Cluster) ID(ctx context.Context) (string, error) {
 // topic is a topic's name at the brokers.
 func (c *Cluster) topic(t bus.Topic) string { return c.cfg.Prefix + string(t) }
 
+// named is the topic that has a name at the brokers.
+func (c *Cluster) named(name string) bus.Topic {
+	return bus.Topic(strings.TrimPrefix(name, c.cfg.Prefix))
+}
+
 // EnsureTopics makes the topics that are missing, and holds those that are there
 // against the configuration: fault.Conflict names the first that does not fit, and
 // fault.Invalid a key of the configuration with which brokers let nobody in.

@@ -37,14 +37,18 @@ func (c *Cluster) scan(ctx context.Context, topic bus.Topic, group int, offset i
 	}
 	switch {
 	case errors.Is(res.Error, kafka.OffsetOutOfRange): // it does not say what the range is
-		first, last, err := c.ends(ctx, topic, group)
-		switch {
+		at := partition{topic, group}
+		spans, err := c.spans(ctx, at)
+		switch s := spans[at]; {
 		case err != nil:
 			return offset, err
-		case offset < first: // it was deleted: the reader sees the gap
-			return c.scan(ctx, topic, group, first, wait, fn)
+		case offset < s.first: // it was deleted: the reader sees the gap
+			return c.scan(ctx, topic, group, s.first, wait, fn)
+		case offset <= s.last: // it was asked of a broker that knew less then
+			return offset, unavailable(res.Error)
+		default:
+			return offset, fault.New(fault.Conflict, "fetch", "%s/%d has %d to %d, and is to be read from %d: %w", c.topic(topic), group, s.first, s.last, offset, res.Error)
 		}
-		return offset, fault.New(fault.Conflict, "fetch", "%s/%d has %d to %d, and is to be read from %d: %w", c.topic(topic), group, first, last, offset, res.Error)
 	case res.Error != nil:
 		return offset, unavailable(res.Error)
 	}
@@ -67,7 +71,9 @@ func (c *Cluster) readRecords(topic bus.Topic, group int, offset int64, records 
 			return next, unavailable(err)
 		}
 		if r.Offset >= offset { // a batch is sent whole
-			if err := fn(r); err != nil {
+			if err := fn(r); fault.Is(err, fault.Conflict) {
+				return next, err
+			} else if err != nil {
 				return next, fault.New(fault.Internal, "fetch", "%s/%d at %d: %w", c.topic(topic), group, r.Offset, err)
 			}
 			read, next = true, r.Offset+1
@@ -98,13 +104,14 @@ func (c *Cluster) message(topic bus.Topic, group int, r *kafka.Record) (m bus.Me
 	if len(events) != 1 {
 		return m, fmt.Errorf("%w: %d events in a record", bus.ErrRecord, len(events))
 	}
-	place, err := c.placeOf(r)
+	place, err := c.placeOf(topic, group, r)
 	return bus.Message{Event: events[0], Topic: topic, Group: group, Place: place}, err
 }
 
 // placeOf is the place of a record, for which its value need not be readable.
-// Headers of other names are passed over.
-func (c *Cluster) placeOf(r *kafka.Record) (bus.Place, error) {
+// Headers of other names are passed over. It is fault.Conflict if the record cannot be
+// where it is.
+func (c *Cluster) placeOf(topic bus.Topic, group int, r *kafka.Record) (bus.Place, error) {
 	p := bus.Place{Epoch: c.cfg.Epoch, Seq: r.Offset + 1}
 	for _, h := range r.Headers {
 		at := &p.Seq
@@ -120,6 +127,9 @@ func (c *Cluster) placeOf(r *kafka.Record) (bus.Place, error) {
 			return p, fmt.Errorf("%w: header %s: %w", bus.ErrRecord, h.Key, err)
 		}
 		*at = n
+	}
+	if !topic.Entering() && p.Seq-1 > r.Offset { // each sequence before it has an offset
+		return p, replaced(partition{topic, group}, r.Offset, p.Seq-1)
 	}
 	return p, nil
 }
@@ -141,61 +151,62 @@ func replaced(at partition, offset, least int64) error {
 		Err: fmt.Errorf("group %d has at offset %d what cannot be before %d: what was published before it is gone", at.group, offset, least)}
 }
 
-// tailRecords is how far from its end a partition is looked at for its last place:
-// the very last record may be a relay's repetition of an earlier one.
-const tailRecords = 256
-
-// ends are the first offset of a partition, and the one that its next record gets.
-func (c *Cluster) ends(ctx context.Context, topic bus.Topic, group int) (first, last int64, err error) {
-	name := c.topic(topic)
-	res, err := c.client.ListOffsets(ctx, &kafka.ListOffsetsRequest{Topics: map[string][]kafka.OffsetRequest{name: {kafka.FirstOffsetOf(group), kafka.LastOffsetOf(group)}}})
-	if err != nil {
-		return 0, 0, unavailable(err)
-	}
-	for _, p := range res.Topics[name] {
-		if p.Error != nil {
-			return 0, 0, unavailable(p.Error)
-		}
-		first, last = max(0, p.FirstOffset), p.LastOffset
-	}
-	return first, last, nil
-}
+// relayRecordsMax is how many records of a group a relay sends with one request.
+// tailRecords is how far from its end a partition is looked at for its last place: what
+// is last there may be what a relay that stood still has sent again, late, behind
+// another one's.
+const (
+	relayRecordsMax = 512
+	tailRecords     = 4 * relayRecordsMax
+)
 
 // end reads the end of a partition.
-func (c *Cluster) end(ctx context.Context, topic bus.Topic, group int) (e endOf, err error) {
-	first, last, err := c.ends(ctx, topic, group)
+func (c *Cluster) end(ctx context.Context, topic bus.Topic, group int) (endOf, error) {
+	at := partition{topic, group}
+	spans, err := c.spans(ctx, at)
 	if err != nil {
-		return e, err
+		return endOf{}, err
 	}
-	e.offset = last
-	var lost error
-	for at := max(first, e.offset-tailRecords); at < e.offset; {
-		next, err := c.scan(ctx, topic, group, at, c.cfg.FetchWait, func(r *kafka.Record) error {
-			p, err := c.placeOf(r)
-			if !topic.Entering() && p.Seq-1 > r.Offset { // each sequence before it has an offset
-				lost = replaced(partition{topic, group}, r.Offset, p.Seq-1)
-			}
-			if p.Epoch > e.place.Epoch || p.Epoch == e.place.Epoch && p.Seq > e.place.Seq {
-				e.place = p
+	return c.endIn(ctx, at, spans[at])
+}
+
+// endIn reads the last place of a partition, whose span is known.
+func (c *Cluster) endIn(ctx context.Context, of partition, s span) (e endOf, err error) {
+	e.offset = s.last
+	if of.topic.Entering() { // there a place is an offset
+		if s.last > 0 {
+			e.place = bus.Place{Epoch: c.cfg.Epoch, Seq: s.last}
+		}
+		return e, nil
+	}
+	// A sequence is never before its offset: where the last record has that one, nothing
+	// before it can be further on.
+	for _, tail := range [...]int64{1, tailRecords} {
+		if e.place, err = c.lastIn(ctx, of, span{max(s.first, s.last-tail), s.last}); err != nil || e.place.Seq == s.last {
+			return e, err
+		}
+	}
+	e.expired = e.place == (bus.Place{})
+	return e, nil
+}
+
+// lastIn is the last place in a part of a partition.
+func (c *Cluster) lastIn(ctx context.Context, of partition, s span) (last bus.Place, err error) {
+	for at := s.first; at < s.last; {
+		next, err := c.scan(ctx, of.topic, of.group, at, c.cfg.FetchWait, func(r *kafka.Record) error {
+			p, err := c.placeOf(of.topic, of.group, r)
+			if p.Epoch > last.Epoch || p.Epoch == last.Epoch && p.Seq > last.Seq {
+				last = p
 			}
 			return err
 		})
 		if err != nil {
-			return e, err
+			return last, err
 		}
 		if next == at {
-			return e, fault.New(fault.Unavailable, "kafka: end", "%s/%d gives nothing at %d of %d", c.topic(topic), group, at, e.offset)
+			return last, fault.New(fault.Unavailable, "kafka: end", "%s/%d gives nothing at %d of %d", c.topic(of.topic), of.group, at, s.last)
 		}
 		at = next
 	}
-	switch {
-	case lost != nil:
-		return e, lost
-	case e.place != (bus.Place{}) || e.offset == 0:
-	case topic.Entering(): // there a place is an offset
-		e.place = bus.Place{Epoch: c.cfg.Epoch, Seq: e.offset}
-	default:
-		e.expired = true
-	}
-	return e, nil
+	return last, nil
 }

@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"context"
+	"strings"
 
 	"github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol/fetch"
@@ -53,11 +54,12 @@ func (c *Cluster) leaders(ctx context.Context) leaders {
 func (l leaders) of(p partition) (broker int, has bool) {
 	for i := range l.topics {
 		t := &l.topics[i]
-		if t.Name != l.prefix+string(p.topic) {
+		if name, ours := strings.CutPrefix(t.Name, l.prefix); !ours || name != string(p.topic) {
 			continue
 		}
 		for j := range t.Partitions {
-			if q := &t.Partitions[j]; int(q.PartitionIndex) == p.group {
+			q := &t.Partitions[(p.group+j)%len(t.Partitions)] // mostly they are in order
+			if int(q.PartitionIndex) == p.group {
 				return int(q.LeaderID), q.ErrorCode == 0 && q.LeaderID >= 0
 			}
 		}

@@ -103,7 +103,7 @@ func (s *Source) followMany(ctx context.Context, groups []int) {
 		some, well := false, true
 		for i := range caught {
 			k := &caught[i]
-			s.store(k.group, k.at, k.out, k.next, k.err)
+			s.storeAhead(k)
 			some = some || len(k.out) > 0
 			if k.err != nil {
 				s.log.Error("fetch will be tried again", "topic", string(s.topic), "group", k.group, "error", k.err)

@@ -36,7 +36,7 @@ var hazards = []struct{ seen, done, tests string }{
 	{"after a clean stop kafka-go answers `no leader` at once, for as long as its map lives", "certain for a client; a relay backs off, and loses nothing", "TestIntakeThreeValues TestRelayThroughFaults"},
 	{"the first request after a restart finds a dead connection", "reads are tried again", "TestRelayThroughFaults TestReadsThroughRefusals"},
 	{"a broker that stands still holds a request for ever", "every request has a time", "TestNobodyWaitsForEver"},
-	{"a leader that is gone holds up the groups of others", "each group is published, read and tried again for itself", "TestABadGroupHoldsUpNoOther"},
+	{"a leader that is gone holds up the groups of others", "what goes wrong with a group is tried again for itself", "TestABadGroupHoldsUpNoOther"},
 	{"the first append to a new topic finds no leader", "a start waits until each partition answers", "TestIntake TestRelay"},
 	{"a reader that starts before its topic is there never hears of it", "topics are made first; one that is not there is an error", "TestATopicThatIsNotThere TestUnfitTopicsAreRefused"},
 	{"no coordinator on fresh brokers; a group's reader is silent until old members expire", "nobody joins a group: places are ours, and telling them is tried again", "TestNoCoordinatorYet TestBacklog"},

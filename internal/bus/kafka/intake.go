@@ -233,7 +233,7 @@ func (e *entry) appended(first int64, err error) {
 	case first < e.next:
 		err = unknown(replaced(e.at, first, e.next))
 	default:
-		e.next = first + 1
+		e.next = first + int64(len(e.sent.records)-e.sent.gone)
 	}
 	e.done(err)
 }

@@ -45,62 +45,43 @@ func (c *Cluster) Tell(ctx context.Context, area string, topic bus.Topic, places
 // request; groups that it has told nothing of, or that the brokers have forgotten, are
 // not there.
 func (c *Cluster) Told(ctx context.Context, area string, topic bus.Topic, groups []int) (map[int]bus.Place, error) {
-	name := c.topic(topic)
-	fetch := &kafka.OffsetFetchRequest{GroupID: c.consumerGroup(area), Topics: map[string][]int{name: groups}}
-	res, err := c.client.OffsetFetch(ctx, fetch)
+	of := make([]partition, len(groups))
+	for i, g := range groups {
+		of[i] = partition{topic, g}
+	}
+	told, err := c.told(ctx, area, of...)
+	out := map[int]bus.Place{}
+	for p, seq := range told {
+		out[p.group] = bus.Place{Epoch: c.cfg.Epoch, Seq: seq}
+	}
+	return out, err
+}
+
+// told is what Told gives, of any topics.
+func (c *Cluster) told(ctx context.Context, area string, of ...partition) (map[partition]int64, error) {
+	ask := &kafka.OffsetFetchRequest{GroupID: c.consumerGroup(area), Topics: map[string][]int{}}
+	for _, p := range of {
+		ask.Topics[c.topic(p.topic)] = append(ask.Topics[c.topic(p.topic)], p.group)
+	}
+	res, err := c.client.OffsetFetch(ctx, ask)
 	if err == nil {
 		err = res.Error
 	}
 	if err != nil {
 		return nil, unavailable(err)
 	}
-	out := map[int]bus.Place{}
-	for _, p := range res.Topics[name] {
-		if p.Error != nil {
-			return nil, unavailable(p.Error)
-		}
-		if p.CommittedOffset > 0 {
-			out[p.Partition] = bus.Place{Epoch: c.cfg.Epoch, Seq: p.CommittedOffset}
+	out := map[partition]int64{}
+	for name, partitions := range res.Topics {
+		for _, p := range partitions {
+			if p.Error != nil {
+				return nil, unavailable(p.Error)
+			}
+			if p.CommittedOffset > 0 { // -1: nothing was told yet
+				out[partition{c.named(name), p.Partition}] = p.CommittedOffset
+			}
 		}
 	}
 	return out, nil
-}
-
-// unread counts the records of each group that an area has not told of.
-func (c *Cluster) unread(ctx context.Context, area string, topic bus.Topic) (ends, told []int64, err error) {
-	name := c.topic(topic)
-	ask := &kafka.ListOffsetsRequest{Topics: map[string][]kafka.OffsetRequest{}}
-	fetch := &kafka.OffsetFetchRequest{GroupID: c.consumerGroup(area), Topics: map[string][]int{}}
-	for g := range c.cfg.Groups {
-		ask.Topics[name] = append(ask.Topics[name], kafka.FirstOffsetOf(g), kafka.LastOffsetOf(g))
-		fetch.Topics[name] = append(fetch.Topics[name], g)
-	}
-	// In this order: what is told later than the ends were read is never behind them.
-	offsets, err := c.client.OffsetFetch(ctx, fetch)
-	if err == nil {
-		err = offsets.Error
-	}
-	if err != nil {
-		return nil, nil, unavailable(err)
-	}
-	list, err := c.client.ListOffsets(ctx, ask)
-	if err != nil {
-		return nil, nil, unavailable(err)
-	}
-	ends, told = make([]int64, c.cfg.Groups), make([]int64, c.cfg.Groups)
-	for _, p := range list.Topics[name] {
-		if p.Error != nil {
-			return nil, nil, unavailable(p.Error)
-		}
-		ends[p.Partition], told[p.Partition] = p.LastOffset, max(0, p.FirstOffset)
-	}
-	for _, p := range offsets.Topics[name] {
-		if p.Error != nil {
-			return nil, nil, unavailable(p.Error)
-		}
-		told[p.Partition] = max(told[p.Partition], p.CommittedOffset) // -1: nothing was told yet
-	}
-	return ends, told, nil
 }
 
 // BacklogConfig bounds what is unread of the topics that enter from outside.
@@ -119,10 +100,11 @@ type Backlog struct {
 	cfg     BacklogConfig
 	now     func() time.Time
 
+	all []partition
+
 	mu     sync.Mutex
 	seen   time.Time // when the brokers were last asked, and answered
 	topics map[bus.Topic]*unreadOf
-	order  []bus.Topic
 }
 
 // unreadOf is one topic.
@@ -141,25 +123,36 @@ type partUnread struct {
 
 // NewBacklog makes one for topics.
 func NewBacklog(c *Cluster, cfg BacklogConfig, now func() time.Time, topics ...bus.Topic) *Backlog {
-	b := &Backlog{cluster: c, cfg: cfg, now: now, topics: map[bus.Topic]*unreadOf{}, order: topics}
+	b := &Backlog{cluster: c, cfg: cfg, now: now, topics: map[bus.Topic]*unreadOf{}}
 	for _, t := range topics {
 		b.topics[t] = &unreadOf{parts: make([]partUnread, c.cfg.Groups)}
+		for g := range c.cfg.Groups {
+			b.all = append(b.all, partition{t, g})
+		}
 	}
 	return b
 }
 
 // Step asks the brokers.
 func (b *Backlog) Step(ctx context.Context) error {
-	for _, t := range b.order {
-		ends, told, err := b.cluster.unread(ctx, b.cfg.Reader, t)
-		if err != nil {
-			return fault.Wrap("backlog of "+string(t), err)
-		}
-		b.note(t, ends, told)
+	// In this order: what is told later than the ends were read is never behind them.
+	told, err := b.cluster.told(ctx, b.cfg.Reader, b.all...)
+	if err != nil {
+		return fault.Wrap("backlog", err)
+	}
+	spans, err := b.cluster.spans(ctx, b.all...)
+	if err != nil {
+		return fault.Wrap("backlog", err)
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.seen = b.now()
+	for _, u := range b.topics {
+		u.records = 0
+	}
+	for _, p := range b.all {
+		b.note(p, max(told[p], spans[p].first), spans[p].last)
+	}
 	return nil
 }
 
@@ -170,22 +163,18 @@ func (b *Backlog) Seen() time.Time {
 	return b.seen
 }
 
-func (b *Backlog) note(topic bus.Topic, ends, told []int64) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	u := b.topics[topic]
-	u.records = 0
-	for g := range ends {
-		p := &u.parts[g]
-		switch {
-		case told[g] >= ends[g]:
-			*p = partUnread{}
-			continue
-		case p.since.IsZero() || told[g] >= p.mark:
-			*p = partUnread{mark: ends[g], since: b.now()}
-		}
-		u.records += ends[g] - told[g]
+// note takes up to where a partition was read, and where it ends; b.mu is held.
+func (b *Backlog) note(of partition, told, end int64) {
+	u := b.topics[of.topic]
+	p := &u.parts[of.group]
+	switch {
+	case told >= end:
+		*p = partUnread{}
+		return
+	case p.since.IsZero() || told >= p.mark:
+		*p = partUnread{mark: end, since: b.seen}
 	}
+	u.records += end - told
 }
 
 // Of is about how many bytes of a topic are unread, and for how long the oldest of

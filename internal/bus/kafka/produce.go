@@ -5,7 +5,6 @@ import (
 	"errors"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 
 	"github.com/segmentio/kafka-go"
@@ -71,7 +70,7 @@ func (c *Cluster) produce(ctx context.Context, cargos []cargo) {
 	answers := map[partition]*produce.ResponsePartition{}
 	for _, t := range m.(*produce.Response).Topics {
 		for i := range t.Partitions {
-			answers[partition{bus.Topic(strings.TrimPrefix(t.Topic, c.cfg.Prefix)), int(t.Partitions[i].Partition)}] = &t.Partitions[i]
+			answers[partition{c.named(t.Topic), int(t.Partitions[i].Partition)}] = &t.Partitions[i]
 		}
 	}
 	for i := range cargos {

@@ -25,7 +25,7 @@ import (
 type Relay struct {
 	Cluster     *Cluster
 	Source      bus.Source // the area's log, from the database
-	MessagesMax int        // of one group in a request
+	MessagesMax int        // of one group in a request; above 512 it is 512
 	Groups      []int      // that are published; nil is all
 	// AgainAfter is the age from which a group's last message is published again, by
 	// Now; 0 never does.
@@ -143,7 +143,7 @@ func (l *relayed) load(ctx context.Context) ([]kafka.Record, error) {
 		}
 		return l.loadAgain(ctx, at, known)
 	}
-	msgs, err := r.Source.Read(ctx, l.group, at, r.MessagesMax)
+	msgs, err := r.Source.Read(ctx, l.group, at, min(r.MessagesMax, relayRecordsMax))
 	if err != nil || len(msgs) == 0 {
 		return nil, err
 	}

@@ -108,12 +108,7 @@ func (r *deleteRecords) ApiKey() protocol.ApiKey { return protocol.DeleteRecords
 
 // Broker sends it to the leader of its one partition.
 func (r *deleteRecords) Broker(cluster protocol.Cluster) (protocol.Broker, error) {
-	t, p := r.Topics[0].Name, r.Topics[0].Partitions[0].Partition
-	leader, ok := cluster.Brokers[cluster.Topics[t].Partitions[p].Leader]
-	if !ok {
-		return protocol.Broker{}, protocol.NewErrNoLeader(t, p)
-	}
-	return leader, nil
+	return leaderIn(cluster, r.Topics[0].Name, r.Topics[0].Partitions[0].Partition)
 }
 
 // deletedRecords is the answer.

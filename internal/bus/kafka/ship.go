@@ -29,8 +29,8 @@ type lane interface {
 
 // shipper appends what waits in lanes. What one broker leads goes with one request at
 // a time: a request costs the brokers and us nearly the same for one partition and for
-// many. A lane with which something went wrong is shipped alone until it is well
-// again, so that it holds up no other.
+// many, and its answer waits for the slowest of them. A lane with which something went
+// wrong is shipped alone until it is well again, so that it holds up the others once.
 type shipper struct {
 	cluster *Cluster
 	// gather is the least time from one request to a broker to the next: what comes

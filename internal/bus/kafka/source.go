@@ -38,6 +38,7 @@ type part struct {
 	bytes  int
 	ill    bool  // something was wrong when it was fetched with others
 	failed error // of the last fetch ahead: a reader need not wait for the next one
+	fresh  bool  // fetched ahead since the last Refresh, without an error: the head is that of a moment ago
 }
 
 // heldBytes is about what a message takes in memory.
@@ -71,40 +72,72 @@ func (s *Source) Head(group int) bus.Place {
 	return s.parts[group].head
 }
 
-// Refresh asks the brokers for the ends of all groups. Its errors are of type
-// bus.GroupError.
+// Refresh asks the brokers for the ends of all groups but those that Run has fetched
+// well since the last one. Its errors are of type bus.GroupError.
 func (s *Source) Refresh(ctx context.Context) error {
+	stale := s.stale()
+	if len(stale) == 0 {
+		return nil
+	}
+	all := make([]partition, len(stale))
+	for i, g := range stale {
+		all[i] = partition{s.topic, g}
+	}
+	spans, failed := s.cluster.spans(ctx, all...)
+	errs := make([]error, len(all))
 	var wg sync.WaitGroup
-	errs := make([]error, len(s.parts))
-	for _, g := range s.groups {
+	for i, p := range all {
 		wg.Go(func() {
-			end, err := s.cluster.end(ctx, s.topic, g)
-			if errs[g] = err; err != nil {
-				return
+			end, err := endOf{}, error(nil)
+			if failed == nil {
+				end, err = s.cluster.endIn(ctx, p, spans[p])
+			} else { // one that cannot be told of hides no other
+				end, err = s.cluster.end(ctx, s.topic, p.group)
 			}
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			s.advance(g, end.place)
-			s.parts[g].gone = 0
-			if end.expired {
-				s.parts[g].gone = end.offset
+			if err == nil {
+				err = s.refreshed(p.group, end)
 			}
-			if failed := s.parts[g].failed; fault.Is(failed, fault.Conflict) {
-				errs[g] = failed // it ends before what was read of it
-			}
-			if p := &s.parts[g]; !p.known { // nobody has read yet: what comes from here on is news
-				p.at, p.known, p.from = end.offset, true, end.place
-				s.stir()
+			if err != nil {
+				errs[i] = &bus.GroupError{Group: p.group, Err: fault.Wrap(fmt.Sprintf("refresh %s, group %d", s.topic, p.group), err)}
 			}
 		})
 	}
 	wg.Wait()
-	for g, err := range errs {
-		if err != nil {
-			errs[g] = &bus.GroupError{Group: g, Err: fault.Wrap(fmt.Sprintf("refresh %s, group %d", s.topic, g), err)}
-		}
-	}
 	return errors.Join(errs...)
+}
+
+// refreshed takes the end of a group.
+func (s *Source) refreshed(group int, end endOf) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.advance(group, end.place)
+	p := &s.parts[group]
+	p.gone = 0
+	if end.expired {
+		p.gone = end.offset
+	}
+	if !p.known { // nobody has read yet: what comes from here on is news
+		p.at, p.known, p.from = end.offset, true, end.place
+		s.stir()
+	}
+	if fault.Is(p.failed, fault.Conflict) {
+		return p.failed // it ends before what was read of it
+	}
+	return nil
+}
+
+// stale are the groups that Run has not fetched well since the last call.
+func (s *Source) stale() (out []int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, g := range s.groups {
+		p := &s.parts[g]
+		if !p.fresh {
+			out = append(out, g)
+		}
+		p.fresh = false
+	}
+	return out
 }
 
 // advance moves a head, never back, and wakes the readers; s.mu is held.
@@ -193,6 +226,14 @@ func (p *part) move(after bus.Place) bool {
 	return false
 }
 
+// storeAhead is store for Run.
+func (s *Source) storeAhead(k *catch) {
+	stored := s.store(k.group, k.at, k.out, k.next, k.err)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.parts[k.group].fresh = stored && k.err == nil
+}
+
 // store takes what was fetched from an offset, unless the part was moved, or
 // someone else was faster: false. failed is why it was not more.
 func (s *Source) store(group int, at int64, got []bus.Message, next int64, failed error) bool {
@@ -236,9 +277,10 @@ func (s *Source) follow(ctx context.Context, group int, backoffMax time.Duration
 			}
 			continue
 		}
-		got, next, err := s.cluster.fetch(ctx, s.topic, group, at, s.cluster.cfg.FetchWait)
-		s.store(group, at, got, next, err)
-		if err != nil && ctx.Err() == nil {
+		k := catch{wish: wish{group, at}}
+		k.out, k.next, k.err = s.cluster.fetch(ctx, s.topic, group, at, s.cluster.cfg.FetchWait)
+		s.storeAhead(&k)
+		if err := k.err; err != nil && ctx.Err() == nil {
 			backoff = min(max(2*backoff, 10*time.Millisecond), backoffMax)
 			s.log.Error("fetch will be tried again", "topic", string(s.topic), "group", group, "error", err, "backoff_millis", backoff.Milliseconds())
 			select {
@@ -248,7 +290,7 @@ func (s *Source) follow(ctx context.Context, group int, backoffMax time.Duration
 			continue
 		}
 		backoff = 0
-		if err == nil {
+		if k.err == nil {
 			well()
 		}
 	}

@@ -32,7 +32,13 @@ func must(t *testing.T, err error) {
 // open starts a broker and makes the topics.
 func open(t *testing.T, topics ...bus.Topic) (*kfake.Cluster, *kafka.Cluster) {
 	t.Helper()
-	fake, err := kfake.NewCluster(kfake.NumBrokers(1))
+	return openOn(t, 1, topics...)
+}
+
+// openOn starts some brokers.
+func openOn(t *testing.T, brokers int, topics ...bus.Topic) (*kfake.Cluster, *kafka.Cluster) {
+	t.Helper()
+	fake, err := kfake.NewCluster(kfake.NumBrokers(brokers))
 	must(t, err)
 	t.Cleanup(fake.Close)
 	c := kafka.DefaultConfig()
@@ -52,13 +58,7 @@ func intake(t *testing.T, cluster *kafka.Cluster) *kafka.Intake {
 	t.Helper()
 	in, err := kafka.NewIntake(cluster, kafka.DefaultIntakeConfig(), nil, bus.Intents)
 	must(t, err)
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- in.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		<-done
-	})
+	run(t, in.Run)
 	return in
 }
 

@@ -1,0 +1,314 @@
+package kfaketest
+
+import (
+	"context"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/tallystick/tallystick/internal/bus"
+	"github.com/tallystick/tallystick/internal/bus/bustest"
+	"github.com/tallystick/tallystick/internal/bus/kafka"
+	"github.com/tallystick/tallystick/internal/fault"
+)
+
+// answering makes the broker answer each partition of the n-th append, from 1 on, by
+// itself, and do nothing. Those of which answer is false it leaves out.
+func answering(fake *kfake.Cluster, answer func(n int, topic bus.Topic, group int) (code int16, base int64, has bool)) {
+	n := 0
+	fake.ControlKey(int16(kmsg.Produce), func(r kmsg.Request) (kmsg.Response, error, bool) {
+		fake.KeepControl()
+		n++
+		req := r.(*kmsg.ProduceRequest)
+		res := req.ResponseKind().(*kmsg.ProduceResponse)
+		for _, want := range req.Topics {
+			topic := kmsg.NewProduceResponseTopic()
+			topic.Topic = want.Topic
+			for _, p := range want.Partitions {
+				part := kmsg.NewProduceResponseTopicPartition()
+				var has bool
+				if part.ErrorCode, part.BaseOffset, has = answer(n, bus.Topic(want.Topic[len("tallystick."):]), int(p.Partition)); has {
+					part.Partition = p.Partition
+					topic.Partitions = append(topic.Partitions, part)
+				}
+			}
+			res.Topics = append(res.Topics, topic)
+		}
+		return res, nil, true
+	})
+}
+
+// Each partition of a request has an answer of its own.
+func TestEachPartitionHasItsAnswer(t *testing.T) {
+	t.Parallel()
+	fake, cluster := open(t, bus.Intents, bus.Callbacks)
+	type at struct {
+		topic bus.Topic
+		group int
+	}
+	codes := map[at]int16{ // the fourth has no answer
+		{bus.Intents, 0}:   0,
+		{bus.Callbacks, 0}: kerr.NotEnoughReplicas.Code,
+		{bus.Intents, 1}:   kerr.NotEnoughReplicasAfterAppend.Code,
+	}
+	requests, begun, all := 0, make(chan struct{}), make(chan struct{})
+	answering(fake, func(n int, topic bus.Topic, group int) (int16, int64, bool) {
+		if requests = n; n == 1 { // what comes meanwhile goes together
+			close(begun)
+			<-all
+			return 0, 0, true
+		}
+		code, has := codes[at{topic, group}]
+		return code, -1 + 10*int64(1-min(1, code)), has
+	})
+	in, err := kafka.NewIntake(cluster, kafka.DefaultIntakeConfig(), nil, bus.Intents, bus.Callbacks)
+	must(t, err)
+	run(t, in.Run)
+	time.Sleep(1100 * time.Millisecond) // the library's map of the leaders is at most a second old
+	events := bustest.Events("p", 40, 40)
+	_, err = in.Append(bus.Intents, &events[0])
+	must(t, err)
+	<-begun
+	tickets := map[at]bus.Ticket{}
+	for _, e := range events {
+		for _, topic := range []bus.Topic{bus.Intents, bus.Callbacks} {
+			where := at{topic, e.Context.BizCode.Group(groups)}
+			if tickets[where] == nil {
+				tickets[where], err = in.Append(topic, &e)
+				must(t, err)
+			}
+		}
+	}
+	close(all)
+	for where, want := range map[at]fault.Kind{{bus.Callbacks, 0}: fault.Unavailable, {bus.Intents, 1}: fault.Unknown, {bus.Callbacks, 1}: fault.Unknown} {
+		<-tickets[where].Done()
+		if err := tickets[where].Err(); !fault.Is(err, want) {
+			t.Errorf("%s/%d: have %v, want %s", where.topic, where.group, err, want)
+		}
+	}
+	<-tickets[at{bus.Intents, 0}].Done()
+	must(t, tickets[at{bus.Intents, 0}].Err())
+	if requests != 2 {
+		t.Errorf("%d requests, two would do", requests)
+	}
+}
+
+// A partition that takes a record at an offset that was given away has lost what it had
+// acknowledged: that is no yes.
+func TestAPartitionThatLostItsTail(t *testing.T) {
+	t.Parallel()
+	fake, cluster := open(t, bus.Intents)
+	begun, all := make(chan struct{}), make(chan struct{})
+	answering(fake, func(n int, _ bus.Topic, _ int) (int16, int64, bool) {
+		switch n {
+		case 1:
+			close(begun)
+			<-all
+			return 0, 0, true
+		case 2: // three records
+			return 0, 1, true
+		default:
+			return 0, 3, true
+		}
+	})
+	in := intake(t, cluster)
+	e := bustest.Events("t", 1, 1)[0]
+	var tickets []bus.Ticket
+	for range 4 {
+		ticket, err := in.Append(bus.Intents, &e)
+		must(t, err)
+		if len(tickets) == 0 {
+			<-begun
+		}
+		tickets = append(tickets, ticket)
+	}
+	close(all)
+	for _, ticket := range tickets {
+		<-ticket.Done()
+		must(t, ticket.Err())
+	}
+	if err := ask(t, in, &e); !fault.Is(err, fault.Unknown) {
+		t.Errorf("taken at 3, which was given away: %v", err)
+	}
+}
+
+// run runs something until the test ends.
+func run(t *testing.T, f func(context.Context) error) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- f(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		must(t, <-done)
+	})
+}
+
+// settled waits until the leaders of a topic are known, after a move.
+func settled(t *testing.T, cluster *kafka.Cluster, topic bus.Topic) {
+	t.Helper()
+	s := kafka.NewSource(cluster, topic, slog.New(slog.DiscardHandler))
+	deadline := time.Now().Add(time.Minute)
+	for err := s.Refresh(t.Context()); err != nil; err = s.Refresh(t.Context()) {
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+// What a relay that stood still sends again, as late and as long as it can be, hides
+// nothing of what another one has published meanwhile.
+func TestALateBatchAtTheEnd(t *testing.T) {
+	t.Parallel()
+	_, cluster := open(t, bus.Payments)
+	events := bustest.Events("l", 2000, 1)
+	group := events[0].Context.BizCode.Group(groups)
+	log := newArea(events)
+	relay := func() *kafka.Relay {
+		return &kafka.Relay{Cluster: cluster, Source: log, MessagesMax: 10_000, Log: slog.New(slog.DiscardHandler)}
+	}
+	late := []*kafka.Relay{relay(), relay()}
+	for _, r := range late {
+		must(t, r.Open(t.Context()))
+	}
+	for r, worked := relay(), true; worked; {
+		var err error
+		worked, err = r.Step(t.Context())
+		must(t, err)
+	}
+	for _, r := range late {
+		_, err := r.Step(t.Context())
+		must(t, err)
+	}
+	s := kafka.NewSource(cluster, bus.Payments, slog.New(slog.DiscardHandler))
+	must(t, s.Refresh(t.Context()))
+	if at := s.Head(group); at.Seq != 2000 {
+		t.Errorf("readers hear of %d, 2000 are published", at.Seq)
+	}
+	r := relay()
+	must(t, r.Open(t.Context()))
+	if n := r.Lag(); n != 0 {
+		t.Errorf("a relay that starts takes the last %d for unpublished", n)
+	}
+}
+
+// Partitions go from broker to broker under load. What was taken is there, what was
+// refused is not, and a log is read whole and in its order.
+func TestLeadersMove(t *testing.T) {
+	t.Parallel()
+	fake, cluster := openOn(t, 3, bus.Intents, bus.Callbacks, bus.Payments)
+	in, err := kafka.NewIntake(cluster, kafka.DefaultIntakeConfig(), nil, bus.Intents, bus.Callbacks)
+	must(t, err)
+	run(t, in.Run)
+	log := newArea(bustest.Events("r", 3000, 50))
+	r := &kafka.Relay{Cluster: cluster, Source: log, MessagesMax: 10, Log: slog.New(slog.DiscardHandler)}
+	run(t, func(ctx context.Context) error {
+		return kafka.RunRelays(ctx, 10*time.Millisecond, 50*time.Millisecond, r)
+	})
+	s := kafka.NewSource(cluster, bus.Payments, slog.New(slog.DiscardHandler))
+	run(t, func(ctx context.Context) error { return s.Run(ctx, 50*time.Millisecond) })
+
+	var mu sync.Mutex
+	var asking sync.WaitGroup
+	answers := map[bus.Topic]map[string]error{bus.Intents: {}, bus.Callbacks: {}}
+	moves := rand.New(rand.NewPCG(1, 2))
+	for i, e := range bustest.Events("i", 600, 50) {
+		topic := []bus.Topic{bus.Intents, bus.Callbacks}[i%2]
+		ticket, err := in.Append(topic, &e)
+		must(t, err)
+		asking.Go(func() {
+			<-ticket.Done()
+			mu.Lock()
+			defer mu.Unlock()
+			answers[topic][e.ID] = ticket.Err()
+		})
+		if i%60 == 0 {
+			moved := []bus.Topic{bus.Intents, bus.Callbacks, bus.Payments}[moves.IntN(3)]
+			must(t, fake.MoveTopicPartition("tallystick."+string(moved), int32(moves.IntN(groups)), int32(moves.IntN(3))))
+		}
+		time.Sleep(time.Millisecond)
+	}
+	asking.Wait()
+	taken := 0
+	for topic, of := range answers {
+		settled(t, cluster, topic)
+		there := copies(t, cluster, topic)
+		for id, err := range of {
+			switch n := there[id]; {
+			case err == nil && n != 1:
+				t.Errorf("%s in %s was taken, and is there %d times", id, topic, n)
+			case fault.Is(err, fault.Unavailable) && n != 0:
+				t.Errorf("%s in %s was refused, and is there: %v", id, topic, err)
+			case err == nil:
+				taken++
+			}
+		}
+	}
+	if taken < 100 {
+		t.Errorf("only %d of 600 were taken", taken)
+	}
+	for g := range groups {
+		at := bus.Place{}
+		for deadline := time.Now().Add(time.Minute); at != log.Head(g); {
+			msgs, err := s.Read(t.Context(), g, at, 100)
+			if time.Now().After(deadline) {
+				t.Fatalf("group %d: read up to %d of %d: %v", g, at.Seq, log.Head(g).Seq, err)
+			}
+			for _, m := range msgs {
+				if want := log.byGroup[g][at.Seq]; m.Place != want.Place || m.ID != want.ID {
+					t.Fatalf("group %d: have %d %s, want %d %s", g, m.Place.Seq, m.ID, want.Place.Seq, want.ID)
+				}
+				at = m.Place
+			}
+			if len(msgs) == 0 {
+				time.Sleep(5 * time.Millisecond)
+			}
+		}
+	}
+}
+
+// Groups that are fetched all the time are not asked after as well.
+func TestWhatIsFetchedIsNotAskedFor(t *testing.T) {
+	t.Parallel()
+	fake, cluster := open(t, bus.Payments)
+	var asked atomic.Int64
+	fake.ControlKey(int16(kmsg.ListOffsets), func(kmsg.Request) (kmsg.Response, error, bool) {
+		fake.KeepControl()
+		asked.Add(1)
+		return nil, nil, false
+	})
+	s := kafka.NewSource(cluster, bus.Payments, slog.New(slog.DiscardHandler))
+	must(t, s.Refresh(t.Context()))
+	if asked.Load() != 2 {
+		t.Errorf("%d requests for the first and last offsets of all groups, two would do", asked.Load())
+	}
+	run(t, func(ctx context.Context) error { return s.Run(ctx, 50*time.Millisecond) })
+	for before, deadline := int64(0), time.Now().Add(time.Minute); before != asked.Load(); {
+		if time.Now().After(deadline) {
+			t.Fatal("it asks each time")
+		}
+		time.Sleep(100 * time.Millisecond)
+		before = asked.Load()
+		must(t, s.Refresh(t.Context()))
+	}
+	log := newArea(bustest.Events("f", 20, 5))
+	r := &kafka.Relay{Cluster: cluster, Source: log, MessagesMax: 30, Log: slog.New(slog.DiscardHandler)}
+	_, err := r.Step(t.Context())
+	must(t, err)
+	for g, deadline := 0, time.Now().Add(time.Minute); g < groups; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("group %d ends at %d, and is known up to %d", g, log.Head(g).Seq, s.Head(g).Seq)
+		}
+		if s.Head(g) == log.Head(g) {
+			g++
+		}
+	}
+}
