@@ -32,6 +32,8 @@ func (b *bench) troubles() []trouble {
 	list := []trouble{
 		{name: "PostgreSQL killed", accepts: true,
 			begin: func(context.Context) error { return c.Postgres[0].Kill() }, end: func(ctx context.Context) error { return c.Postgres[0].Start(ctx) }},
+		{name: "PostgreSQL stands still", accepts: true,
+			begin: func(context.Context) error { return c.Postgres[0].Freeze() }, end: func(context.Context) error { return c.Postgres[0].Thaw() }},
 		{name: "Redis killed", accepts: true,
 			begin: func(context.Context) error { return c.Redis.Kill() }, end: func(ctx context.Context) error { return c.Redis.Start(ctx) }},
 		{name: "Redis stands still", accepts: true,

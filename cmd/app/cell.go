@@ -144,17 +144,11 @@ func (c *cell) membership(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	c.askOthers(ctx)
 	m := lease.NewMember(read.db(), c.app.ids.New("mbr_"), whoami(c.app.Config.ListenOperator), c.app.Config.Lease.TTL)
 	share, err := c.renew(ctx, m, true)
 	if err != nil {
 		return err
-	}
-	for _, other := range c.app.cells { // what others own is known before anything is held
-		if other.role == c.role {
-			if _, err := other.groups(ctx, false); err != nil {
-				c.app.Log.Warn("owned groups not read", "cell", other.name(), "error", err)
-			}
-		}
 	}
 	defer func() {
 		// Whatever has happened: others need not wait for the end of our time.
@@ -179,6 +173,26 @@ func (c *cell) membership(ctx context.Context) (err error) {
 		if share, err = c.onDuty(ctx, m, held, share.Members); err != nil || ctx.Err() != nil {
 			return err
 		}
+	}
+}
+
+// askOthers asks the area's other databases which groups they own, if nobody has yet: that
+// is known before anything is held. It is asked before joining, as a member must renew, and
+// what does not answer within half a lease is joined without.
+func (c *cell) askOthers(ctx context.Context) {
+	patient, cancel := context.WithTimeout(ctx, c.app.Config.Lease.TTL/2)
+	defer cancel()
+	var asks []func() ([]int, error)
+	for _, other := range c.app.cells {
+		if other != c && other.role == c.role {
+			asks = append(asks, func() ([]int, error) {
+				owned, err := other.groups(patient, false)
+				return owned, fault.Wrap(other.name(), err)
+			})
+		}
+	}
+	if _, err := sideBySide(patient, asks); err != nil && ctx.Err() == nil {
+		c.app.Log.Warn("groups of other databases not read", "cell", c.name(), "error", err)
 	}
 }
 

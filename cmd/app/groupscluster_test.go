@@ -3,6 +3,7 @@ package app_test
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"strings"
 	"sync"
 	"testing"
@@ -14,6 +15,7 @@ import (
 	"github.com/tallystick/tallystick/core/event"
 	"github.com/tallystick/tallystick/internal/fault"
 	"github.com/tallystick/tallystick/internal/ids"
+	"github.com/tallystick/tallystick/internal/obs"
 )
 
 // payer pays at both gateways in turn until it is stopped.
@@ -234,6 +236,35 @@ func TestAFrozenDatabaseHoldsUpNoFigures(t *testing.T) {
 	for _, s := range workers {
 		s.stop()
 	}
+}
+
+// A database that does not answer keeps no process off the others: one that is started
+// meanwhile takes its share of those, and keeps it.
+func TestAFrozenDatabaseKeepsNobodyOffTheOthers(t *testing.T) {
+	long(t)
+	c := newClusterOn(t, 2, 2, sim.Faults{})
+	log := &lockedBuffer{}
+	first := c.core(0)
+	has := func(s *system, groups, database int) bool {
+		return s.shows(fmt.Sprintf(`tallystick_lease_groups{area="core",database="%d"} %d`, database, groups))
+	}
+	soon(t, "the first has all groups", func() bool { return has(first, 2, 1) && has(first, 2, 2) })
+	must(t, c.pgs[1].Freeze())
+	c.tweak = func(d *app.Deps) { d.Log = obs.NewLogger(log, slog.LevelInfo, d.Now) }
+	second := c.core(1)
+	soon(t, "each has one group of the database that answers", func() bool { return has(first, 1, 1) && has(second, 1, 1) })
+	for begun := time.Now(); time.Since(begun) < 4*time.Second; time.Sleep(20 * time.Millisecond) { // of a lease of one
+		if !has(first, 1, 1) || !has(second, 1, 1) {
+			t.Fatal("its groups are divided anew")
+		}
+	}
+	if strings.Contains(log.String(), "lease_lost") {
+		t.Errorf("the second was taken out: %s", log.String())
+	}
+	must(t, c.pgs[1].Thaw())
+	soon(t, "each has one group of the other", func() bool { return has(first, 1, 2) && has(second, 1, 2) })
+	first.stop()
+	second.stop()
 }
 
 // A database that is gone stalls its own groups. Payments of the others settle, new
