@@ -159,7 +159,6 @@ func (c *cell) membership(ctx context.Context) (err error) {
 		}
 		c.app.Coord.Notify(c.wake())
 	}()
-	c.keepRefused(nil) // all are looked at anew
 	for {
 		before := len(m.Held())
 		held, err := m.Hold(ctx, c.want(m, share))
@@ -203,7 +202,11 @@ func (c *cell) onDuty(ctx context.Context, m *lease.Member, held []int, members 
 	defer cancel()
 	ended := make(chan error, 1)
 	stop := func() error { return nil }
-	d, err := c.begin(ctx, m, held)
+	var d *duty
+	err = c.renewing(ctx, m, func() (err error) {
+		d, err = c.begin(ctx, m, held)
+		return err
+	})
 	if err != nil {
 		return share, err
 	}
@@ -258,7 +261,7 @@ func (c *cell) onDuty(ctx context.Context, m *lease.Member, held []int, members 
 		case !slices.Equal(c.want(m, share), held) || !slices.Equal(c.workable(held), working):
 			// The store is closed by then: a call that hangs, or a part that stops late, has
 			// cost nothing but its own answer.
-			if err := c.stopRenewing(ctx, m, stop); fault.Is(err, fault.Fenced) || fault.Is(err, fault.Unknown) {
+			if err := c.renewing(ctx, m, stop); fault.Is(err, fault.Fenced) || fault.Is(err, fault.Unknown) {
 				return share, err
 			} else if err != nil {
 				c.app.Log.Warn("a part stopped late", "cell", c.name(), "error", err)
@@ -311,19 +314,19 @@ func (c *cell) ownedTwice() (twice []int) {
 	return twice
 }
 
-// stopRenewing stops a duty, and keeps the member one meanwhile.
-func (c *cell) stopRenewing(ctx context.Context, m *lease.Member, stop func() error) error {
-	stopped := make(chan error, 1)
-	go func() { stopped <- stop() }()
+// renewing begins or stops a duty, and keeps the member one meanwhile.
+func (c *cell) renewing(ctx context.Context, m *lease.Member, do func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- do() }()
 	tick := time.NewTicker(c.app.Config.Lease.RenewEvery)
 	defer tick.Stop()
 	for {
 		select {
-		case err := <-stopped:
+		case err := <-done:
 			return err
 		case <-tick.C:
-			if _, err := m.Renew(ctx, false); err != nil {
-				c.set(err) // the next one after the stop tells what it means
+			if _, err := c.renew(ctx, m, false); err != nil {
+				c.set(err) // the next one afterwards tells what it means
 			}
 		}
 	}

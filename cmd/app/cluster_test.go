@@ -230,6 +230,48 @@ func TestMigrateGivesNothingAwayTwice(t *testing.T) {
 	}
 }
 
+// A duty that takes longer to open than its lease is good for is opened all the same: the
+// member renews meanwhile.
+func TestADutyThatOpensSlowly(t *testing.T) {
+	c := newCluster(t, 1, sim.Faults{})
+	ask := func(sql string) string {
+		t.Helper()
+		out, err := c.pgs[0].Query(t.Context(), "pay1", sql)
+		must(t, err)
+		return out
+	}
+	log := &lockedBuffer{}
+	c.tweak = func(d *app.Deps) { d.Log = obs.NewLogger(log, slog.LevelInfo, d.Now) }
+	core := c.core(0)
+	soon(t, "it has all groups", func() bool { return core.shows(`tallystick_lease_groups{area="core",database="1"} 4`) })
+	opened := make(chan error, 1)
+	go func() { // a store is not opened without a look at this one
+		_, err := c.pgs[0].Query(t.Context(), "pay1", "BEGIN; LOCK TABLE core.stamp; SELECT pg_sleep(3); COMMIT")
+		opened <- err
+	}()
+	soon(t, "it would open slowly", func() bool {
+		return ask("SELECT count(*) FROM pg_locks WHERE relation = 'core.stamp'::regclass AND mode = 'AccessExclusiveLock'") == "1"
+	})
+	ask("UPDATE core.leases SET frozen = TRUE WHERE grp = 3") // the next duty is without it
+	soon(t, "it opens", func() bool { return ask("SELECT count(*) FROM core.leases WHERE member <> ''") == "3" })
+	for begun := true; begun; {
+		if ask("SELECT count(*) FROM core.members WHERE until > clock_timestamp()") != "1" {
+			t.Fatal("it did not renew its lease")
+		}
+		select {
+		case err := <-opened:
+			must(t, err)
+			begun = false
+		default:
+		}
+	}
+	soon(t, "it is on duty", func() bool { return core.shows(`tallystick_lease_groups{area="core",database="1"} 3`) })
+	core.stop()
+	if strings.Contains(log.String(), "off duty") {
+		t.Error("it had to join again")
+	}
+}
+
 // A group that two databases own, as one of them is an old copy, is worked on in
 // neither; all others are.
 func TestAGroupThatTwoDatabasesOwn(t *testing.T) {

@@ -48,7 +48,7 @@ func (c *cell) openDuty(ctx context.Context, m *lease.Member, groups []int) (*du
 	}
 	d, err := c.app.newDuty(c.role, stores, groups)
 	if err == nil {
-		// The member does not renew meanwhile.
+		// Brokers that hang hold up one look, and not the groups that the others lead.
 		bounded, cancel := context.WithTimeout(ctx, c.app.Config.Lease.TTL/2)
 		err = d.open(bounded)
 		cancel()
