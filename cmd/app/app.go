@@ -164,7 +164,7 @@ func (a *App) buildCells(ctx context.Context) error {
 	}
 	for _, db := range list {
 		for _, role := range a.Config.areas() {
-			c := &cell{app: a, role: role, db: db, connecting: make(chan struct{}, 1), refused: map[int]error{}, state: fault.New(fault.Unavailable, "cell", "not joined yet")}
+			c := &cell{app: a, role: role, db: db, connecting: make(chan struct{}, 1), asking: make(chan struct{}, 1), refused: map[int]error{}, state: fault.New(fault.Unavailable, "cell", "not joined yet")}
 			a.cells = append(a.cells, c)
 			if _, err := c.readStores(ctx); err != nil {
 				if !fault.Is(err, fault.Unavailable) {

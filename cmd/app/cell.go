@@ -25,11 +25,12 @@ type cell struct {
 	db   database
 
 	connecting chan struct{} // has a place for who connects
+	asking     chan struct{} // and for who asks for the groups
 
 	mu     sync.Mutex
 	bound  bool    // the store's places are in this bus
 	look   *Stores // reads, without a lease
-	owned  []int   // groups of the database, as they were last seen
+	sight  sight   // of the database's groups, as they were last seen
 	state  error   // why it is not at work
 	duties int64   // that have begun
 	twice  []int   // groups that another database owns as well
@@ -144,7 +145,11 @@ func (c *cell) membership(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	c.askOthers(ctx)
+	// What others own is known before anything is held. They are asked before joining, as
+	// a member must renew.
+	if err := ask(ctx, c.app.Config.Lease.TTL/2, c.others(), false); err != nil && ctx.Err() == nil {
+		c.app.Log.Warn("groups of other databases not read", "cell", c.name(), "error", err)
+	}
 	m := lease.NewMember(read.db(), c.app.ids.New("mbr_"), whoami(c.app.Config.ListenOperator), c.app.Config.Lease.TTL)
 	share, err := c.renew(ctx, m, true)
 	if err != nil {
@@ -161,7 +166,7 @@ func (c *cell) membership(ctx context.Context) (err error) {
 	}()
 	for {
 		before := len(m.Held())
-		held, err := m.Hold(ctx, c.want(m, share))
+		held, err := m.Hold(ctx, c.want(ctx, m, share))
 		if err != nil {
 			return err
 		}
@@ -175,24 +180,30 @@ func (c *cell) membership(ctx context.Context) (err error) {
 	}
 }
 
-// askOthers asks the area's other databases which groups they own, if nobody has yet: that
-// is known before anything is held. It is asked before joining, as a member must renew, and
-// what does not answer within half a lease is joined without.
-func (c *cell) askOthers(ctx context.Context) {
-	patient, cancel := context.WithTimeout(ctx, c.app.Config.Lease.TTL/2)
-	defer cancel()
-	var asks []func() ([]int, error)
+// others are the cells of the same area, in the other databases.
+func (c *cell) others() (out []*cell) {
 	for _, other := range c.app.cells {
 		if other != c && other.role == c.role {
-			asks = append(asks, func() ([]int, error) {
-				owned, err := other.groups(patient, false)
-				return owned, fault.Wrap(other.name(), err)
-			})
+			out = append(out, other)
 		}
 	}
-	if _, err := sideBySide(patient, asks); err != nil && ctx.Err() == nil {
-		c.app.Log.Warn("groups of other databases not read", "cell", c.name(), "error", err)
+	return out
+}
+
+// ask asks databases which groups they own, side by side. What has not answered in time
+// is done without; the error says so.
+func ask(ctx context.Context, patience time.Duration, cells []*cell, anew bool) error {
+	patient, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	var asks []func() ([]int, error)
+	for _, c := range cells {
+		asks = append(asks, func() ([]int, error) {
+			owned, err := c.groups(patient, anew)
+			return owned, fault.Wrap(c.name(), err)
+		})
 	}
+	_, err := sideBySide(patient, asks)
+	return err
 }
 
 // onDuty works on the groups until others are wanted, or others are refused: then it
@@ -258,7 +269,7 @@ func (c *cell) onDuty(ctx context.Context, m *lease.Member, held []int, members 
 			return share, errors.Join(err, stop())
 		case err != nil:
 			c.set(err) // the database may come back before anybody takes us out
-		case !slices.Equal(c.want(m, share), held) || !slices.Equal(c.workable(held), working):
+		case !slices.Equal(c.want(ctx, m, share), held) || !slices.Equal(c.workable(held), working):
 			// The store is closed by then: a call that hangs, or a part that stops late, has
 			// cost nothing but its own answer.
 			if err := c.renewing(ctx, m, stop); fault.Is(err, fault.Fenced) || fault.Is(err, fault.Unknown) {
@@ -276,8 +287,8 @@ func (c *cell) onDuty(ctx context.Context, m *lease.Member, held []int, members 
 // want is what this process should hold, without what another database owns as well: a
 // copy that was restored believes to own what has moved away since. Neither is worked
 // on until one of them is put right.
-func (c *cell) want(m *lease.Member, share lease.Share) []int {
-	twice := c.ownedTwice()
+func (c *cell) want(ctx context.Context, m *lease.Member, share lease.Share) []int {
+	twice := c.ownedTwice(ctx)
 	contested := func(g int) bool { return slices.Contains(twice, g) }
 	share.Wanted = append(share.Wanted, twice...)
 	share.Free = slices.DeleteFunc(slices.Clone(share.Free), contested)
@@ -286,17 +297,15 @@ func (c *cell) want(m *lease.Member, share lease.Share) []int {
 
 // ownedTwice are the groups that another database owns as well. It is logged when there
 // are others than before.
-func (c *cell) ownedTwice() (twice []int) {
-	own := c.seen()
-	for _, other := range c.app.cells {
-		if other == c || other.role != c.role {
-			continue
-		}
-		for _, g := range other.seen() {
-			if slices.Contains(own, g) {
-				twice = append(twice, g)
-			}
-		}
+//
+// Of a group that has just come, the database that it may have come from is asked
+// again. If that one does not answer, it has lost the group: its move was over.
+func (c *cell) ownedTwice(ctx context.Context) (twice []int) {
+	own, others := c.seen(), c.others()
+	stale := slices.DeleteFunc(slices.Clone(others), func(other *cell) bool { return !other.seen().olderThan(own) })
+	_ = ask(ctx, c.app.Config.Lease.RenewEvery, stale, true) // it is said where that database is renewed
+	for _, other := range others {
+		twice = append(twice, own.both(other.seen())...)
 	}
 	slices.Sort(twice)
 	twice = slices.Compact(twice)
@@ -336,34 +345,40 @@ func (c *cell) renewing(ctx context.Context, m *lease.Member, do func() error) e
 func (c *cell) renew(ctx context.Context, m *lease.Member, join bool) (lease.Share, error) {
 	bounded, cancel := context.WithTimeout(ctx, c.app.Config.Lease.TTL)
 	defer cancel()
+	begun := c.app.Now()
 	share, err := m.Renew(bounded, join)
 	if err != nil {
 		return share, err
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.owned = share.Owned
+	c.see(share.Owned, begun)
 	return share, nil
 }
 
 // groups are those that the database owns: as they were last seen, or anew.
 func (c *cell) groups(ctx context.Context, anew bool) ([]int, error) {
-	c.mu.Lock()
-	owned := c.owned
-	c.mu.Unlock()
-	if owned != nil && !anew {
-		return owned, nil
+	called := c.app.Now()
+	if s := c.seen(); s.groups != nil && !anew {
+		return s.groups, nil
 	}
 	read, err := c.readStores(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if owned, err = lease.Owned(ctx, read.db()); err != nil {
+	select { // a statement that hangs is waited for by one
+	case c.asking <- struct{}{}:
+		defer func() { <-c.asking }()
+	case <-ctx.Done():
+		return nil, fault.New(fault.Unavailable, "owned groups", "%s: %w", c.name(), ctx.Err())
+	}
+	if s := c.seen(); s.groups != nil && !s.begun.Before(called) {
+		return s.groups, nil // whoever was before us has asked for us
+	}
+	begun := c.app.Now()
+	owned, err := lease.Owned(ctx, read.db())
+	if err != nil {
 		return nil, err
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.owned = owned
+	c.see(owned, begun)
 	return owned, nil
 }
 

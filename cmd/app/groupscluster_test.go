@@ -130,6 +130,8 @@ func (c *cluster) frozen(gateways []*system, core *system, group int) []string {
 func TestGroupsMoveUnderLoad(t *testing.T) {
 	long(t)
 	c := newCluster(t, 2, sim.Faults{AutoPayShare: 1, LostReplyShare: .05, DeclineShare: .1, DuplicateCallbackShare: .1, EarlyCallbackShare: .1})
+	log := &lockedBuffer{}
+	c.tweak = func(d *app.Deps) { d.Log = obs.NewLogger(log, slog.LevelInfo, d.Now) }
 	gateways := []*system{c.gateway(0), c.gateway(1)}
 	var all, cores []*system
 	for n := range 2 {
@@ -173,6 +175,65 @@ func TestGroupsMoveUnderLoad(t *testing.T) {
 	}
 	for _, s := range all {
 		s.stop()
+	}
+	if strings.Contains(log.String(), "owned by two databases") {
+		t.Error("a group that moved was taken for one that two databases own")
+	}
+}
+
+// A group has moved, and the database that it came from does not answer any more: it is
+// worked on where it is.
+func TestAGroupThatCameFromADatabaseThatHangs(t *testing.T) {
+	long(t)
+	c := newClusterOn(t, 2, 2, sim.Faults{AutoPayShare: 1})
+	c.env = append(c.env, "TALLYSTICK_LEASE_TTL=4s", "TALLYSTICK_LEASE_RENEW_EVERY=1s") // most likely the source is not looked at in between
+	log := &lockedBuffer{}
+	c.tweak = func(d *app.Deps) { d.Log = obs.NewLogger(log, slog.LevelInfo, d.Now) }
+	gateways := []*system{c.gateway(0)}
+	core := c.core(0)
+	promised := pay(t, gateways, 0, 20)
+	known := func(v string) bool {
+		trade, err := core.app.Trade(t.Context(), codeOf(t, v))
+		return err == nil && trade != nil
+	}
+	for _, v := range promised {
+		soon(t, "core knows "+v, func() bool { return known(v) })
+	}
+	deps := c.deps("TALLYSTICK_MOVE_COPY_TIMEOUT=2s") // the mover is not to wait for long, either
+	deps.Points = func(name string) {
+		if name == "move.core.settled" {
+			must(t, c.pgs[0].Freeze())
+			panic(abandoned{})
+		}
+	}
+	func() {
+		defer func() {
+			if r := recover(); r != (abandoned{}) {
+				t.Fatalf("it did not move: %v", r)
+			}
+		}()
+		_, err := app.MoveGroup(t.Context(), deps, 0, 2, unserved)
+		must(t, err)
+	}()
+	soon(t, "it is worked on", func() bool { return core.shows(`tallystick_lease_groups{area="core",database="2"} 3`) })
+	for _, v := range pay(t, gateways, 20, 40) {
+		promised = append(promised, v)
+		if codeOf(t, v).Group(testGroups) != 1 { // which is where nobody answers
+			soon(t, "core knows "+v, func() bool { return known(v) })
+		}
+	}
+	must(t, c.pgs[0].Thaw())
+	moved, err := app.MoveGroup(t.Context(), c.deps(), 0, 2, unserved)
+	if must(t, err); !moved {
+		t.Error("the rest was not removed")
+	}
+	for _, v := range promised {
+		soon(t, "core knows "+v, func() bool { return known(v) })
+	}
+	core.stop()
+	gateways[0].stop()
+	if strings.Contains(log.String(), "owned by two databases") {
+		t.Error("it was taken for one that two databases own")
 	}
 }
 

@@ -50,22 +50,20 @@ func (a *App) Trade(ctx context.Context, code ids.Code) (*core.Trade, error) {
 	return nil, errNoOwner(code, group, why)
 }
 
-// seen are the groups that the database owned when it was last looked at.
-func (c *cell) seen() []int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.owned
-}
-
 // owner is the cell whose database owns a group; nil if none is known to, and then
-// why some could not be asked.
-func (a *App) owner(ctx context.Context, role Role, group int, anew bool) (*cell, error) {
-	var errs []error
-	for _, c := range a.cells { // what is known, without asking anybody
-		if c.role == role && !anew && slices.Contains(c.seen(), group) {
-			return c, nil
+// why some could not be asked. Where the group has come to last is known without asking
+// anybody.
+func (a *App) owner(ctx context.Context, role Role, group int, anew bool) (owner *cell, err error) {
+	var last time.Time
+	for _, c := range a.cells {
+		if since, ok := c.seen().since[group]; ok && c.role == role && !anew && !since.Before(last) {
+			owner, last = c, since
 		}
 	}
+	if owner != nil {
+		return owner, nil
+	}
+	var errs []error
 	for _, c := range a.cells {
 		if c.role != role {
 			continue
