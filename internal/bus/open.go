@@ -38,22 +38,22 @@ func (c *Consumer) load(ctx context.Context) error {
 	c.places, c.groups, c.gap = make([]Place, n), GroupsOf(c.Source, c.Groups), make([]bool, n)
 	c.mu.Unlock()
 	c.waiting = make([]bool, n)
-	err = c.admit(ctx, c.groups)
+	for _, g := range c.groups {
+		c.waiting[g] = true
+	}
+	ill, err := ByGroup(c.Source.Refresh(ctx))
+	if err == nil {
+		err = c.admit(ctx, c.groups, ill)
+	}
 	c.know(parked)
 	c.replay = len(parked) > 0
 	c.loaded = err == nil || slices.ContainsFunc(c.groups, func(g int) bool { return !c.waiting[g] })
 	return err
 }
 
-// admit looks at groups and lets those be read whose log goes on from the stored place.
-func (c *Consumer) admit(ctx context.Context, groups []int) error {
-	for _, g := range groups {
-		c.waiting[g] = true
-	}
-	ill, err := ByGroup(c.Source.Refresh(ctx))
-	if err != nil {
-		return err
-	}
+// admit lets those of the waiting groups be read whose log goes on from the stored place.
+// ill is what a look at the logs found wrong with some.
+func (c *Consumer) admit(ctx context.Context, groups []int, ill map[int]error) error {
 	stored, err := c.Places.Places(ctx, c.Source.Topic())
 	if err != nil {
 		return err
@@ -64,7 +64,7 @@ func (c *Consumer) admit(ctx context.Context, groups []int) error {
 		if why == nil {
 			why = c.compare(g, stored[g])
 		}
-		errs = append(errs, why)
+		errs = append(errs, ofGroup(g, why))
 		if c.waiting[g] = why != nil && !refused(why); c.waiting[g] {
 			continue
 		}
@@ -102,24 +102,26 @@ func (c *Consumer) compare(group int, stored Place) error {
 }
 
 // refresh asks for the heads, and looks again at groups that could not be looked at.
-// A group whose log has been replaced meanwhile stops.
+// A group whose log has been replaced meanwhile stops. The error is about all groups with
+// which something is wrong.
 func (c *Consumer) refresh(ctx context.Context) error {
+	ill, dead := ByGroup(c.Source.Refresh(ctx))
+	errs := []error{dead}
 	var groups []int
 	for g, waits := range c.waiting {
-		if waits {
+		why := ill[g]
+		switch {
+		case waits:
 			groups = append(groups, g)
-		}
-	}
-	if len(groups) > 0 {
-		return c.admit(ctx, groups)
-	}
-	err := c.Source.Refresh(ctx)
-	ill, _ := ByGroup(err)
-	for g, why := range ill {
-		if refused(why) {
+			continue
+		case why != nil && refused(why):
 			c.refusals.Note(g, why)
 			c.stop(g)
 		}
+		errs = append(errs, ofGroup(g, why))
 	}
-	return err
+	if len(groups) > 0 && dead == nil {
+		errs = append(errs, c.admit(ctx, groups, ill))
+	}
+	return errors.Join(errs...)
 }

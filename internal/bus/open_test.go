@@ -103,3 +103,15 @@ func TestGroupsAreOpenedEachForItself(t *testing.T) {
 	step()
 	want("another one, with no news of it", map[int]int{0: 3, 2: 2}, 0, 1, 2, 3)
 }
+
+// While one group cannot be looked at, another one that was replaced stops all the same.
+func TestAReplacedGroupStopsWhileAnotherWaits(t *testing.T) {
+	s := &shelf{heads: []int64{5, 5}, ill: map[int]error{0: fault.New(fault.Unavailable, "broker", "no leader")}}
+	c := &bus.Consumer{Area: "test", Source: s, Places: placesOf{seqs: map[int]int64{0: 5, 1: 5}}, MessagesMax: 100, Log: slog.New(slog.DiscardHandler)}
+	_ = c.Open(t.Context()) // says that one waits
+	s.ill[1] = fault.New(fault.Conflict, "fetch", "it ends before")
+	c.Look(t.Context())
+	if stopped := c.Stopped(); !slices.Equal(stopped, []int{1}) || c.Refused()[1] == nil {
+		t.Errorf("stopped %v, refused %v", stopped, c.Refused())
+	}
+}

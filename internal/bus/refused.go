@@ -19,6 +19,14 @@ func (e *GroupError) Error() string { return e.Err.Error() }
 // Unwrap gives the cause.
 func (e *GroupError) Unwrap() error { return e.Err }
 
+// ofGroup makes an error, if there is one, that of a group.
+func ofGroup(group int, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &GroupError{Group: group, Err: err}
+}
+
 // ByGroup takes an error apart: what is about single groups, and what is left.
 func ByGroup(err error) (groups map[int]error, rest error) {
 	groups = map[int]error{}
