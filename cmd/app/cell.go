@@ -35,7 +35,8 @@ type cell struct {
 	duties int64   // that have begun
 	twice  []int   // groups that another database owns as well
 
-	refused map[int]error // groups that it holds and does not work on, and why
+	held    []int         // groups; nil while it is no member
+	refused map[int]error // groups that it holds, or held last, and does not work on, and why
 }
 
 // name tells cells apart: core in database 1.
@@ -156,6 +157,7 @@ func (c *cell) membership(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() {
+		c.hold(nil)
 		// Whatever has happened: others need not wait for the end of our time.
 		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.app.Config.Lease.TTL)
 		defer cancel()
@@ -173,7 +175,7 @@ func (c *cell) membership(ctx context.Context) (err error) {
 		if len(held) < before {
 			c.app.Coord.Notify(c.wake())
 		}
-		c.keepRefused(held)
+		c.forgetRefused(c.hold(held))
 		if share, err = c.onDuty(ctx, m, held, share.Members); err != nil || ctx.Err() != nil {
 			return err
 		}

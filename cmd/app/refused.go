@@ -88,18 +88,31 @@ func (c *cell) refuse(groups map[int]error) {
 	}
 }
 
-// keepRefused forgets those that are not held any more.
-func (c *cell) keepRefused(held []int) {
+// hold takes note of what is held, and gives what is not any more.
+func (c *cell) hold(held []int) (gone []int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	maps.DeleteFunc(c.refused, func(g int, _ error) bool { return !slices.Contains(held, g) })
+	gone = slices.DeleteFunc(c.held, func(g int) bool { return slices.Contains(held, g) })
+	c.held = slices.Clone(held)
+	return gone
 }
 
-// refusedGroups are those that are refused now, in order.
+// forgetRefused forgets refusals of groups that were given up.
+func (c *cell) forgetRefused(groups []int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, g := range groups {
+		delete(c.refused, g)
+	}
+}
+
+// refusedGroups are those that are held and refused now, in order. Who is no member any
+// more has none, as others may hold them; what was refused is remembered until he has
+// joined again, as it most likely still is.
 func (c *cell) refusedGroups() []int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return slices.Sorted(maps.Keys(c.refused))
+	return slices.DeleteFunc(slices.Sorted(maps.Keys(c.refused)), func(g int) bool { return !slices.Contains(c.held, g) })
 }
 
 // lookAgain looks now and then whether refused groups have been put right, until ctx

@@ -71,6 +71,25 @@ func (c *cluster) without(fn func(dir string) error) {
 	must(c.t, c.broker.Start(c.t.Context()))
 }
 
+// withoutTheDatabase cuts core and prepay off from their database, for longer than a lease.
+// Others may hold the groups meanwhile, so they tell of none that they refuse; afterwards
+// they do again, and it is no news.
+func (c *cluster) withoutTheDatabase(log *lockedBuffer, core, prepay *system) {
+	c.t.Helper()
+	refuse := func(groups string) bool {
+		return core.shows(`tallystick_lease_refused_groups{area="core",database="1"} `+groups) && prepay.shows(`tallystick_lease_refused_groups{area="prepay",database="1"} `+groups)
+	}
+	logged := func() int { return strings.Count(log.String(), "group refused") }
+	before := logged()
+	must(c.t, c.pgs[0].Kill())
+	soon(c.t, "who is cut off refuses nothing", func() bool { return refuse("0") })
+	must(c.t, c.pgs[0].Start(c.t.Context()))
+	soon(c.t, "they refuse the group again", func() bool { return refuse("1") })
+	if n := logged(); n != before {
+		c.t.Errorf("that the group is refused was logged %d times, and %d times before", n, before)
+	}
+}
+
 // The brokers lose one partition of one topic. Core, whose log does not have any more
 // what was in it, and prepay, who has read more than is there, work on all groups but
 // this one: no call is made for it, nothing is read or booked, and it shows. When the
@@ -117,6 +136,7 @@ func TestALostPartitionStallsItsGroupAlone(t *testing.T) {
 			t.Errorf("the log does not say %q", reason)
 		}
 	}
+	c.withoutTheDatabase(log, core, prepay)
 	for _, r := range c.psp.Payments() {
 		c.psp.UserPays(r.Account, r.OutTradeNo, money.Amount{}) // those of the group, too
 	}
