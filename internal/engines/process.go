@@ -101,7 +101,8 @@ func movingThreads(pid int) (n int, err error) {
 		return 0, err
 	}
 	for _, path := range tasks {
-		if f := statOf(path); len(f) > 0 && f[0] != "T" && f[0] != "t" { // one that has ended has none
+		f := statOf(path)
+		if len(f) > 0 && !strings.Contains("TtZX", f[0]) { // stopped or, if nobody has reaped it yet, ended
 			n++
 		}
 	}
