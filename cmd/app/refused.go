@@ -58,7 +58,7 @@ func (c *cell) openDuty(ctx context.Context, m *lease.Member, groups []int) (*du
 		case fault.Is(err, fault.Unavailable):
 			// Brokers that are gone come back: readers and relays ask again by themselves, and
 			// timers and calls that are due wait for nobody.
-			c.app.Log.Warn("on duty without the brokers", "cell", c.name(), "error", err)
+			c.app.Log.Warn("on duty without the brokers", "cell", c.name(), "error", bus.Brief(err))
 			err = nil
 		}
 	}

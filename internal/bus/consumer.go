@@ -56,6 +56,7 @@ type Consumer struct {
 	gap        []bool         // groups that stopped
 	refusals   Refusals       // those of them whose log is not the one that was read
 	waiting    []bool         // groups that could not be looked at yet; for Step alone
+	looked     looks          // what was told of them
 	parked     map[string]int // messages by key, and their sum
 	parkedRows int
 	replay     bool // look for replays at the next step
@@ -171,7 +172,7 @@ func (c *Consumer) gather(ctx context.Context) (*Batch, error) {
 			c.Log.Error("group stopped: its log is not the one that was read", "area", c.Area, "topic", string(b.Topic), "group", g, "error", err)
 			continue
 		case err != nil:
-			failed = errors.Join(failed, err)
+			failed = errors.Join(failed, ofGroup(g, err))
 			continue
 		}
 		to := c.take(b, g, from, msgs)
@@ -337,7 +338,7 @@ func (c *Consumer) Run(ctx context.Context, idle, backoffMax time.Duration) erro
 		case err != nil && ctx.Err() == nil:
 			backoff = min(max(2*backoff, 10*time.Millisecond), backoffMax)
 			c.Log.Error("consumer will retry", "area", c.Area, "topic", string(c.Source.Topic()),
-				"error", err, "backoff_millis", backoff.Milliseconds())
+				"error", Brief(err), "backoff_millis", backoff.Milliseconds())
 			Sleep(ctx, backoff)
 			continue
 		}
@@ -374,8 +375,11 @@ func (c *Consumer) now() time.Time {
 // heads that another process moved.
 func (c *Consumer) look(ctx context.Context) {
 	c.CheckReplays()
-	if err := c.refresh(ctx); err != nil && ctx.Err() == nil {
-		c.Log.Error("refresh failed", "area", c.Area, "topic", string(c.Source.Topic()), "error", err)
+	if c.looked.log == nil {
+		c.looked.log = c.Log.With("area", c.Area, "topic", string(c.Source.Topic()))
+	}
+	if err := c.refresh(ctx); ctx.Err() == nil {
+		c.looked.tell(err)
 	}
 }
 

@@ -15,12 +15,12 @@ func Follow(ctx context.Context, source Source, who string, log *slog.Logger, id
 	defer cancel()
 	tick := time.NewTicker(idle)
 	defer tick.Stop()
-	backoff := time.Duration(0)
+	backoff, looked := time.Duration(0), looks{log: log.With("who", who)}
 	for ctx.Err() == nil {
 		worked, err := step(ctx)
 		if err != nil && ctx.Err() == nil {
 			backoff = min(max(2*backoff, 10*time.Millisecond), backoffMax)
-			log.Error(who+" will retry", "error", err, "backoff_millis", backoff.Milliseconds())
+			log.Error(who+" will retry", "error", Brief(err), "backoff_millis", backoff.Milliseconds())
 			Sleep(ctx, backoff)
 			continue
 		}
@@ -32,8 +32,8 @@ func Follow(ctx context.Context, source Source, who string, log *slog.Logger, id
 		case <-ctx.Done():
 		case <-wake:
 		case <-tick.C:
-			if err := source.Refresh(ctx); err != nil && ctx.Err() == nil {
-				log.Error(who+": heads not read", "error", err)
+			if err := source.Refresh(ctx); ctx.Err() == nil {
+				looked.tell(err)
 			}
 		}
 	}
