@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/tallystick/tallystick/internal/bus"
 	"github.com/tallystick/tallystick/internal/fault"
 	"github.com/tallystick/tallystick/internal/ids"
 	"github.com/tallystick/tallystick/internal/lease"
@@ -111,10 +112,7 @@ func (c *cell) run(ctx context.Context) error {
 		}
 		backoff = min(max(2*backoff, l.RenewEvery), c.app.Config.Consumers.BackoffMax)
 		c.app.Log.Error("off duty, will join again", "cell", c.name(), "error", err, "backoff_millis", backoff.Milliseconds())
-		select {
-		case <-ctx.Done():
-		case <-time.After(backoff):
-		}
+		bus.Sleep(ctx, backoff)
 	}
 	return nil
 }

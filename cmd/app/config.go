@@ -189,8 +189,8 @@ func (c Config) validate() error {
 		return bad("consumers.idle", "not_positive", "give durations such as 1s for idle, backoff_max and timers_every")
 	case c.Consumers.StallAlarm <= c.Consumers.BackoffMax || c.Consumers.StallAlarm <= c.Consumers.Idle:
 		return bad("consumers.stall_alarm", "too_small", "give a duration above backoff_max and idle, such as 30s: a group that is tried again stands still for so long")
-	case c.Intake.MeasureEvery <= 0:
-		return bad("intake.measure_every", "not_positive", "give a duration such as 100ms")
+	case c.Intake.MeasureEvery <= 0 || c.Intake.MeasureEvery > 500*time.Millisecond:
+		return bad("intake.measure_every", "out_of_range", "use at most 500ms, such as 250ms: so often core tells what it has read, and gateways ask")
 	}
 	if c.Bus == BusKafka {
 		for _, err := range []error{c.kafka().Validate(), c.kafkaIntake().Validate()} {

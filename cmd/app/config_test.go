@@ -105,6 +105,7 @@ func TestBadConfigurationNamesTheKeyAndTheFix(t *testing.T) {
 		{"an API bound", "api:\n  wait_max: 0s\n", nil, []string{"api.wait_max", "give a duration above 0"}},
 		{"a duration below 0", "", []string{"TALLYSTICK_API_WAIT_MAX=-3s"}, []string{"api.wait_max", "give a duration above 0"}},
 		{"an intake duration", "intake:\n  unread_age_max: 0s\n", nil, []string{"intake.unread_age_max", "give a duration above 0"}},
+		{"looks too far apart", "intake:\n  measure_every: 501ms\n", nil, []string{"intake.measure_every", "at most 500ms"}},
 		{"no duration", "api:\n  accept_timeout: 1s\n  wait_max: potato\n", nil, []string{"api.wait_max", "line 3", "potato", "give a duration"}},
 		{"a duration without unit", "directory_poll: 5\n", nil, []string{"directory_poll", "line 1", "its unit"}},
 		{"a fraction", "groups: 16.7\n", nil, []string{"groups", "16.7", "whole number"}},

@@ -228,7 +228,11 @@ func (d *Databases) Trade(ctx context.Context, code ids.Code) (*core.Trade, erro
 			return s.Core.Trade(ctx, code)
 		}
 	}
-	return nil, errNoOwner(code, group, nil)
+	var errs []error
+	for _, u := range d.Unreachable {
+		errs = append(errs, fault.New(fault.Unavailable, "trade", "%s", u))
+	}
+	return nil, errNoOwner(code, group, errors.Join(errs...))
 }
 
 // CheckVouchers is Stores.CheckVouchers over all databases.

@@ -254,6 +254,9 @@ func (c *cluster) isSeenWithout(database int, groups []int) {
 	if _, err := all.Open(t.Context()); !fault.Is(err, fault.Unavailable) {
 		t.Errorf("open payments of a part: %v", err)
 	}
+	if _, err := all.Trade(t.Context(), ids.Code(code(groups[0], 1))); !fault.Is(err, fault.Unavailable) || !strings.Contains(err.Error(), fmt.Sprintf("core in database %d cannot be reached", database)) {
+		t.Errorf("a trade of a database that is gone: %v", err)
+	}
 	areas, unreachable, done, err := app.OpenParked(t.Context(), c.deps())
 	must(t, err)
 	defer done()

@@ -130,10 +130,7 @@ func (k *keeper) run(ctx context.Context) error {
 		if k.nextAt.IsZero() {
 			pause = keeperPause
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(pause):
-		}
+		bus.Sleep(ctx, pause)
 	}
 	return nil
 }
