@@ -205,7 +205,7 @@ func (s *Store) OwnTrade(ctx context.Context, code ids.Code) (t *core.Trade, own
 }
 
 func trade(tx *sqldb.Tx, code ids.Code) (*core.Trade, error) {
-	for _, w := range []core.Want{{Trades: []ids.Code{code}}, {Payments: []ids.Code{code}}} {
+	for _, w := range []core.Want{{Payments: []ids.Code{code}}, {Trades: []ids.Code{code}}} {
 		found, err := load(tx, w)
 		if err != nil {
 			return nil, err
