@@ -27,7 +27,7 @@ type client struct {
 }
 
 func newClient(addrs, apiKey string) *client {
-	c := &client{apiKey: apiKey, http: http.Client{Timeout: 15 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 512, IdleConnTimeout: 30 * time.Second}}}
+	c := &client{apiKey: apiKey, http: http.Client{Timeout: 40 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 512, IdleConnTimeout: 30 * time.Second}}}
 	for _, a := range strings.Fields(addrs) {
 		c.bases = append(c.bases, "http://"+a)
 	}
