@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -46,7 +45,7 @@ type Deps struct {
 	// KafkaPassword is that of kafka.sasl.username; empty without it.
 	KafkaPassword string
 	Tokens        *api.TokenRing
-	Directory     *merchant.Directory
+	Directory     *merchant.Directory // with bus: kafka, empty until New reads the snapshot, or Run what is published
 	Channels      Channels
 	Executor      prepay.Executor
 	Coord         Coordinator // nil for a replica that is alone
@@ -77,7 +76,7 @@ type App struct {
 	bus       transport
 	queries   queries
 	gauges    gauges
-	directory *merchant.Watcher
+	directory directorySource
 	public    net.Listener
 	operator  net.Listener
 	cells     []*cell  // of the cluster
@@ -109,6 +108,7 @@ func New(ctx context.Context, d Deps) (a *App, err error) {
 	if a.bus, err = open(ctx); err != nil {
 		return nil, err
 	}
+	a.directory = a.bus.directory()
 	build := a.buildAreas
 	if d.Config.Stores == StoresPostgres {
 		build = a.buildCells
@@ -121,7 +121,6 @@ func New(ctx context.Context, d Deps) (a *App, err error) {
 			return nil, err
 		}
 	}
-	a.directory = merchant.NewWatcher(filepath.Join(a.Dir, DirectoryFile), a.Directory, a.Log)
 	a.registerGauges()
 	done = true
 	return a, nil

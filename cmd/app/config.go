@@ -28,6 +28,7 @@ import (
 const (
 	ConfigFile    = "tallystick.yaml"
 	DirectoryFile = "directory.yaml"
+	SnapshotFile  = "directory.snapshot" // of bus: kafka: what a process knows of the directory
 	SecretsDir    = "secrets"
 	StoresDir     = "stores"
 )
@@ -193,7 +194,7 @@ func (c Config) validate() error {
 		return bad("intake.measure_every", "out_of_range", "use at most 500ms, such as 250ms: so often core tells what it has read, and gateways ask")
 	}
 	if c.Bus == BusKafka {
-		for _, err := range []error{c.kafka().Validate(), c.kafkaIntake().Validate()} {
+		for _, err := range []error{c.kafka().Validate(), c.kafkaIntake().Validate(), c.Kafka.validateDirectory()} {
 			if err != nil {
 				return err
 			}

@@ -169,14 +169,3 @@ func (a *App) hint() func(api.KeyHint) {
 	}
 	return func(h api.KeyHint) { a.Coord.Tell(coord.Hint{Key: h.Key, Y: h.Y, Fingerprint: h.Fingerprint}) }
 }
-
-// wakeDirectory is the name under which replicas wake each other for a new directory.
-const wakeDirectory = "directory"
-
-// followDirectory reads the directory's file when it is time, or when another
-// replica has found a newer one.
-func (a *App) followDirectory(ctx context.Context) error {
-	wake, cancel := a.Coord.Subscribe(wakeDirectory)
-	defer cancel()
-	return a.directory.Run(ctx, a.Config.DirectoryPoll, wake, func() { a.Coord.Notify(wakeDirectory) })
-}

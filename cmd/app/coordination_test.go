@@ -4,11 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/VictoriaMetrics/metrics"
 
@@ -100,43 +97,5 @@ func TestMerchantsAreLimitedTogether(t *testing.T) {
 	}
 	if taken != 3 {
 		t.Errorf("%d requests, both together may take 3", taken)
-	}
-}
-
-// A replica that finds a newer directory wakes the others, which look at once: here
-// the second would not look by itself.
-func TestReplicasWakeEachOtherForTheDirectory(t *testing.T) {
-	hub := local.New()
-	var apps []*app.App
-	var dirs []string
-	for _, poll := range []time.Duration{20 * time.Millisecond, 24 * time.Hour} {
-		dir, _ := initialised(t)
-		d, err := app.Production(dir, []string{"TALLYSTICK_LISTEN=127.0.0.1:0", "TALLYSTICK_LISTEN_OPERATOR=127.0.0.1:0"}, io.Discard)
-		must(t, err)
-		d.Config.DirectoryPoll = poll
-		d.Coord = replica{hub.Replica()}
-		a, err := app.New(t.Context(), d)
-		must(t, err)
-		must(t, a.Listen())
-		t.Cleanup((&system{app: a}).runApp(t))
-		apps, dirs = append(apps, a), append(dirs, dir)
-	}
-	for version := int64(2); version <= 4; version++ { // the first may be seen at the start
-		for _, dir := range []string{dirs[1], dirs[0]} { // the second one's is there when it is woken
-			path := filepath.Join(dir, app.DirectoryFile)
-			text, err := os.ReadFile(path)
-			must(t, err)
-			newer := strings.Replace(string(text), fmt.Sprintf("version: %d", version-1), fmt.Sprintf("version: %d", version), 1)
-			must(t, os.WriteFile(path+".new", []byte(newer), 0o600))
-			must(t, os.Rename(path+".new", path))
-		}
-		for i, a := range apps {
-			for n := 0; a.Directory.Current().Version < version; n++ {
-				if n > 10_000 {
-					t.Fatalf("replica %d has version %d, not %d", i, a.Directory.Current().Version, version)
-				}
-				time.Sleep(time.Millisecond)
-			}
-		}
 	}
 }

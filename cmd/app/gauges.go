@@ -47,7 +47,7 @@ func (a *App) registerGauges() {
 		area := string(role)
 		a.Metrics.GetOrCreateGauge(`tallystick_parked_messages{area="`+area+`"}`, func() float64 { return float64(a.parked(area)) })
 	}
-	a.Metrics.GetOrCreateGauge(`tallystick_directory_files_refused_total`, func() float64 { return float64(a.directory.Refused()) })
+	a.Metrics.GetOrCreateGauge(`tallystick_directory_refused_total`, func() float64 { return float64(a.directory.Refused()) })
 	a.Metrics.GetOrCreateGauge(`tallystick_directory_version`, func() float64 { return float64(a.Directory.Current().Version) })
 	for _, s := range openStates() {
 		label := `{status="` + string(s) + `"}`

@@ -1,6 +1,8 @@
 package app_test
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"fmt"
 	"io"
 	"log/slog"
@@ -11,6 +13,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-json-experiment/json"
+	"github.com/valyala/fasthttp"
+
 	"github.com/tallystick/tallystick/bench/load"
 	"github.com/tallystick/tallystick/channels/sandbox/sim"
 	"github.com/tallystick/tallystick/cmd/app"
@@ -18,7 +23,7 @@ import (
 )
 
 // installation is several processes' worth of one installation: they share
-// secrets, directory and brokers.
+// secrets and brokers, and have folders of their own.
 type installation struct {
 	t      *testing.T
 	made   app.Initialised
@@ -48,6 +53,12 @@ func newInstallation(t *testing.T, faults sim.Faults) *installation {
 	in.psp, err = sim.New(sim.Config{Desk: sim.DeskConfig{Accounts: accounts, Seed: 1}, Now: time.Now, Log: slog.New(slog.DiscardHandler)})
 	must(t, err)
 	must(t, in.psp.Listen("127.0.0.1:0"))
+	path := filepath.Join(in.made.Dir, app.DirectoryFile)
+	text, err := os.ReadFile(path)
+	must(t, err)
+	text = bytes.ReplaceAll(text, []byte("http://127.0.0.1:9090"), []byte(in.psp.URL()))
+	must(t, os.WriteFile(path, text, 0o600))
+	must(t, os.WriteFile(filepath.Join(in.made.Dir, app.SnapshotFile), published(1, text), 0o600))
 	stop := (&system{psp: in.psp}).runPSP(t)
 	t.Cleanup(stop)
 	in.env = []string{"TALLYSTICK_BUS=kafka", "TALLYSTICK_KAFKA_BROKERS=" + secure.SASLAddr, "TALLYSTICK_KAFKA_TLS_ENABLED=true",
@@ -60,10 +71,17 @@ func newInstallation(t *testing.T, faults sim.Faults) *installation {
 	return in
 }
 
-// folder is a data folder for one more process.
+// published is a directory file as it is published and kept.
+func published(version int, text []byte) []byte {
+	return fmt.Appendf(nil, "# tallystick directory format=1 version=%d sha256=%x\n%s", version, sha256.Sum256(text), text)
+}
+
+// folder is a data folder for one more process. It has a snapshot of the directory, and
+// no directory.yaml.
 func (in *installation) folder(name string) string {
 	dir := filepath.Join(in.t.TempDir(), name)
 	must(in.t, os.CopyFS(dir, os.DirFS(in.made.Dir)))
+	must(in.t, os.Remove(filepath.Join(dir, app.DirectoryFile)))
 	keys, err := filepath.Glob(filepath.Join(dir, app.SecretsDir, "*"))
 	must(in.t, err)
 	for _, k := range keys {
@@ -77,13 +95,6 @@ func (in *installation) start(dir string, env ...string) *system {
 	in.t.Helper()
 	deps, err := app.Production(dir, append(slices.Clone(in.env), env...), io.Discard)
 	must(in.t, err)
-	snapshot := *deps.Directory.Current()
-	snapshot.Version++
-	snapshot.Accounts = slices.Clone(snapshot.Accounts)
-	for i := range snapshot.Accounts {
-		snapshot.Accounts[i].Endpoint = in.psp.URL()
-	}
-	deps.Directory.Replace(&snapshot)
 	s := &system{psp: in.psp}
 	if in.tweak != nil {
 		in.tweak(&deps)
@@ -94,7 +105,30 @@ func (in *installation) start(dir string, env ...string) *system {
 	must(in.t, s.app.Listen())
 	s.client = load.NewClient(s.app.Addr(), in.made.APIKey, 64)
 	s.stop = s.runApp(in.t)
-	return s
+	for n := 0; ; n++ {
+		why := s.notReady(in.t)
+		if why["kafka"]+why["directory"] == "" {
+			return s
+		}
+		if n > 600 {
+			in.t.Fatalf("not ready: %v", why)
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+// notReady is what a process lacks, and why.
+func (s *system) notReady(t *testing.T) map[string]string {
+	t.Helper()
+	var body struct {
+		Missing map[string]string `json:"missing"`
+	}
+	status, text, err := fasthttp.Get(nil, "http://"+s.app.OperatorAddr()+"/readyz")
+	must(t, err)
+	if must(t, json.Unmarshal(text, &body)); (status == 200) != (len(body.Missing) == 0) {
+		t.Errorf("%d with missing %v", status, body.Missing)
+	}
+	return body.Missing
 }
 
 // Two gateways take payments, and everything else runs in a third process, over a

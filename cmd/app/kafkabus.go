@@ -3,12 +3,14 @@ package app
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/tallystick/tallystick/core/merchant"
 	"github.com/tallystick/tallystick/internal/bus"
 	"github.com/tallystick/tallystick/internal/bus/embedded"
 	"github.com/tallystick/tallystick/internal/bus/kafka"
@@ -17,24 +19,25 @@ import (
 
 // KafkaConfig is for bus: kafka. See kafka.Config and kafka.IntakeConfig.
 type KafkaConfig struct {
-	Brokers         string        `yaml:"brokers"` // host:port, with commas between them
-	TopicPrefix     string        `yaml:"topic_prefix"`
-	Replication     int           `yaml:"replication"`
-	MinInSync       int           `yaml:"min_in_sync"`
-	Retention       time.Duration `yaml:"retention"`
-	StartTimeout    time.Duration `yaml:"start_timeout"` // how long a start waits for the brokers
-	ProduceTimeout  time.Duration `yaml:"produce_timeout"`
-	FetchWait       time.Duration `yaml:"fetch_wait"`
-	FetchGather     time.Duration `yaml:"fetch_gather"`
-	RelayGather     time.Duration `yaml:"relay_gather"`
-	FetchBytesMax   int           `yaml:"fetch_bytes_max"`
-	BufferBytesMax  int           `yaml:"buffer_bytes_max"`
-	QueueBytesMax   int64         `yaml:"queue_bytes_max"`
-	BatchRecordsMax int           `yaml:"batch_records_max"`
-	BatchBytesMax   int           `yaml:"batch_bytes_max"`
-	RecordBytes     int64         `yaml:"record_bytes"` // about what an intent takes, to tell bytes from records
-	TLS             KafkaTLS      `yaml:"tls"`
-	SASL            KafkaSASL     `yaml:"sasl"`
+	Brokers           string        `yaml:"brokers"` // host:port, with commas between them
+	TopicPrefix       string        `yaml:"topic_prefix"`
+	Replication       int           `yaml:"replication"`
+	MinInSync         int           `yaml:"min_in_sync"`
+	Retention         time.Duration `yaml:"retention"`
+	StartTimeout      time.Duration `yaml:"start_timeout"` // how long a start waits for the brokers
+	ProduceTimeout    time.Duration `yaml:"produce_timeout"`
+	FetchWait         time.Duration `yaml:"fetch_wait"`
+	FetchGather       time.Duration `yaml:"fetch_gather"`
+	RelayGather       time.Duration `yaml:"relay_gather"`
+	FetchBytesMax     int           `yaml:"fetch_bytes_max"`
+	BufferBytesMax    int           `yaml:"buffer_bytes_max"`
+	QueueBytesMax     int64         `yaml:"queue_bytes_max"`
+	BatchRecordsMax   int           `yaml:"batch_records_max"`
+	BatchBytesMax     int           `yaml:"batch_bytes_max"`
+	DirectoryBytesMax int           `yaml:"directory_bytes_max"` // of a published directory
+	RecordBytes       int64         `yaml:"record_bytes"`        // about what an intent takes, to tell bytes from records
+	TLS               KafkaTLS      `yaml:"tls"`
+	SASL              KafkaSASL     `yaml:"sasl"`
 }
 
 // KafkaTLS says how connections to the brokers are encrypted. See kafka.TLS.
@@ -56,7 +59,15 @@ func defaultKafka() KafkaConfig {
 	c, i := kafka.DefaultConfig(), kafka.DefaultIntakeConfig()
 	return KafkaConfig{TopicPrefix: c.Prefix, Replication: c.Replication, MinInSync: c.MinInSync, Retention: c.Retention, StartTimeout: 30 * time.Second,
 		ProduceTimeout: c.ProduceTimeout, FetchWait: c.FetchWait, FetchGather: c.FetchGather, RelayGather: c.RelayGather, FetchBytesMax: c.FetchBytesMax, BufferBytesMax: c.BufferBytesMax,
-		QueueBytesMax: i.QueueBytesMax, BatchRecordsMax: i.BatchRecordsMax, BatchBytesMax: i.BatchBytesMax, RecordBytes: 800}
+		QueueBytesMax: i.QueueBytesMax, BatchRecordsMax: i.BatchRecordsMax, BatchBytesMax: i.BatchBytesMax, DirectoryBytesMax: 4 << 20, RecordBytes: 800}
+}
+
+// validateDirectory checks the bound of what is published.
+func (c KafkaConfig) validateDirectory() error {
+	if c.DirectoryBytesMax < 1 || c.DirectoryBytesMax > merchant.FileBytesMax {
+		return &fault.Error{Kind: fault.Invalid, Op: "configuration", Field: "kafka.directory_bytes_max", Code: "out_of_range", Fix: fmt.Sprintf("use 1 to %d", merchant.FileBytesMax)}
+	}
+	return nil
 }
 
 func (c Config) kafka() kafka.Config {
@@ -80,19 +91,24 @@ func (c Config) kafkaIntake() kafka.IntakeConfig {
 type kafkaBus struct {
 	app     *App
 	cluster *kafka.Cluster
+	board   *kafka.Board // the directory
 	in      *kafka.Intake
 	unread  *kafka.Backlog
 
 	near map[bus.Topic]bool // an alarm was raised; for lookUnread alone
 
-	mu   sync.Mutex
-	told map[bus.Topic]map[int]bus.Place // core's places that the brokers do not know yet
+	checked chan struct{} // closed once the topics are there and fit
+
+	mu    sync.Mutex
+	unfit error                           // why checked is not closed
+	told  map[bus.Topic]map[int]bus.Place // core's places that the brokers do not know yet
 }
 
 // entering are the topics that are written from outside.
 func entering() []bus.Topic { return []bus.Topic{bus.Intents, bus.Callbacks} }
 
-// openKafka connects, and waits for the topics.
+// openKafka connects. Stores in files are held against the brokers before they are
+// used: with them it waits for the topics; else everything but what needs them starts.
 func (a *App) openKafka(ctx context.Context) (transport, error) {
 	cfg := a.Config.kafka()
 	cfg.SASL.Password = a.KafkaPassword
@@ -100,13 +116,16 @@ func (a *App) openKafka(ctx context.Context) (transport, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &kafkaBus{app: a, cluster: c, told: map[bus.Topic]map[int]bus.Place{}, near: map[bus.Topic]bool{}}
-	if err := k.awaitTopics(ctx); err != nil {
-		return nil, errors.Join(err, c.Close())
+	k := &kafkaBus{app: a, cluster: c, board: kafka.NewBoard(c, directoryTopic, a.Config.Kafka.DirectoryBytesMax), told: map[bus.Topic]map[int]bus.Place{}, near: map[bus.Topic]bool{},
+		checked: make(chan struct{}), unfit: fault.New(fault.Unavailable, "kafka", "the topics are not checked yet")}
+	if a.Config.Stores == StoresSQLite && len(a.Config.areas()) > 0 {
+		if err := a.Config.Kafka.await(ctx, k.ensure); err != nil {
+			return nil, errors.Join(err, c.Close())
+		}
 	}
 	k.unread = kafka.NewBacklog(c, kafka.BacklogConfig{Reader: string(RoleCore), UnreadBytesMax: a.Config.Intake.UnreadBytesMax,
 		UnreadAgeMax: a.Config.Intake.UnreadAgeMax, RecordBytes: a.Config.Kafka.RecordBytes}, a.Now, entering()...)
-	k.in, err = kafka.NewIntake(c, a.Config.kafkaIntake(), k.unread.Admit, entering()...)
+	k.in, err = kafka.NewIntake(c, a.Config.kafkaIntake(), k.admit, entering()...)
 	if err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
@@ -120,26 +139,6 @@ func (a *App) openKafka(ctx context.Context) (transport, error) {
 		return held
 	})
 	return k, nil
-}
-
-// awaitTopics waits for brokers that are still starting.
-func (k *kafkaBus) awaitTopics(ctx context.Context) error {
-	return k.app.Config.Kafka.await(ctx, func(ctx context.Context) error { return k.cluster.EnsureTopics(ctx, topics()...) })
-}
-
-// await tries again while brokers are unavailable, for StartTimeout at most.
-func (c KafkaConfig) await(ctx context.Context, try func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, c.StartTimeout)
-	defer cancel()
-	for {
-		err := try(ctx)
-		if !fault.Is(err, fault.Unavailable) || ctx.Err() != nil {
-			return err
-		}
-		if bus.Sleep(ctx, 200*time.Millisecond); ctx.Err() != nil {
-			return err // it says more than that the time is over
-		}
-	}
 }
 
 func (k *kafkaBus) intake() bus.Intake { return k.in }
@@ -256,26 +255,16 @@ func (k *kafkaBus) tell(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// brokersPatience is how long brokers may be silent before a gateway is not ready.
-const brokersPatience = 3 * time.Second
-
-// reachable is about a gateway: it alone asks again and again.
-func (k *kafkaBus) reachable() error {
-	if k.app.Now().Sub(k.unread.Seen()) > brokersPatience+2*k.app.Config.Intake.MeasureEvery {
-		return fault.New(fault.Unavailable, "kafka", "the brokers do not answer")
-	}
-	return nil
-}
-
 func (k *kafkaBus) backlog(t bus.Topic) (int64, time.Duration) { return k.unread.Of(t) }
 
 func (k *kafkaBus) first() (out []runner) {
 	c := k.app.Config
+	out = append(out, runner{"topics", k.runTopics})
 	if c.has(RoleGateway) {
-		out = append(out, runner{"intake", k.in.Run}, runner{"backlog", k.every(c.Intake.MeasureEvery, k.lookUnread)})
+		out = append(out, runner{"intake", k.in.Run}, after(k.checked, runner{"backlog", k.every(c.Intake.MeasureEvery, k.lookUnread)}))
 	}
 	if c.has(RoleCore) {
-		out = append(out, runner{"places", k.every(c.Intake.MeasureEvery, k.tell)})
+		out = append(out, after(k.checked, runner{"places", k.every(c.Intake.MeasureEvery, k.tell)}))
 	}
 	return out
 }

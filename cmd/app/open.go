@@ -63,9 +63,11 @@ func Production(dir string, environ []string, logTo io.Writer) (d Deps, err erro
 			return d, err
 		}
 	}
-	snapshot, err := merchant.Load(filepath.Join(dir, DirectoryFile))
-	if err != nil {
-		return d, err
+	var snapshot *merchant.Snapshot // on Kafka it is published
+	if d.Config.Bus == BusEmbedded {
+		if snapshot, err = merchant.Load(filepath.Join(dir, DirectoryFile)); err != nil {
+			return d, err
+		}
 	}
 	d.Directory = merchant.NewDirectory(snapshot)
 	if d.Coord, err = newCoordinator(&d, secrets); err != nil {

@@ -30,8 +30,8 @@ func (a *App) probes() []api.Probe {
 			return nil
 		}})
 	}
-	if a.Config.has(RoleGateway) && a.Config.Bus == BusKafka {
-		out = append(out, api.Probe{Name: "kafka", Check: a.bus.reachable})
+	if a.Config.Bus == BusKafka {
+		out = append(out, api.Probe{Name: "kafka", Check: a.bus.reachable}, api.Probe{Name: "directory", Check: a.directory.Missing})
 	}
 	for _, area := range slices.Sorted(maps.Keys(a.Stores.databases())) {
 		out = append(out, api.Probe{Name: area + "_store", Check: func() error { return a.gauges.store(area) }})

@@ -15,6 +15,18 @@ type runner struct {
 	run  func(ctx context.Context) error
 }
 
+// after holds a runner back until something is there.
+func after(there <-chan struct{}, r runner) runner {
+	return runner{r.name, func(ctx context.Context) error {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-there:
+			return r.run(ctx)
+		}
+	}}
+}
+
 // runAll starts runners in order. When ctx ends, or one of them does, they are
 // stopped in reverse order, each before the next; one that does not stop within
 // patience is named in the error and left behind. The first failure is returned.

@@ -64,18 +64,25 @@ func (a *App) Run(ctx context.Context) error {
 	TuneGC()
 	c := a.Config.Consumers
 	runners := append([]runner{{"coordination", a.Coord.Run}}, a.bus.first()...)
+	// Nothing is read or told before the bus is ready, and nobody is on duty before there
+	// is a directory: core would reject what it does not know.
 	if a.Config.has(RoleGateway) {
-		runners = append(append(runners, a.carriers...), runner{"voucher view", func(ctx context.Context) error { return a.Views.Run(ctx, c.Idle, c.BackoffMax) }})
+		for _, r := range append(a.carriers, runner{"voucher view", func(ctx context.Context) error { return a.Views.Run(ctx, c.Idle, c.BackoffMax) }}) {
+			runners = append(runners, after(a.bus.ready(), r))
+		}
 	}
 	if a.Config.has(RoleAccounting) {
 		runners = append(runners, runner{"ledger watch", a.Watch.Run})
 	}
 	runners = append(runners, runner{"gauges", a.runGauges}, runner{"operator port", a.serveOperator})
-	runners = append(runners, a.runnersOf(a.atWork()...)...)
+	runners = append(runners, after(a.bus.ready(), runner{"directory", func(ctx context.Context) error { return a.directory.Run(ctx, a.Config.DirectoryPoll) }}))
+	work := a.runnersOf(a.atWork()...)
 	for _, cell := range a.cells {
-		runners = append(runners, runner{cell.name(), cell.run})
+		work = append(work, runner{cell.name(), cell.run})
 	}
-	runners = append(runners, runner{"directory", a.followDirectory})
+	for _, r := range work {
+		runners = append(runners, after(a.bus.ready(), after(a.Directory.Known(), r)))
+	}
 	if a.Config.has(RoleGateway) {
 		runners = append(runners, runner{"public API", a.servePublic})
 	}

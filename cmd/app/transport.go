@@ -2,8 +2,10 @@ package app
 
 import (
 	"context"
+	"path/filepath"
 	"time"
 
+	"github.com/tallystick/tallystick/core/merchant"
 	"github.com/tallystick/tallystick/internal/bus"
 	"github.com/tallystick/tallystick/internal/bus/embedded"
 	"github.com/tallystick/tallystick/internal/bus/kafka"
@@ -33,6 +35,11 @@ type transport interface {
 	keeps() time.Duration
 	// passed is told how far core has come in a topic.
 	passed(topic bus.Topic, moves []bus.Move)
+	// ready is closed once everything is there that messages go through: before that
+	// nothing may be read or told.
+	ready() <-chan struct{}
+	// directory is where newer directories come from.
+	directory() directorySource
 	// reachable says why what enters from outside cannot be appended; nil if it can.
 	reachable() error
 	// backlog is what is unread of a topic that enters from outside.
@@ -41,6 +48,16 @@ type transport interface {
 	first() []runner
 	steps() []Step
 	close() error
+}
+
+// directorySource puts newer directories in force: in the embedded profile its file, and
+// else what is published. See merchant.Watcher and merchant.Follower.
+type directorySource interface {
+	Run(ctx context.Context, every time.Duration) error
+	// Refused counts what was refused.
+	Refused() int64
+	// Missing says why no directory is in force; nil if one is.
+	Missing() error
 }
 
 // embeddedBus is the areas' own logs, and an intake in the same process.
@@ -107,6 +124,16 @@ func (e *embeddedBus) passed(topic bus.Topic, moves []bus.Move) {
 	for _, m := range moves {
 		e.log.Passed(intakeReader, topic, m.To.Seq)
 	}
+}
+
+func (e *embeddedBus) ready() <-chan struct{} {
+	there := make(chan struct{})
+	close(there)
+	return there
+}
+
+func (e *embeddedBus) directory() directorySource {
+	return merchant.NewWatcher(filepath.Join(e.app.Dir, DirectoryFile), e.app.Directory, e.app.Log)
 }
 
 func (e *embeddedBus) reachable() error { return nil }

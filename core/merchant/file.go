@@ -1,18 +1,13 @@
 package merchant
 
 import (
-	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net/url"
 	"os"
 	"regexp"
 	"slices"
-	"sync/atomic"
-	"time"
 	"unicode/utf8"
 
 	"github.com/tallystick/tallystick/channels"
@@ -39,14 +34,16 @@ func Load(path string) (*Snapshot, error) {
 	return parse(path, text)
 }
 
-// read gives at most one byte more than a file may have.
-func read(path string) ([]byte, error) {
+func read(path string) ([]byte, error) { return readAtMost(path, FileBytesMax) }
+
+// readAtMost gives at most one byte more than a file may have.
+func readAtMost(path string, bytesMax int64) ([]byte, error) {
 	f, err := os.Open(path) //nolint:gosec // the operator's own file
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close() //nolint:errcheck // only read
-	return io.ReadAll(io.LimitReader(f, FileBytesMax+1))
+	return io.ReadAll(io.LimitReader(f, bytesMax+1))
 }
 
 func parse(path string, text []byte) (*Snapshot, error) {
@@ -149,89 +146,5 @@ func validateCurrencies(c *check, at string, currencies []money.Currency) {
 	for j, cur := range currencies {
 		c.that(cur.Validate() == nil, fmt.Sprintf("%s.currencies[%d]", at, j), "use an ISO 4217 code in upper case, such as CNY")
 		c.that(!slices.Contains(currencies[:j], cur), fmt.Sprintf("%s.currencies[%d]", at, j), "is there twice")
-	}
-}
-
-// Watcher puts a directory file in force again when it changes. A file that
-// cannot be read, or whose version is not higher, changes nothing. Replace the
-// file by a rename: one that is read half written may look complete.
-type Watcher struct {
-	path      string
-	directory *Directory
-	log       *slog.Logger
-	last      []byte // as last read
-	missing   bool
-	refused   atomic.Int64
-}
-
-// NewWatcher watches the file that the directory was loaded from.
-func NewWatcher(path string, d *Directory, log *slog.Logger) *Watcher {
-	return &Watcher{path: path, directory: d, log: log}
-}
-
-// Refused counts the files that were refused since the start: for a metric.
-func (w *Watcher) Refused() int64 { return w.refused.Load() }
-
-// Step looks once: worked is true when a newer version came into force. A file
-// that is refused or missing is an error once, until it changes again.
-func (w *Watcher) Step(context.Context) (worked bool, err error) {
-	worked, err = w.step()
-	if err != nil {
-		w.refused.Add(1)
-	}
-	return worked, fault.Wrap("directory", err)
-}
-
-func (w *Watcher) step() (worked bool, err error) {
-	text, err := read(w.path)
-	if err != nil {
-		again := w.missing
-		w.missing = true
-		if again {
-			return false, nil
-		}
-		return false, err
-	}
-	first := w.last == nil // the file that the directory was loaded from
-	w.missing = false
-	if bytes.Equal(text, w.last) {
-		return false, nil
-	}
-	w.last = text
-	s, err := parse(w.path, text)
-	if err != nil {
-		return false, err
-	}
-	if w.directory.Replace(s) {
-		return true, nil
-	}
-	if first && s.Version == w.directory.Current().Version {
-		return false, nil
-	}
-	return false, &fault.Error{Kind: fault.Conflict, Op: w.path, Field: "version", Code: "not_raised", Fix: "raise it above what is in force",
-		Err: fmt.Errorf("the file changed, but its version %d is not above %d", s.Version, w.directory.Current().Version)}
-}
-
-// Run looks every interval, and whenever it is woken, until ctx ends. changed is
-// called for each newer version; wake and changed may be nil.
-func (w *Watcher) Run(ctx context.Context, every time.Duration, wake <-chan struct{}, changed func()) error {
-	tick := time.NewTicker(every)
-	defer tick.Stop()
-	for {
-		worked, err := w.Step(ctx)
-		if err != nil {
-			w.log.Error("directory not changed: the last good version stays in force", "error", err)
-		} else if worked {
-			w.log.Info("directory changed", "version", w.directory.Current().Version)
-			if changed != nil {
-				changed()
-			}
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		case <-wake:
-		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"crypto/subtle"
 	"encoding/hex"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -86,10 +87,9 @@ type Snapshot struct {
 	Merchants []Merchant       `yaml:"merchants"`
 	Accounts  []ChannelAccount `yaml:"channel_accounts"`
 
-	byKey      map[string]*Merchant
-	byID       map[string]*Merchant
-	accounts   map[string]*ChannelAccount
-	ReadAtUnix int64 `yaml:"-"`
+	byKey    map[string]*Merchant
+	byID     map[string]*Merchant
+	accounts map[string]*ChannelAccount
 }
 
 // index fills the lookups; every way to make a Snapshot ends here.
@@ -139,18 +139,29 @@ func HashKey(key string) string {
 }
 
 // Directory is the current snapshot, replaced as a whole. Safe for concurrent use.
-type Directory struct{ current atomic.Pointer[Snapshot] }
+type Directory struct {
+	current atomic.Pointer[Snapshot]
+	known   chan struct{}
+	once    sync.Once
+}
 
-// NewDirectory starts with a snapshot.
+// NewDirectory starts with a snapshot; with nil it is one of version 0 in which there
+// is nobody, until the first one comes.
 func NewDirectory(s *Snapshot) *Directory {
-	d := &Directory{}
-	s.index()
-	d.current.Store(s)
+	d := &Directory{known: make(chan struct{})}
+	d.current.Store(&Snapshot{})
+	if s != nil {
+		d.Replace(s)
+	}
 	return d
 }
 
 // Current is the snapshot in force. Callers use one for the whole of a request.
 func (d *Directory) Current() *Snapshot { return d.current.Load() }
+
+// Known is closed once there is a directory: what asks it whether something is allowed
+// must not begin before.
+func (d *Directory) Known() <-chan struct{} { return d.known }
 
 // Replace puts a newer snapshot in force; an older or equal version is ignored,
 // and false returned.
@@ -162,6 +173,7 @@ func (d *Directory) Replace(s *Snapshot) bool {
 			return false
 		}
 		if d.current.CompareAndSwap(have, s) {
+			d.once.Do(func() { close(d.known) })
 			return true
 		}
 	}

@@ -54,7 +54,7 @@ var catalogue = []Problem{
 	{"not_accepted", 503, "Not accepted", "The payment was certainly not accepted: the gateway cannot keep more at the moment.", "Send again after `Retry-After`, with the same key."},
 	{"view_unavailable", 503, "State not known at the moment", "This replica does not hold the voucher, and core is not reached. It says nothing about the payment.", "Ask again after `Retry-After`."},
 	{"callback_not_kept", 503, "Callback not kept", "The callback could not be committed.", "The PSP repeats it."},
-	{"not_ready", 503, "Not ready", "`missing` names what the process lacks.", "Send traffic to another replica."},
+	{"not_ready", 503, "Not ready", "The process lacks what it needs; at `/readyz`, `missing` names it. Nothing was accepted.", "Send traffic to another replica."},
 	{"acceptance_unknown", 504, "Acceptance unknown", "Nobody can say yet whether the payment was accepted. The body names its ids, and gives no token.", "Ask again with the same key and body, or read the voucher with the API key."},
 }
 

@@ -179,12 +179,21 @@ func (s *Server) only(x *exchange, method string, h func(*exchange) error) error
 
 // merchant authenticates an API key.
 func (s *Server) merchant(key []byte) (*merchant.Merchant, error) {
+	directory := s.d.Directory.Current()
+	if directory.Version == 0 { // nobody can say whose key it is
+		return nil, noDirectory()
+	}
 	if len(key) > 0 {
-		if m := s.d.Directory.Current().Authenticate(key); m != nil {
+		if m := directory.Authenticate(key); m != nil {
 			return m, nil
 		}
 	}
 	return nil, &fault.Error{Kind: fault.Unauthorized, Op: "gateway", Code: "unauthorized"}
+}
+
+// noDirectory is for a process that does not know yet who there is.
+func noDirectory() error {
+	return &fault.Error{Kind: fault.Unavailable, Op: "gateway", Code: "not_ready", Err: errors.New("there is no directory yet")}
 }
 
 func (s *Server) postPayment(x *exchange) error {
@@ -305,6 +314,9 @@ func (s *Server) getTrade(x *exchange) error {
 }
 
 func (s *Server) postCallback(x *exchange) error {
+	if s.d.Directory.Current().Version == 0 {
+		return noDirectory()
+	}
 	channel, account, _ := bytes.Cut(x.Path()[len(pathCallbacks):], []byte("/"))
 	headers := map[string]string{}
 	for k, v := range x.Request.Header.All() {

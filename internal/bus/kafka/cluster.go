@@ -1,10 +1,7 @@
 package kafka
 
 import (
-	"cmp"
 	"context"
-	"errors"
-	"fmt"
 	"net"
 	"slices"
 	"strconv"
@@ -142,122 +139,6 @@ func (c *Cluster) topic(t bus.Topic) string { return c.cfg.Prefix + string(t) }
 // named is the topic that has a name at the brokers.
 func (c *Cluster) named(name string) bus.Topic {
 	return bus.Topic(strings.TrimPrefix(name, c.cfg.Prefix))
-}
-
-// EnsureTopics makes the topics that are missing, and holds those that are there
-// against the configuration: fault.Conflict names the first that does not fit, and
-// fault.Invalid a key of the configuration with which brokers let nobody in.
-func (c *Cluster) EnsureTopics(ctx context.Context, topics ...bus.Topic) error {
-	const op = "kafka: topics"
-	if _, err := c.client.Metadata(ctx, &kafka.MetadataRequest{}); err != nil { // the first connection
-		return cmp.Or(c.misconfigured(err), fault.Wrap(op, unavailable(err)))
-	}
-	req := &kafka.CreateTopicsRequest{}
-	for _, t := range topics {
-		req.Topics = append(req.Topics, kafka.TopicConfig{Topic: c.topic(t), NumPartitions: c.cfg.Groups, ReplicationFactor: c.cfg.Replication,
-			ConfigEntries: []kafka.ConfigEntry{{ConfigName: "retention.ms", ConfigValue: strconv.FormatInt(c.cfg.Retention.Milliseconds(), 10)},
-				{ConfigName: "retention.bytes", ConfigValue: "-1"}, {ConfigName: "cleanup.policy", ConfigValue: "delete"},
-				{ConfigName: "min.insync.replicas", ConfigValue: strconv.Itoa(c.cfg.MinInSync)},
-				{ConfigName: "max.message.bytes", ConfigValue: strconv.Itoa(max(1<<20, c.messageBytesMin()))}}})
-	}
-	res, err := c.client.CreateTopics(ctx, req)
-	if err != nil {
-		return fault.Wrap(op, unavailable(err))
-	}
-	for name, err := range res.Errors {
-		if err != nil && !errors.Is(err, kafka.TopicAlreadyExists) {
-			return fault.New(fault.Unavailable, op, "%s: %w", name, err)
-		}
-	}
-	if err := c.checkTopics(ctx, topics); err != nil {
-		return err
-	}
-	return fault.Wrap(op, c.awaitLeaders(ctx, topics))
-}
-
-// awaitLeaders waits, within ctx, until every partition answers: a broker may name
-// itself the leader of a new one a moment before it is.
-func (c *Cluster) awaitLeaders(ctx context.Context, topics []bus.Topic) error {
-	req := &kafka.ListOffsetsRequest{Topics: map[string][]kafka.OffsetRequest{}}
-	for _, t := range topics {
-		for g := range c.cfg.Groups {
-			req.Topics[c.topic(t)] = append(req.Topics[c.topic(t)], kafka.LastOffsetOf(g))
-		}
-	}
-	for {
-		res, err := c.client.ListOffsets(ctx, req)
-		if err == nil {
-			for _, partitions := range res.Topics {
-				for _, p := range partitions {
-					err = errors.Join(err, p.Error)
-				}
-			}
-		}
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return unavailable(err)
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
-}
-
-// messageBytesMin is what a topic must take at once: a batch, and what Kafka adds.
-func (c *Cluster) messageBytesMin() int { return c.cfg.BatchBytesMax + c.cfg.BatchBytesMax/4 }
-
-func (c *Cluster) checkTopics(ctx context.Context, topics []bus.Topic) error {
-	const op = "kafka: topics"
-	names := make([]string, len(topics))
-	for i, t := range topics {
-		names[i] = c.topic(t)
-	}
-	meta, err := c.metadata(ctx, names)
-	if err != nil {
-		return fault.Wrap(op, err)
-	}
-	conflict := func(topic, fix, format string, args ...any) error {
-		return &fault.Error{Kind: fault.Conflict, Op: op, Field: topic, Code: "topic_unfit", Fix: fix, Err: fmt.Errorf(format, args...)}
-	}
-	req := &kafka.DescribeConfigsRequest{}
-	for _, t := range meta {
-		if n := len(t.Partitions); n != c.cfg.Groups {
-			return conflict(t.Name, "use the number of groups that it was made with", "it has %d partitions, there are %d groups", n, c.cfg.Groups)
-		}
-		if n := len(t.Partitions[0].Replicas); n < c.cfg.Replication {
-			return conflict(t.Name, "add replicas, or lower kafka.replication", "it has %d replicas", n)
-		}
-		req.Resources = append(req.Resources, kafka.DescribeConfigRequestResource{ResourceType: kafka.ResourceTypeTopic, ResourceName: t.Name,
-			ConfigNames: []string{"retention.ms", "cleanup.policy", "min.insync.replicas", "retention.bytes", "max.message.bytes"}})
-	}
-	res, err := c.client.DescribeConfigs(ctx, req)
-	if err != nil {
-		return fault.Wrap(op, unavailable(err))
-	}
-	for _, r := range res.Resources {
-		if r.Error != nil {
-			return fault.New(fault.Unavailable, op, "%s: %w", r.ResourceName, r.Error)
-		}
-		have := map[string]string{}
-		for _, e := range r.ConfigEntries {
-			have[e.ConfigName] = e.ConfigValue
-		}
-		number := func(name string) int64 { n, _ := strconv.ParseInt(have[name], 10, 64); return n }
-		switch keep := number("retention.ms"); {
-		case keep >= 0 && keep < c.cfg.Retention.Milliseconds():
-			return conflict(r.ResourceName, "raise retention.ms, or lower kafka.retention", "it keeps %d ms, %d are wanted", keep, c.cfg.Retention.Milliseconds())
-		case number("retention.bytes") >= 0:
-			return conflict(r.ResourceName, "set retention.bytes to -1", "it deletes what was not read once it has %s bytes", have["retention.bytes"])
-		case strings.Contains(have["cleanup.policy"], "compact"):
-			return conflict(r.ResourceName, "set cleanup.policy to delete", "it is compacted, which leaves gaps")
-		case number("min.insync.replicas") < int64(c.cfg.MinInSync):
-			return conflict(r.ResourceName, "raise min.insync.replicas", "it is %s", have["min.insync.replicas"])
-		case number("max.message.bytes") < int64(c.messageBytesMin()):
-			return conflict(r.ResourceName, "raise max.message.bytes, or lower kafka.batch_bytes_max", "it takes %s bytes at once, %d are wanted", have["max.message.bytes"], c.messageBytesMin())
-		}
-	}
-	return nil
 }
 
 // metadata waits, within ctx, until a broker knows all the topics and who leads

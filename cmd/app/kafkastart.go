@@ -1,0 +1,107 @@
+package app
+
+import (
+	"context"
+	"path/filepath"
+	"time"
+
+	"github.com/tallystick/tallystick/core/merchant"
+	"github.com/tallystick/tallystick/internal/bus"
+	"github.com/tallystick/tallystick/internal/fault"
+)
+
+// directoryTopic is where the directory is published.
+const directoryTopic bus.Topic = "directory"
+
+// ensure makes topics and checks them.
+func (k *kafkaBus) ensure(ctx context.Context) error {
+	err := k.cluster.EnsureTopics(ctx, topics()...)
+	if err == nil {
+		err = k.board.Ensure(ctx)
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err == nil && k.unfit != nil {
+		close(k.checked)
+	}
+	k.unfit = err
+	return err
+}
+
+// runTopics checks the topics, as soon as the brokers answer. Those that do not fit end
+// the process.
+func (k *kafkaBus) runTopics(ctx context.Context) error {
+	for pause := time.Duration(0); ; {
+		select {
+		case <-k.checked:
+			<-ctx.Done()
+			return nil
+		default:
+		}
+		switch err := k.ensure(ctx); {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil && !fault.Is(err, fault.Unavailable):
+			return err
+		case err != nil:
+			pause = min(max(2*pause, 200*time.Millisecond), k.app.Config.Consumers.BackoffMax)
+			k.app.Log.Error("topics not checked: nothing is taken and nothing read", "error", err)
+			bus.Sleep(ctx, pause)
+		}
+	}
+}
+
+func (k *kafkaBus) ready() <-chan struct{} { return k.checked }
+
+// directory follows the topic; core publishes its file.
+func (k *kafkaBus) directory() directorySource {
+	a, file := k.app, ""
+	if a.Config.has(RoleCore) {
+		file = filepath.Join(a.Dir, DirectoryFile)
+	}
+	f := merchant.NewFollower(merchant.FollowerDeps{Board: k.board, Directory: a.Directory, Snapshot: filepath.Join(a.Dir, SnapshotFile), File: file, Now: a.Now, Log: a.Log})
+	a.Metrics.GetOrCreateGauge(`tallystick_directory_age_seconds`, func() float64 { return f.Age().Seconds() })
+	return f
+}
+
+// admit refuses what a topic that was not checked would not keep.
+func (k *kafkaBus) admit(t bus.Topic) error {
+	select {
+	case <-k.checked:
+		return k.unread.Admit(t)
+	default:
+		return fault.New(fault.Unavailable, "kafka", "the topics are not checked yet")
+	}
+}
+
+// await tries again while brokers are unavailable, for StartTimeout at most.
+func (c KafkaConfig) await(ctx context.Context, try func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, c.StartTimeout)
+	defer cancel()
+	for {
+		err := try(ctx)
+		if !fault.Is(err, fault.Unavailable) || ctx.Err() != nil {
+			return err
+		}
+		if bus.Sleep(ctx, 200*time.Millisecond); ctx.Err() != nil {
+			return err // it says more than that the time is over
+		}
+	}
+}
+
+// brokersPatience is how long brokers may be silent before a gateway is not ready.
+const brokersPatience = 3 * time.Second
+
+// reachable is about the start; then about a gateway: it alone asks again and again.
+func (k *kafkaBus) reachable() error {
+	k.mu.Lock()
+	unfit := k.unfit
+	k.mu.Unlock()
+	if unfit != nil || !k.app.Config.has(RoleGateway) {
+		return unfit
+	}
+	if k.app.Now().Sub(k.unread.Seen()) > brokersPatience+2*k.app.Config.Intake.MeasureEvery {
+		return fault.New(fault.Unavailable, "kafka", "the brokers do not answer")
+	}
+	return nil
+}

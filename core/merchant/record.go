@@ -1,0 +1,132 @@
+package merchant
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+
+	"github.com/tallystick/tallystick/internal/fault"
+)
+
+// recordFormat is what this build writes and reads.
+const recordFormat = 1
+
+// headerBytesMax is more than the first line of a record takes.
+const headerBytesMax = 160
+
+// header is the first line of a record: a comment, so that the record is a
+// directory file as well.
+var header = regexp.MustCompile(`^# tallystick directory format=([0-9]{1,9}) version=([0-9]{1,19}) sha256=([0-9a-f]{64})$`)
+
+// Record is one version of the directory as it travels and is kept: a line that says
+// which one it is, and the text of the file that it was written in, byte for byte.
+type Record struct {
+	Version int64
+	Sum     string // SHA-256 of the text, hexadecimal
+	bytes   []byte // the line and the text
+	text    []byte
+}
+
+// newRecord makes the record of a valid file.
+func newRecord(version int64, text []byte) *Record {
+	sum := sha256.Sum256(text)
+	r := &Record{Version: version, Sum: hex.EncodeToString(sum[:])}
+	r.bytes = fmt.Appendf(nil, "# tallystick directory format=%d version=%d sha256=%s\n", recordFormat, version, r.Sum)
+	n := len(r.bytes)
+	r.bytes = append(r.bytes, text...)
+	r.text = r.bytes[n:]
+	return r
+}
+
+// parseRecord reads a record, and holds the text against its checksum; it does not
+// look what is in it. Errors are fault.Invalid: header_unreadable, format_unknown,
+// checksum_wrong. Of a format of later builds there is the version as well. The record
+// keeps raw.
+func parseRecord(raw []byte) (*Record, error) {
+	bad := func(code, format string, args ...any) error {
+		return &fault.Error{Kind: fault.Invalid, Op: "directory", Code: code, Err: fmt.Errorf(format, args...)}
+	}
+	line, text, ended := bytes.Cut(raw[:min(len(raw), headerBytesMax)], []byte("\n"))
+	m := header.FindSubmatch(line)
+	if !ended || m == nil {
+		return nil, bad("header_unreadable", "the first line is not that of a directory")
+	}
+	version, err := strconv.ParseInt(string(m[2]), 10, 64)
+	if err != nil {
+		return nil, bad("header_unreadable", "version: %w", err)
+	}
+	if string(m[1]) != strconv.Itoa(recordFormat) {
+		return &Record{Version: version}, bad("format_unknown", "it has format %s, this build knows %d", m[1], recordFormat)
+	}
+	text = raw[len(line)+1:]
+	sum := sha256.Sum256(text)
+	if hex.EncodeToString(sum[:]) != string(m[3]) {
+		return nil, bad("checksum_wrong", "version %d has %d bytes that are not those it was made with", version, len(text))
+	}
+	return &Record{Version: version, Sum: string(m[3]), bytes: raw, text: text}, nil
+}
+
+// same reports whether two records are one.
+func (r *Record) same(other *Record) bool {
+	return other != nil && r.Version == other.Version && r.Sum == other.Sum
+}
+
+// snapshot reads what is in the record, as a directory file is read. name is for errors.
+func (r *Record) snapshot(name string) (*Snapshot, error) {
+	s, err := parse(name, r.text)
+	if err != nil {
+		return nil, err
+	}
+	if s.Version != r.Version {
+		return nil, &fault.Error{Kind: fault.Invalid, Op: name, Field: "version", Code: "version_wrong",
+			Err: fmt.Errorf("it is %d, and %d in the first line", s.Version, r.Version)}
+	}
+	return s, nil
+}
+
+// loadRecord reads a snapshot file; fs.ErrNotExist if there is none.
+func loadRecord(path string) (*Record, *Snapshot, error) {
+	raw, err := readAtMost(path, FileBytesMax+headerBytesMax)
+	if err != nil {
+		return nil, nil, err
+	}
+	r, err := parseRecord(raw)
+	if err != nil {
+		return nil, nil, fault.Wrap(path, err)
+	}
+	s, err := r.snapshot(path)
+	return r, s, err
+}
+
+// save writes a snapshot file as a whole: after a crash the file is this one, or the
+// one that was there before. Several processes may write it at once.
+func (r *Record) save(path string) error {
+	dir := filepath.Dir(path)
+	f, err := os.CreateTemp(dir, filepath.Base(path)+".*.new") // 0600
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(r.bytes)
+	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return syncFolder(dir)
+}
+
+// syncFolder makes a name in a folder durable.
+func syncFolder(dir string) error {
+	d, err := os.Open(dir) //nolint:gosec // the operator's own folder
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
