@@ -128,10 +128,14 @@ func New(ctx context.Context, d Deps) (a *App, err error) {
 
 // buildAreas puts this process's areas to work on all groups.
 func (a *App) buildAreas(ctx context.Context) error {
+	areas := a.Config.areas()
+	if len(areas) == 0 { // a gateway starts without brokers
+		return nil
+	}
 	if err := a.bus.bind(ctx, a.Stores); err != nil {
 		return err
 	}
-	for _, role := range a.Config.areas() {
+	for _, role := range areas {
 		d, err := a.newDuty(role, a.Stores, nil)
 		if err != nil {
 			return err

@@ -90,8 +90,29 @@ func (in *installation) folder(name string) string {
 	return dir
 }
 
-// start starts a process's worth.
+// start starts a process's worth, and waits until it is there.
 func (in *installation) start(dir string, env ...string) *system {
+	in.t.Helper()
+	s := in.begin(dir, env...)
+	until(in.t, "it has started", func() bool {
+		why := s.notReady(in.t)
+		return why["kafka"]+why["directory"] == ""
+	})
+	return s
+}
+
+// until waits for something that comes by itself.
+func until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("not within a minute: " + what)
+		}
+	}
+}
+
+// begin starts a process's worth.
+func (in *installation) begin(dir string, env ...string) *system {
 	in.t.Helper()
 	deps, err := app.Production(dir, append(slices.Clone(in.env), env...), io.Discard)
 	must(in.t, err)
@@ -105,16 +126,7 @@ func (in *installation) start(dir string, env ...string) *system {
 	must(in.t, s.app.Listen())
 	s.client = load.NewClient(s.app.Addr(), in.made.APIKey, 64)
 	s.stop = s.runApp(in.t)
-	for n := 0; ; n++ {
-		why := s.notReady(in.t)
-		if why["kafka"]+why["directory"] == "" {
-			return s
-		}
-		if n > 600 {
-			in.t.Fatalf("not ready: %v", why)
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
+	return s
 }
 
 // notReady is what a process lacks, and why.

@@ -7,7 +7,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/valyala/fasthttp"
 
@@ -76,11 +75,7 @@ func (s *system) figure(name string) (n float64) {
 // until waits for something that comes by itself.
 func (c *coordinated) until(what string, ok func() bool) {
 	c.t.Helper()
-	for end := time.Now().Add(time.Minute); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			c.t.Fatal("not within a minute: " + what)
-		}
-	}
+	until(c.t, what, ok)
 }
 
 // settled gives what core made of a voucher.
