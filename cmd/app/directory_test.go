@@ -16,6 +16,8 @@ import (
 	"github.com/tallystick/tallystick/channels/sandbox/sim"
 	"github.com/tallystick/tallystick/cmd/app"
 	"github.com/tallystick/tallystick/core/merchant"
+	"github.com/tallystick/tallystick/gateway/api"
+	"github.com/tallystick/tallystick/internal/fault"
 )
 
 // reads waits until a figure of a process has a value, for as long as is given.
@@ -50,9 +52,7 @@ func edit(t *testing.T, dir string, version int, oldNew ...string) []byte {
 // withFile is a folder with directory.yaml and no snapshot, and bare one with neither.
 func (in *installation) withFile(name string) string {
 	dir := in.bare(name)
-	text, err := os.ReadFile(filepath.Join(in.made.Dir, app.DirectoryFile))
-	must(in.t, err)
-	must(in.t, os.WriteFile(filepath.Join(dir, app.DirectoryFile), text, 0o600))
+	must(in.t, os.WriteFile(filepath.Join(dir, app.DirectoryFile), in.directory(), 0o600))
 	return dir
 }
 
@@ -207,4 +207,53 @@ func TestTheEmbeddedProfileReadsItsFile(t *testing.T) {
 	}
 	_, err := app.Production(dir, []string{"TALLYSTICK_BUS=kafka", "TALLYSTICK_KAFKA_BROKERS=a:1"}, io.Discard)
 	must(t, err)
+}
+
+// Core without a directory would reject what it does not know, for good: it works on
+// nothing before it has one.
+func TestNobodyIsOnDutyWithoutADirectory(t *testing.T) {
+	in := newInstallation(t, sim.Faults{AutoPayShare: 1})
+	ports := make([]string, 2)
+	for i := range ports {
+		addr, err := app.FreeAddress()
+		must(t, err)
+		ports[i] = addr
+	}
+	dir := in.bare("work")
+	core := in.begin(dir, "TALLYSTICK_ROLES=core,prepay,accounting", "TALLYSTICK_LISTEN_OPERATOR="+ports[0], "TALLYSTICK_PUBLIC_URL=http://"+ports[1])
+	defer core.stop()
+	gateway := in.start(in.folder("gateway"), "TALLYSTICK_ROLES=gateway", "TALLYSTICK_CORE_URL=http://"+ports[0], "TALLYSTICK_LISTEN="+ports[1])
+	defer gateway.stop()
+	a, status, err := gateway.client.Pay(load.Orders(1)(0))
+	if status != 202 {
+		t.Fatalf("pay: %d %v", status, err)
+	}
+	time.Sleep(time.Second) // enough to reject it
+	must(t, os.WriteFile(filepath.Join(dir, app.DirectoryFile), in.directory(), 0o600))
+	var view load.View
+	until(t, "it is final", func() bool {
+		view, _, _ = gateway.client.Await(a, 0, 0)
+		return view.Final()
+	})
+	if view.Status != "paid" {
+		t.Errorf("it is %s", view.Status)
+	}
+}
+
+// Nothing is appended to topics that were not checked yet; those that do not fit end a
+// process that has started without them.
+func TestTopicsThatDoNotFitEndTheProcess(t *testing.T) {
+	in := newInstallation(t, sim.Faults{})
+	env := []string{"TALLYSTICK_ROLES=gateway", "TALLYSTICK_CORE_URL=http://127.0.0.1:1", "TALLYSTICK_LISTEN=127.0.0.1:0"}
+	in.start(in.folder("first"), env...).stop() // makes them
+	a, err := app.Open(t.Context(), in.folder("second"), append(append(slices.Clone(in.env), env...), "TALLYSTICK_GROUPS=8"), io.Discard)
+	must(t, err)
+	defer a.Close() //nolint:errcheck // a test
+	if _, err := a.API.Begin(a.Directory.Current().Merchant(app.ExampleMerchant), api.Call{Body: []byte(`{"order_id":"o","amount":100,"currency":"CNY","subject":"mug"}`)}); !fault.Is(err, fault.Unavailable) {
+		t.Errorf("a payment before the topics are checked: %v", err)
+	}
+	must(t, a.Listen())
+	if err := a.Run(t.Context()); !fault.Is(err, fault.Conflict) || !strings.Contains(err.Error(), "topic_unfit") {
+		t.Errorf("ended with %v", err)
+	}
 }

@@ -53,12 +53,7 @@ func newInstallation(t *testing.T, faults sim.Faults) *installation {
 	in.psp, err = sim.New(sim.Config{Desk: sim.DeskConfig{Accounts: accounts, Seed: 1}, Now: time.Now, Log: slog.New(slog.DiscardHandler)})
 	must(t, err)
 	must(t, in.psp.Listen("127.0.0.1:0"))
-	path := filepath.Join(in.made.Dir, app.DirectoryFile)
-	text, err := os.ReadFile(path)
-	must(t, err)
-	text = bytes.ReplaceAll(text, []byte("http://127.0.0.1:9090"), []byte(in.psp.URL()))
-	must(t, os.WriteFile(path, text, 0o600))
-	must(t, os.WriteFile(filepath.Join(in.made.Dir, app.SnapshotFile), published(1, text), 0o600))
+	must(t, os.WriteFile(filepath.Join(in.made.Dir, app.SnapshotFile), published(1, in.directory()), 0o600))
 	stop := (&system{psp: in.psp}).runPSP(t)
 	t.Cleanup(stop)
 	in.env = []string{"TALLYSTICK_BUS=kafka", "TALLYSTICK_KAFKA_BROKERS=" + secure.SASLAddr, "TALLYSTICK_KAFKA_TLS_ENABLED=true",
@@ -69,6 +64,13 @@ func newInstallation(t *testing.T, faults sim.Faults) *installation {
 		// What was read by everyone goes at once: nobody may miss it.
 		"TALLYSTICK_RETENTION_LOG_AGE=1ms", "TALLYSTICK_RETENTION_EVERY=200ms"}
 	return in
+}
+
+// directory is a directory file with the accounts at this installation's PSP.
+func (in *installation) directory() []byte {
+	text, err := os.ReadFile(filepath.Join(in.made.Dir, app.DirectoryFile))
+	must(in.t, err)
+	return bytes.ReplaceAll(text, []byte("http://127.0.0.1:9090"), []byte(in.psp.URL()))
 }
 
 // published is a directory file as it is published and kept.

@@ -135,6 +135,7 @@ func TestRestoreOnKafka(t *testing.T) {
 	if err := in.open(dir, all, "TALLYSTICK_KAFKA_TOPIC_PREFIX=other."); !fault.Is(err, fault.Conflict) || !strings.Contains(err.Error(), "kafka.brokers: another_bus") {
 		t.Errorf("opened on other topics: %v", err)
 	}
+	must(t, os.WriteFile(filepath.Join(dir, app.DirectoryFile), in.directory(), 0o600)) // which is read there
 	if err := in.open(dir, all, "TALLYSTICK_BUS=embedded"); !fault.Is(err, fault.Conflict) {
 		t.Errorf("opened without brokers: %v", err)
 	}

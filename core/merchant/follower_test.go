@@ -207,6 +207,21 @@ func TestTheHighestVersionWins(t *testing.T) {
 	}
 }
 
+// Nobody publishes before everything there is known, or a lower version would follow a
+// higher one.
+func TestNothingIsPublishedBeforeAllIsRead(t *testing.T) {
+	on := &topic{records: [][]byte{recordOf(t, version(good, "4")), recordOf(t, version(good, "6"))}}
+	core := start(t, on, t.TempDir(), version(good, "5"))
+	core.now = core.now.Add(time.Second)
+	if err := core.Step(t.Context(), 0); err != nil || len(on.records) != 2 || core.Age() != time.Second {
+		t.Errorf("%d records after the first was read, age %s: %v", len(on.records), core.Age(), err)
+	}
+	core.step("all is read", 6, 0)
+	if len(on.records) != 2 {
+		t.Errorf("%d records", len(on.records))
+	}
+}
+
 // A topic that was lost and made anew is filled again by who publishes, also with what
 // it has no file of; nobody goes back to an older version meanwhile.
 func TestALostTopicIsFilledAgain(t *testing.T) {
@@ -333,6 +348,9 @@ func TestFilesAreRefused(t *testing.T) {
 	if !strings.Contains(core.log.String(), "record_too_large") || len(on.records) != 1 {
 		t.Errorf("%d records; nobody was told:\n%s", len(on.records), core.log.String())
 	}
+	again := start(t, &topic{bytesMax: len(good)}, core.dir, "")
+	again.File = core.file // another topic, which is to be filled again
+	again.step("too large, also from the snapshot", 4, 1)
 	on.bytesMax = 0
 	write(t, core.file, version(good, "6"))
 	core.step("not too large", 6, 3)
