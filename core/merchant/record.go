@@ -52,7 +52,7 @@ func parseRecord(raw []byte) (*Record, error) {
 	bad := func(code, format string, args ...any) error {
 		return &fault.Error{Kind: fault.Invalid, Op: "directory", Code: code, Err: fmt.Errorf(format, args...)}
 	}
-	line, text, ended := bytes.Cut(raw[:min(len(raw), headerBytesMax)], []byte("\n"))
+	line, _, ended := bytes.Cut(raw[:min(len(raw), headerBytesMax)], []byte("\n"))
 	m := header.FindSubmatch(line)
 	if !ended || m == nil {
 		return nil, bad("header_unreadable", "the first line is not that of a directory")
@@ -64,7 +64,7 @@ func parseRecord(raw []byte) (*Record, error) {
 	if string(m[1]) != strconv.Itoa(recordFormat) {
 		return &Record{Version: version}, bad("format_unknown", "it has format %s, this build knows %d", m[1], recordFormat)
 	}
-	text = raw[len(line)+1:]
+	text := raw[len(line)+1:]
 	sum := sha256.Sum256(text)
 	if hex.EncodeToString(sum[:]) != string(m[3]) {
 		return nil, bad("checksum_wrong", "version %d has %d bytes that are not those it was made with", version, len(text))
