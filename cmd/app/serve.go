@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"sync"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -12,6 +13,36 @@ import (
 	"github.com/tallystick/tallystick/internal/fault"
 	"github.com/tallystick/tallystick/internal/obs"
 )
+
+// Await waits until the bus has what messages go through, and there is a directory; for
+// kafka.start_timeout at most, as a process can do some things without. It is for who
+// will Listen: before that, clients go to another replica, and afterwards they are
+// refused.
+func (a *App) Await(ctx context.Context) {
+	own, cancel := context.WithTimeout(ctx, a.Config.Kafka.StartTimeout)
+	defer cancel()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	for _, r := range a.awaited() {
+		wg.Go(func() {
+			if err := r.run(own); err != nil {
+				cancel() // Run tells of it
+			}
+		})
+	}
+	for _, there := range []<-chan struct{}{a.bus.ready(), a.Directory.Known()} {
+		select {
+		case <-there:
+		case <-own.Done():
+		}
+	}
+}
+
+// awaited are the parts that others wait for.
+func (a *App) awaited() []runner {
+	return append(a.bus.prepare(), after(a.bus.ready(), runner{"directory", func(ctx context.Context) error { return a.directory.Run(ctx, a.Config.DirectoryPoll) }}))
+}
 
 // Listen opens the addresses of the configuration; port 0 means any free one.
 // Run must follow.
@@ -63,7 +94,7 @@ func (a *App) OperatorAddr() string { return a.operator.Addr().String() }
 func (a *App) Run(ctx context.Context) error {
 	TuneGC()
 	c := a.Config.Consumers
-	runners := append([]runner{{"coordination", a.Coord.Run}}, a.bus.first()...)
+	runners := append(append([]runner{{"coordination", a.Coord.Run}}, a.awaited()...), a.bus.first()...)
 	// Nothing is read or told before the bus is ready, and nobody is on duty before there
 	// is a directory: core would reject what it does not know.
 	if a.Config.has(RoleGateway) {
@@ -75,7 +106,6 @@ func (a *App) Run(ctx context.Context) error {
 		runners = append(runners, runner{"ledger watch", a.Watch.Run})
 	}
 	runners = append(runners, runner{"gauges", a.runGauges}, runner{"operator port", a.serveOperator})
-	runners = append(runners, after(a.bus.ready(), runner{"directory", func(ctx context.Context) error { return a.directory.Run(ctx, a.Config.DirectoryPoll) }}))
 	work := a.runnersOf(a.atWork()...)
 	for _, cell := range a.cells {
 		work = append(work, runner{cell.name(), cell.run})

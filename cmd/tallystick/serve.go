@@ -60,6 +60,7 @@ func (c *serveCmd) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	a.Await(ctx)
 	if err := a.Listen(); err != nil {
 		_ = a.Close()
 		return err
