@@ -21,10 +21,9 @@ func Brief(err error) error {
 
 func brief(ill map[int]error, rest error) error {
 	var few []error
-	if several, ok := rest.(interface{ Unwrap() []error }); ok { //nolint:errorlint // as ByGroup joins them
-		list := several.Unwrap()
-		few = append(few, list[0])
-		if more := len(list) - 1; more > 0 {
+	if all := causes(rest); len(all) > 0 {
+		few = append(few, all[0])
+		if more := len(all) - 1; more > 0 {
 			few = append(few, fmt.Errorf("and %d more", more))
 		}
 	}
@@ -35,6 +34,22 @@ func brief(ill map[int]error, rest error) error {
 		few = append(few, fmt.Errorf("%d groups, the first are %v: %w", len(groups), groups[:min(len(groups), briefGroups)], ill[groups[0]]))
 	}
 	return errors.Join(few...)
+}
+
+// causes takes apart what was joined, also behind words that were put before it.
+func causes(err error) (out []error) {
+	for e := err; e != nil; e = errors.Unwrap(e) {
+		if several, ok := e.(interface{ Unwrap() []error }); ok { //nolint:errorlint // each level is looked at by itself
+			for _, one := range several.Unwrap() {
+				out = append(out, causes(one)...)
+			}
+			return out
+		}
+	}
+	if err != nil {
+		out = append(out, err)
+	}
+	return out
 }
 
 // looks logs what looks at a topic come to, again and again: of groups that are refused,

@@ -27,6 +27,7 @@ func TestABriefError(t *testing.T) {
 		{groups, "1024 groups, the first are [0 1 2 3 4 5 6 7]: refresh: unavailable: group 0 has no leader"},
 		{errs[7], "group 7: refresh: unavailable: group 7 has no leader"},
 		{errors.Join(errors.New("one"), errors.New("two"), errors.New("three")), "one\nand 2 more"},
+		{fault.Wrap("relay", errors.Join(errors.New("one"), errors.New("two"))), "one\nand 1 more"},
 		{errors.Join(errors.New("one"), errs[7]), "one\ngroup 7: refresh: unavailable: group 7 has no leader"},
 	} {
 		if got := bus.Brief(test.of).Error(); got != test.want {
