@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -117,19 +118,31 @@ func NewCluster(ctx context.Context, cfg ClusterConfig) (c *Cluster, err error) 
 
 // list gives the members their addresses.
 func (c *Cluster) list() error {
-	for _, role := range []app.Role{app.RoleGateway, app.RoleCore, app.RolePrepay, app.RoleAccounting} {
+	roles := []app.Role{app.RoleGateway, app.RoleCore, app.RolePrepay, app.RoleAccounting}
+	free, err := freeAddresses(2 * len(roles) * c.cfg.Each)
+	if err != nil {
+		return err
+	}
+	for _, role := range roles {
 		for n := range c.cfg.Each {
-			m := &Member{Name: fmt.Sprintf("%s %d", role, n+1), Role: role, cluster: c}
-			for _, a := range []*string{&m.Addr, &m.OperatorAddr} {
-				var err error
-				if *a, err = app.FreeAddress(); err != nil {
-					return err
-				}
-			}
-			c.members = append(c.members, m)
+			c.members = append(c.members, &Member{Name: fmt.Sprintf("%s %d", role, n+1), Role: role, cluster: c, Addr: free[0], OperatorAddr: free[1]})
+			free = free[2:]
 		}
 	}
 	return nil
+}
+
+// freeAddresses are loopback addresses that were free a moment ago, no two the same.
+func freeAddresses(n int) (out []string, err error) {
+	for range n {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, err
+		}
+		defer ln.Close() //nolint:errcheck // nobody has connected
+		out = append(out, ln.Addr().String())
+	}
+	return out, nil
 }
 
 func (c *Cluster) deps() (app.Deps, error) {
