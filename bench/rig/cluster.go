@@ -185,8 +185,8 @@ func (c *Cluster) Start(ctx context.Context) error {
 		}
 	}
 	for _, m := range c.members {
-		if err := m.Ready(ctx); err != nil {
-			return err
+		if err := m.Process().Serves(ctx, m.OperatorAddr, time.Minute); err != nil {
+			return fmtErr(m.Name, err)
 		}
 	}
 	return nil

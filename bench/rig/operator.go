@@ -69,10 +69,19 @@ func get(ctx context.Context, url string) ([]byte, error) {
 // Ready waits until a server answers at addr, at most patience, or until the
 // process has ended.
 func (p *Process) Ready(ctx context.Context, addr string, patience time.Duration) error {
+	return p.answers(ctx, addr, "/healthz", patience)
+}
+
+// Serves waits until the process lacks nothing.
+func (p *Process) Serves(ctx context.Context, addr string, patience time.Duration) error {
+	return p.answers(ctx, addr, "/readyz", patience)
+}
+
+func (p *Process) answers(ctx context.Context, addr, path string, patience time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for {
-		_, err := get(ctx, "http://"+addr+"/healthz")
+		_, err := get(ctx, "http://"+addr+path)
 		if err == nil {
 			return nil
 		}

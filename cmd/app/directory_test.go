@@ -240,15 +240,22 @@ func TestNobodyIsOnDutyWithoutADirectory(t *testing.T) {
 	}
 }
 
-// Nothing is appended to topics that were not checked yet; those that do not fit end a
-// process that has started without them.
-func TestTopicsThatDoNotFitEndTheProcess(t *testing.T) {
+// Topics that do not fit are refused where brokers answer, and nothing is appended to
+// those that were not checked yet; a process that has started without brokers is ended
+// by them.
+func TestTopicsThatDoNotFitAreRefused(t *testing.T) {
 	in := newInstallation(t, sim.Faults{})
-	env := []string{"TALLYSTICK_ROLES=gateway", "TALLYSTICK_CORE_URL=http://127.0.0.1:1", "TALLYSTICK_LISTEN=127.0.0.1:0"}
+	env := append(slices.Clone(in.env), "TALLYSTICK_ROLES=gateway", "TALLYSTICK_CORE_URL=http://127.0.0.1:1", "TALLYSTICK_LISTEN=127.0.0.1:0")
 	in.start(in.folder("first"), env...).stop() // makes them
-	a, err := app.Open(t.Context(), in.folder("second"), append(append(slices.Clone(in.env), env...), "TALLYSTICK_GROUPS=8"), io.Discard)
+	env = append(env, "TALLYSTICK_GROUPS=8")
+	if err := in.open(in.folder("second"), env...); !fault.Is(err, fault.Conflict) || !strings.Contains(err.Error(), "topic_unfit") {
+		t.Errorf("opened: %v", err)
+	}
+	must(t, in.broker.Freeze())
+	a, err := app.Open(t.Context(), in.folder("third"), append(env, "TALLYSTICK_KAFKA_PRODUCE_TIMEOUT=300ms"), io.Discard)
 	must(t, err)
 	defer a.Close() //nolint:errcheck // a test
+	must(t, in.broker.Thaw())
 	if _, err := a.API.Begin(a.Directory.Current().Merchant(app.ExampleMerchant), api.Call{Body: []byte(`{"order_id":"o","amount":100,"currency":"CNY","subject":"mug"}`)}); !fault.Is(err, fault.Unavailable) {
 		t.Errorf("a payment before the topics are checked: %v", err)
 	}

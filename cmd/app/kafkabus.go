@@ -107,8 +107,7 @@ type kafkaBus struct {
 // entering are the topics that are written from outside.
 func entering() []bus.Topic { return []bus.Topic{bus.Intents, bus.Callbacks} }
 
-// openKafka connects. Stores in files are held against the brokers before they are
-// used: with them it waits for the topics; else everything but what needs them starts.
+// openKafka connects, and checks the topics where brokers answer.
 func (a *App) openKafka(ctx context.Context) (transport, error) {
 	cfg := a.Config.kafka()
 	cfg.SASL.Password = a.KafkaPassword
@@ -118,10 +117,8 @@ func (a *App) openKafka(ctx context.Context) (transport, error) {
 	}
 	k := &kafkaBus{app: a, cluster: c, board: kafka.NewBoard(c, directoryTopic, a.Config.Kafka.DirectoryBytesMax), told: map[bus.Topic]map[int]bus.Place{}, near: map[bus.Topic]bool{},
 		checked: make(chan struct{}), unfit: fault.New(fault.Unavailable, "kafka", "the topics are not checked yet")}
-	if a.Config.Stores == StoresSQLite && len(a.Config.areas()) > 0 {
-		if err := a.Config.Kafka.await(ctx, k.ensure); err != nil {
-			return nil, errors.Join(err, c.Close())
-		}
+	if err := k.firstTry(ctx); err != nil {
+		return nil, errors.Join(err, c.Close())
 	}
 	k.unread = kafka.NewBacklog(c, kafka.BacklogConfig{Reader: string(RoleCore), UnreadBytesMax: a.Config.Intake.UnreadBytesMax,
 		UnreadAgeMax: a.Config.Intake.UnreadAgeMax, RecordBytes: a.Config.Kafka.RecordBytes}, a.Now, entering()...)

@@ -28,6 +28,28 @@ func (k *kafkaBus) ensure(ctx context.Context) error {
 	return err
 }
 
+// firstTry checks the topics before anything is listened to: a process that takes over
+// from another refuses nobody meanwhile. Without brokers it goes on, and runTopics tries
+// again; but stores in files are held against the brokers before they are used, and
+// wait for them.
+func (k *kafkaBus) firstTry(ctx context.Context) error {
+	c := k.app.Config
+	if c.Stores == StoresSQLite && len(c.areas()) > 0 {
+		return c.Kafka.await(ctx, k.ensure)
+	}
+	if err := k.try(ctx); !fault.Is(err, fault.Unavailable) {
+		return err
+	}
+	return nil // it is told when it is still so
+}
+
+// try checks the topics, within the time that a request to append may take.
+func (k *kafkaBus) try(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, k.app.Config.Kafka.ProduceTimeout)
+	defer cancel()
+	return k.ensure(ctx)
+}
+
 // runTopics checks the topics, as soon as the brokers answer. Those that do not fit end
 // the process.
 func (k *kafkaBus) runTopics(ctx context.Context) error {
@@ -38,13 +60,13 @@ func (k *kafkaBus) runTopics(ctx context.Context) error {
 			return nil
 		default:
 		}
-		switch err := k.ensure(ctx); {
+		switch err := k.try(ctx); {
 		case ctx.Err() != nil:
 			return nil
 		case err != nil && !fault.Is(err, fault.Unavailable):
 			return err
 		case err != nil:
-			pause = min(max(2*pause, 200*time.Millisecond), k.app.Config.Consumers.BackoffMax)
+			pause = min(max(2*pause, 200*time.Millisecond), k.app.Config.Consumers.Idle) // gateways take again soon after brokers are back
 			k.app.Log.Error("topics not checked: nothing is taken and nothing read", "error", err)
 			bus.Sleep(ctx, pause)
 		}
