@@ -254,10 +254,9 @@ func (k *kafkaBus) tell(ctx context.Context) error {
 
 func (k *kafkaBus) backlog(t bus.Topic) (int64, time.Duration) { return k.unread.Of(t) }
 
-func (k *kafkaBus) prepare() []runner { return []runner{{"topics", k.runTopics}} }
-
 func (k *kafkaBus) first() (out []runner) {
 	c := k.app.Config
+	out = append(out, runner{"topics", k.runTopics})
 	if c.has(RoleGateway) {
 		out = append(out, runner{"intake", k.in.Run}, after(k.checked, runner{"backlog", k.every(c.Intake.MeasureEvery, k.lookUnread)}))
 	}

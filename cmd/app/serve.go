@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net"
-	"sync"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -14,34 +13,31 @@ import (
 	"github.com/tallystick/tallystick/internal/obs"
 )
 
-// Await waits until the bus has what messages go through, and there is a directory; for
-// kafka.start_timeout at most, as a process can do some things without. It is for who
-// will Listen: before that, clients go to another replica, and afterwards they are
-// refused.
+// Await waits for a directory, for kafka.start_timeout at most, where there are brokers to
+// have it from. It is for who will Listen: before that clients go to another replica, and
+// afterwards they are refused.
 func (a *App) Await(ctx context.Context) {
+	select {
+	case <-a.bus.ready():
+	default:
+		return
+	}
 	own, cancel := context.WithTimeout(ctx, a.Config.Kafka.StartTimeout)
-	defer cancel()
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	defer cancel()
-	for _, r := range a.awaited() {
-		wg.Go(func() {
-			if err := r.run(own); err != nil {
-				cancel() // Run tells of it
-			}
-		})
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = a.followDirectory(own) // it ends with own
+	}()
+	select {
+	case <-a.Directory.Known():
+	case <-own.Done():
 	}
-	for _, there := range []<-chan struct{}{a.bus.ready(), a.Directory.Known()} {
-		select {
-		case <-there:
-		case <-own.Done():
-		}
-	}
+	cancel()
+	<-ended
 }
 
-// awaited are the parts that others wait for.
-func (a *App) awaited() []runner {
-	return append(a.bus.prepare(), after(a.bus.ready(), runner{"directory", func(ctx context.Context) error { return a.directory.Run(ctx, a.Config.DirectoryPoll) }}))
+func (a *App) followDirectory(ctx context.Context) error {
+	return a.directory.Run(ctx, a.Config.DirectoryPoll)
 }
 
 // Listen opens the addresses of the configuration; port 0 means any free one.
@@ -94,7 +90,7 @@ func (a *App) OperatorAddr() string { return a.operator.Addr().String() }
 func (a *App) Run(ctx context.Context) error {
 	TuneGC()
 	c := a.Config.Consumers
-	runners := append(append([]runner{{"coordination", a.Coord.Run}}, a.awaited()...), a.bus.first()...)
+	runners := append([]runner{{"coordination", a.Coord.Run}}, a.bus.first()...)
 	// Nothing is read or told before the bus is ready, and nobody is on duty before there
 	// is a directory: core would reject what it does not know.
 	if a.Config.has(RoleGateway) {
@@ -105,7 +101,7 @@ func (a *App) Run(ctx context.Context) error {
 	if a.Config.has(RoleAccounting) {
 		runners = append(runners, runner{"ledger watch", a.Watch.Run})
 	}
-	runners = append(runners, runner{"gauges", a.runGauges}, runner{"operator port", a.serveOperator})
+	runners = append(runners, runner{"gauges", a.runGauges}, runner{"operator port", a.serveOperator}, after(a.bus.ready(), runner{"directory", a.followDirectory}))
 	work := a.runnersOf(a.atWork()...)
 	for _, cell := range a.cells {
 		work = append(work, runner{cell.name(), cell.run})

@@ -38,8 +38,6 @@ type transport interface {
 	// ready is closed once everything is there that messages go through: before that
 	// nothing may be read or told.
 	ready() <-chan struct{}
-	// prepare are the parts that make it so.
-	prepare() []runner
 	// directory is where newer directories come from.
 	directory() directorySource
 	// reachable says why what enters from outside cannot be appended; nil if it can.
@@ -133,8 +131,6 @@ func (e *embeddedBus) ready() <-chan struct{} {
 	close(there)
 	return there
 }
-
-func (e *embeddedBus) prepare() []runner { return nil }
 
 func (e *embeddedBus) directory() directorySource {
 	return merchant.NewWatcher(filepath.Join(e.app.Dir, DirectoryFile), e.app.Directory, e.app.Log)
