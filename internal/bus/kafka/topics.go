@@ -147,27 +147,20 @@ func unfit(topic, fix, format string, args ...any) error {
 // awaitLeaders waits, within ctx, until every partition answers: a broker may name
 // itself the leader of a new one a moment before it is.
 func (c *Cluster) awaitLeaders(ctx context.Context, shapes []shape) error {
-	req := &kafka.ListOffsetsRequest{Topics: map[string][]kafka.OffsetRequest{}}
+	var all []partition
 	for _, s := range shapes {
 		for g := range s.partitions {
-			req.Topics[c.topic(s.topic)] = append(req.Topics[c.topic(s.topic)], kafka.LastOffsetOf(g))
+			all = append(all, partition{s.topic, g})
 		}
 	}
 	for {
-		res, err := c.client.ListOffsets(ctx, req)
-		if err == nil {
-			for _, partitions := range res.Topics {
-				for _, p := range partitions {
-					err = errors.Join(err, p.Error)
-				}
-			}
-		}
+		_, err := c.spans(ctx, all...)
 		if err == nil {
 			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return unavailable(err)
+			return err
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
