@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -119,7 +118,7 @@ func NewCluster(ctx context.Context, cfg ClusterConfig) (c *Cluster, err error) 
 // list gives the members their addresses.
 func (c *Cluster) list() error {
 	roles := []app.Role{app.RoleGateway, app.RoleCore, app.RolePrepay, app.RoleAccounting}
-	free, err := freeAddresses(2 * len(roles) * c.cfg.Each)
+	free, err := app.FreeAddresses(2 * len(roles) * c.cfg.Each)
 	if err != nil {
 		return err
 	}
@@ -130,19 +129,6 @@ func (c *Cluster) list() error {
 		}
 	}
 	return nil
-}
-
-// freeAddresses are loopback addresses that were free a moment ago, no two the same.
-func freeAddresses(n int) (out []string, err error) {
-	for range n {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		defer ln.Close() //nolint:errcheck // nobody has connected
-		out = append(out, ln.Addr().String())
-	}
-	return out, nil
 }
 
 func (c *Cluster) deps() (app.Deps, error) {

@@ -36,12 +36,11 @@ func MakeFolder(dir string) (f Folder, err error) {
 	if err != nil {
 		return f, err
 	}
-	f = Folder{Dir: dir, APIKey: made.APIKey}
-	for _, a := range []*string{&f.Addr, &f.OperatorAddr} {
-		if *a, err = app.FreeAddress(); err != nil {
-			return f, err
-		}
+	free, err := app.FreeAddresses(2)
+	if err != nil {
+		return f, err
 	}
+	f = Folder{Dir: dir, APIKey: made.APIKey, Addr: free[0], OperatorAddr: free[1]}
 	f.Env = []string{"TALLYSTICK_LISTEN=" + f.Addr, "TALLYSTICK_LISTEN_OPERATOR=" + f.OperatorAddr, "TALLYSTICK_PUBLIC_URL=http://" + f.Addr,
 		"TALLYSTICK_LOG_LEVEL=warn"}
 	return f, f.edit(func(s *merchant.Snapshot) {
