@@ -188,9 +188,9 @@ func (a *App) buildGateway() (err error) {
 	if a.Config.has(RoleCore) {
 		a.queries = core.Queries{Store: a.trades()}
 	}
-	var source bus.Source
-	source, a.carriers = a.bus.source(bus.Payments, nil)
-	a.Views, err = voucher.New(a.Config.Voucher, source, a.queries, a.Now, a.Metrics, a.Log)
+	sources, carriers := a.bus.sources([]bus.Topic{bus.Payments}, nil)
+	a.carriers = carriers
+	a.Views, err = voucher.New(a.Config.Voucher, sources[0], a.queries, a.Now, a.Metrics, a.Log)
 	if err != nil {
 		return err
 	}

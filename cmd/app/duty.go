@@ -85,9 +85,10 @@ func (a *App) newLook(role Role, stores *Stores, groups []int) *duty {
 		d.keepers = append(d.keepers, a.newKeeper(t, log, relay, groups))
 	}
 	bounds := a.Config.Consumers
-	for _, t := range reads()[role] {
-		source, carriers := a.bus.source(t, groups)
-		d.carriers = append(append(d.carriers, carriers...), a.bus.tellers(role, t, places, groups)...)
+	sources, carriers := a.bus.sources(reads()[role], groups)
+	d.carriers = append(d.carriers, carriers...)
+	for _, source := range sources {
+		d.carriers = append(d.carriers, a.bus.tellers(role, source.Topic(), places, groups)...)
 		d.consumers = append(d.consumers, &bus.Consumer{Area: string(role), Source: source, Places: places, Groups: groups,
 			MessagesMax: bounds.MessagesMax, ParkedMax: bounds.ParkedMax, Now: a.Now, Log: a.Log, Advanced: a.bus.passed})
 	}

@@ -140,9 +140,16 @@ func (a *App) openKafka(ctx context.Context) (transport, error) {
 
 func (k *kafkaBus) intake() bus.Intake { return k.in }
 
-func (k *kafkaBus) source(t bus.Topic, groups []int) (bus.Source, []runner) {
-	s := kafka.NewSource(k.cluster, t, k.app.Log, groups...)
-	return s, []runner{{"fetch of " + string(t), func(ctx context.Context) error { return s.Run(ctx, k.app.Config.Consumers.BackoffMax) }}}
+// sources are fetched together.
+func (k *kafkaBus) sources(topics []bus.Topic, groups []int) (out []bus.Source, run []runner) {
+	var all []*kafka.Source
+	for _, t := range topics {
+		s := kafka.NewSource(k.cluster, t, k.app.Log, groups...)
+		all, out = append(all, s), append(out, s)
+	}
+	return out, []runner{{"fetch", func(ctx context.Context) error {
+		return kafka.FetchAhead(ctx, k.app.Config.Consumers.BackoffMax, all...)
+	}}}
 }
 
 func (k *kafkaBus) relays(logs []bus.Source, groups []int) (relays []*kafka.Relay, run []runner) {

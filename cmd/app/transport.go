@@ -16,9 +16,9 @@ import (
 type transport interface {
 	// intake takes what enters from outside; gateways alone ask for it.
 	intake() bus.Intake
-	// source reads some groups of a topic, nil for all, for one reader; what runs for
-	// it comes with it.
-	source(t bus.Topic, groups []int) (bus.Source, []runner)
+	// sources read some groups of topics, nil for all, each for one reader; what runs for
+	// them comes with them.
+	sources(topics []bus.Topic, groups []int) ([]bus.Source, []runner)
 	// relays bring what is told of some groups to readers in other processes, one for
 	// each log; none where readers read the logs themselves.
 	relays(logs []bus.Source, groups []int) ([]*kafka.Relay, []runner)
@@ -81,17 +81,20 @@ func (a *App) openEmbedded(ctx context.Context) (transport, error) {
 
 func (e *embeddedBus) intake() bus.Intake { return e.log }
 
-func (e *embeddedBus) source(t bus.Topic, _ []int) (bus.Source, []runner) {
-	switch t {
-	case bus.Dispatch, bus.Payments:
-		return e.app.Stores.Core.Log().Source(t), nil
-	case bus.Outcomes:
-		return e.app.Stores.Prepay.Outcomes(), nil
-	case bus.Postings:
-		return e.app.Stores.Accounting.Source(), nil
-	default:
-		return e.log.Source(t), nil
+func (e *embeddedBus) sources(topics []bus.Topic, _ []int) (out []bus.Source, run []runner) {
+	for _, t := range topics {
+		switch t {
+		case bus.Dispatch, bus.Payments:
+			out = append(out, e.app.Stores.Core.Log().Source(t))
+		case bus.Outcomes:
+			out = append(out, e.app.Stores.Prepay.Outcomes())
+		case bus.Postings:
+			out = append(out, e.app.Stores.Accounting.Source())
+		default:
+			out = append(out, e.log.Source(t))
+		}
 	}
+	return out, nil
 }
 
 func (e *embeddedBus) relays([]bus.Source, []int) ([]*kafka.Relay, []runner) { return nil, nil }

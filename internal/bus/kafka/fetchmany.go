@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"context"
+	"slices"
 	"strings"
 
 	"github.com/segmentio/kafka-go"
@@ -11,10 +12,10 @@ import (
 	"github.com/tallystick/tallystick/internal/bus"
 )
 
-// wish is a group that is to be read, and from which offset.
+// wish is a partition that is to be read, and from which offset.
 type wish struct {
-	group int
-	at    int64
+	partition
+	at int64
 }
 
 // catch is what a wish came to: out is what lies before next. With an error, out is
@@ -67,20 +68,29 @@ func (l leaders) of(p partition) (broker int, has bool) {
 	return 0, false
 }
 
-// fetchMany reads many groups of a topic, all led by one broker, with one request:
-// what a request costs, brokers and us, is nearly the same for one and for many. It
-// comes back when there is something of any, or after FetchWait. The library has
+// fetchMany reads many partitions, all led by one broker, with one request: what a
+// request costs, brokers and us, is nearly the same for one and for many. It comes back
+// when there is something of any, or after FetchWait. Of what the answer may have, one
+// partition gets a quarter at most, or a single batch that is larger. The library has
 // requests for one partition alone, and the messages that they are made of.
-func (c *Cluster) fetchMany(ctx context.Context, topic bus.Topic, wishes []wish) ([]catch, error) {
+func (c *Cluster) fetchMany(ctx context.Context, wishes []wish) ([]catch, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.client.Timeout)
 	defer cancel()
-	partitions := make([]fetch.RequestPartition, len(wishes))
-	for i, w := range wishes {
-		partitions[i] = fetch.RequestPartition{Partition: int32(w.group), CurrentLeaderEpoch: -1, FetchOffset: w.at, LogStartOffset: -1, //nolint:gosec // at most 1,024
-			PartitionMaxBytes: int32(c.cfg.FetchBytesMax)} //nolint:gosec // Kafka's own bound
+	share := int32(c.cfg.FetchBytesMax / min(len(wishes), 4)) //nolint:gosec // Kafka's own bound
+	var topics []fetch.RequestTopic
+	asked := make(map[partition]int64, len(wishes))
+	for _, w := range wishes {
+		asked[w.partition] = w.at
+		name := c.topic(w.topic)
+		at := slices.IndexFunc(topics, func(t fetch.RequestTopic) bool { return t.Topic == name })
+		if at < 0 {
+			at, topics = len(topics), append(topics, fetch.RequestTopic{Topic: name})
+		}
+		topics[at].Partitions = append(topics[at].Partitions, fetch.RequestPartition{Partition: int32(w.group), CurrentLeaderEpoch: -1, FetchOffset: w.at, //nolint:gosec // at most 1,024
+			LogStartOffset: -1, PartitionMaxBytes: share})
 	}
 	m, err := c.transport.RoundTrip(ctx, c.client.Addr, &fetch.Request{ReplicaID: -1, MaxWaitTime: int32(c.cfg.FetchWait.Milliseconds()), MinBytes: 1, //nolint:gosec // a second or so
-		MaxBytes: int32(c.cfg.FetchBytesMax), SessionID: -1, SessionEpoch: -1, Topics: []fetch.RequestTopic{{Topic: c.topic(topic), Partitions: partitions}}}) //nolint:gosec // as above
+		MaxBytes: int32(c.cfg.FetchBytesMax), SessionID: -1, SessionEpoch: -1, Topics: topics}) //nolint:gosec // as above
 	if err != nil {
 		return nil, unavailable(err)
 	}
@@ -88,16 +98,18 @@ func (c *Cluster) fetchMany(ctx context.Context, topic bus.Topic, wishes []wish)
 	if res.ErrorCode != 0 {
 		return nil, unavailable(kafka.Error(res.ErrorCode))
 	}
-	at := make(map[int]int64, len(wishes))
-	for _, w := range wishes {
-		at[w.group] = w.at
-	}
-	var out []catch
+	out := make([]catch, 0, len(wishes))
 	for i := range res.Topics {
+		topic := c.named(res.Topics[i].Topic)
 		for j := range res.Topics[i].Partitions {
 			p := &res.Topics[i].Partitions[j]
-			k := catch{wish: wish{int(p.Partition), at[int(p.Partition)]}}
-			switch k.next = k.at; {
+			of := partition{topic, int(p.Partition)}
+			at, has := asked[of]
+			if !has {
+				continue // nobody has asked for it
+			}
+			k := catch{wish: wish{of, at}, next: at}
+			switch {
 			case p.ErrorCode != 0:
 				k.err = unavailable(kafka.Error(p.ErrorCode))
 			case p.RecordSet.Records != nil:

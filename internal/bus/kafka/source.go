@@ -6,14 +6,13 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
-	"time"
 
 	"github.com/tallystick/tallystick/internal/bus"
 	"github.com/tallystick/tallystick/internal/fault"
 )
 
-// Source reads one topic for one consumer. Run fetches ahead of it, from where it
-// last read; without Run it reads all the same, when it is asked.
+// Source reads one topic for one consumer. Run, or FetchAhead, fetches ahead of it, from
+// where it last read; without that it reads all the same, when it is asked.
 type Source struct {
 	bus.Wakes
 	cluster *Cluster
@@ -23,8 +22,8 @@ type Source struct {
 	groups []int // that are read
 
 	mu    sync.Mutex
-	parts []part        // of all groups
-	moved chan struct{} // a part has room, or was moved: whoever fetches looks again
+	parts []part     // of all groups
+	moved *bus.Wakes // a part has room, or was moved: whoever fetches looks again
 }
 
 // part is one group, and what was fetched of it and not read yet.
@@ -54,7 +53,7 @@ func (p *part) last() bus.Place {
 
 // NewSource makes a source of some groups of a topic; without any, of all.
 func NewSource(c *Cluster, topic bus.Topic, log *slog.Logger, groups ...int) *Source {
-	s := &Source{cluster: c, topic: topic, log: log, parts: make([]part, c.cfg.Groups), moved: make(chan struct{})}
+	s := &Source{cluster: c, topic: topic, log: log, parts: make([]part, c.cfg.Groups), moved: &bus.Wakes{}}
 	s.groups = bus.GroupsOf(s, groups)
 	return s
 }
@@ -118,7 +117,7 @@ func (s *Source) refreshed(group int, end endOf) error {
 	}
 	if !p.known { // nobody has read yet: what comes from here on is news
 		p.at, p.known, p.from = end.offset, true, end.place
-		s.stir()
+		s.moved.Wake()
 	}
 	if fault.Is(p.failed, fault.Conflict) {
 		return p.failed // it ends before what was read of it
@@ -159,14 +158,8 @@ func (s *Source) Forgot(group int, place bus.Place) bool {
 		return false
 	}
 	*p = part{head: place, known: true, from: place, at: p.gone, gone: p.gone}
-	s.stir()
+	s.moved.Wake()
 	return true
-}
-
-// stir makes whoever fetches look again; s.mu is held.
-func (s *Source) stir() {
-	close(s.moved)
-	s.moved = make(chan struct{})
 }
 
 // Read implements bus.Source: from what was fetched ahead, else from the broker.
@@ -197,10 +190,14 @@ func (s *Source) buffered(group int, after bus.Place, limit int) (msgs []bus.Mes
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	p := &s.parts[group]
+	full := !s.roomy(p)
 	if !p.move(after) {
 		*p = part{head: p.head, known: true, from: after, at: after.Seq} // no sequence is there before its own offset
+		full = true
 	}
-	s.stir() // there is room, or another place to fetch from
+	if full && s.roomy(p) { // there is room, or another place to fetch from
+		s.moved.Wake()
+	}
 	if n := min(limit, len(p.buffer)); n > 0 {
 		return append([]bus.Message(nil), p.buffer[:n]...), 0, false, nil
 	}
@@ -226,7 +223,7 @@ func (p *part) move(after bus.Place) bool {
 	return false
 }
 
-// storeAhead is store for Run.
+// storeAhead is store for what was fetched ahead.
 func (s *Source) storeAhead(k *catch) {
 	stored := s.store(k.group, k.at, k.out, k.next, k.err)
 	s.mu.Lock()
@@ -265,42 +262,26 @@ func (s *Source) Held() (bytes int64) {
 	return bytes
 }
 
-// follow fetches one group until ctx ends. well is called when it was fetched.
-func (s *Source) follow(ctx context.Context, group int, backoffMax time.Duration, well func()) {
-	backoff := time.Duration(0)
-	for ctx.Err() == nil {
-		at, ok, moved := s.wanted(group)
-		if !ok {
-			select {
-			case <-ctx.Done():
-			case <-moved:
-			}
-			continue
-		}
-		k := catch{wish: wish{group, at}}
-		k.out, k.next, k.err = s.cluster.fetch(ctx, s.topic, group, at, s.cluster.cfg.FetchWait)
-		s.storeAhead(&k)
-		if err := k.err; err != nil && ctx.Err() == nil {
-			backoff = min(max(2*backoff, 10*time.Millisecond), backoffMax)
-			s.log.Error("fetch will be tried again", "topic", string(s.topic), "group", group, "error", err, "backoff_millis", backoff.Milliseconds())
-			select {
-			case <-ctx.Done():
-			case <-time.After(backoff):
-			}
-			continue
-		}
-		backoff = 0
-		if k.err == nil {
-			well()
-		}
-	}
-}
-
-// wanted is from where to fetch next, if there is room; moved tells when to look
-// again.
-func (s *Source) wanted(group int) (at int64, ok bool, moved <-chan struct{}) {
+// next is what is to be fetched of a group; false while there is no room for it.
+func (s *Source) next(group int) (wish, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	p := &s.parts[group]
-	return p.at, p.known && p.bytes < s.cluster.cfg.BufferBytesMax, s.moved
+	return wish{partition{s.topic, group}, p.at}, s.roomy(p)
+}
+
+// roomy says whether more of a part is to be fetched; s.mu is held.
+func (s *Source) roomy(p *part) bool { return p.known && p.bytes < s.cluster.cfg.BufferBytesMax }
+
+func (s *Source) isIll(group int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.parts[group].ill
+}
+
+// sicken marks a group to be fetched alone, or as well again.
+func (s *Source) sicken(group int, ill bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.parts[group].ill = ill
 }

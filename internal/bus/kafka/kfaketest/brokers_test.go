@@ -2,6 +2,7 @@ package kfaketest
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"sync"
@@ -310,5 +311,81 @@ func TestWhatIsFetchedIsNotAskedFor(t *testing.T) {
 		if s.Head(g) == log.Head(g) {
 			g++
 		}
+	}
+}
+
+// Topics that one reader's process reads are fetched with one request, each partition at
+// the front of one in turn and none with more than a quarter of an answer. What goes wrong
+// with a partition of one topic holds up none of another.
+func TestTopicsAreFetchedTogether(t *testing.T) {
+	t.Parallel()
+	topics := []bus.Topic{bus.Intents, bus.Payments, bus.Outcomes}
+	fake, cluster := open(t, topics...)
+	var mu sync.Mutex
+	front := map[string]bool{}
+	apart := 0
+	var most int32
+	fake.ControlKey(int16(kmsg.Fetch), func(r kmsg.Request) (kmsg.Response, error, bool) {
+		fake.KeepControl()
+		mu.Lock()
+		defer mu.Unlock()
+		f := r.(*kmsg.FetchRequest)
+		if len(f.Topics) < len(topics) { // who looks for an end reads one partition
+			if len(f.Topics[0].Partitions) > 1 {
+				apart++
+			}
+			return nil, nil, false
+		}
+		front[fmt.Sprint(f.Topics[0].Topic, f.Topics[0].Partitions[0].Partition)] = true
+		for _, t := range f.Topics {
+			for _, p := range t.Partitions {
+				most = max(most, p.PartitionMaxBytes)
+			}
+		}
+		return nil, nil, false
+	})
+	var sources []*kafka.Source
+	var relays []*kafka.Relay
+	logs := map[bus.Topic]*area{}
+	for _, topic := range topics {
+		s := kafka.NewSource(cluster, topic, slog.New(slog.DiscardHandler))
+		must(t, s.Refresh(t.Context()))
+		sources = append(sources, s)
+		logs[topic] = newArea(bustest.Events("t"+string(topic), 300, 20))
+		logs[topic].topic = topic
+		relays = append(relays, &kafka.Relay{Cluster: cluster, Source: logs[topic], MessagesMax: 5, Log: slog.New(slog.DiscardHandler)})
+	}
+	run(t, func(ctx context.Context) error { return kafka.FetchAhead(ctx, 50*time.Millisecond, sources...) })
+	arrived := func() bool {
+		for _, s := range sources {
+			for g := range groups {
+				if s.Head(g) != logs[s.Topic()].Head(g) {
+					return false
+				}
+			}
+		}
+		return true
+	}
+	deadline := time.Now().Add(time.Minute)
+	for !arrived() {
+		if time.Now().After(deadline) {
+			t.Fatal("what was published did not arrive")
+		}
+		for _, r := range relays {
+			_, err := r.Step(t.Context())
+			must(t, err)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if apart > 0 {
+		t.Errorf("%d requests were for some of the topics alone", apart)
+	}
+	if len(front) < len(topics)*groups/2 {
+		t.Errorf("only %d of %d partitions were ever the first of a request", len(front), len(topics)*groups)
+	}
+	if most != 1<<20/4 {
+		t.Errorf("a partition may take %d bytes of an answer of %d", most, 1<<20)
 	}
 }

@@ -212,11 +212,12 @@ func TestEveryCopyIsAskedFor(t *testing.T) {
 // area is a log in memory.
 type area struct {
 	bus.Wakes
+	topic   bus.Topic
 	byGroup [groups][]bus.Message
 }
 
 func newArea(events []bus.Event) *area {
-	a := &area{}
+	a := &area{topic: bus.Payments}
 	for _, e := range events {
 		g := e.Context.BizCode.Group(groups)
 		a.byGroup[g] = append(a.byGroup[g], bus.Message{Event: e, Topic: bus.Payments, Group: g, Place: bus.Place{Epoch: 1, Seq: int64(len(a.byGroup[g]) + 1)}})
@@ -224,7 +225,7 @@ func newArea(events []bus.Event) *area {
 	return a
 }
 
-func (a *area) Topic() bus.Topic              { return bus.Payments }
+func (a *area) Topic() bus.Topic              { return a.topic }
 func (a *area) Groups() int                   { return groups }
 func (a *area) Refresh(context.Context) error { return nil }
 func (a *area) Head(group int) bus.Place {
