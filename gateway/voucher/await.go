@@ -72,9 +72,9 @@ func (v *Views) Await(ctx context.Context, a Ask) (View, error) {
 		if s.news(&a) && (!lacking || askErr != nil) {
 			return s.view, nil
 		}
-		// The first news of what was just accepted comes by itself, and soon: core
-		// is asked only if it does not.
-		if lacking && !asked[s.target] && ctx.Err() == nil && !s.asking && (over || !patient || !s.fresh || a.Since > 0) {
+		// The first news of what was just accepted, here or elsewhere, comes by itself,
+		// and soon: core is asked only if it does not.
+		if lacking && !asked[s.target] && ctx.Err() == nil && !s.asking && (over || !patient || s.view.Version > 0 || a.Since > 0) {
 			if asked == nil {
 				asked = map[ids.Code]bool{}
 			}
@@ -86,7 +86,11 @@ func (v *Views) Await(ctx context.Context, a Ask) (View, error) {
 			return v.final(&a, &s, askErr)
 		}
 		if patient && patience == nil {
-			t := time.NewTimer(min(a.Wait, v.cfg.AskAfter))
+			after := v.cfg.AskElsewhereAfter
+			if s.fresh {
+				after = v.cfg.AskAfter
+			}
+			t := time.NewTimer(min(a.Wait, after))
 			defer t.Stop()
 			patience = t.C
 		}

@@ -27,6 +27,9 @@ type Config struct {
 	// AskAfter is how long the first news of a voucher that this replica has just
 	// accepted may take before core is asked for it.
 	AskAfter time.Duration `yaml:"ask_after"`
+	// AskElsewhereAfter is that for a voucher of which this replica knows nothing: most
+	// were accepted by another one a moment ago.
+	AskElsewhereAfter time.Duration `yaml:"ask_elsewhere_after"`
 	// QueryTimeout bounds one question to core.
 	QueryTimeout time.Duration `yaml:"query_timeout"`
 }
@@ -34,7 +37,7 @@ type Config struct {
 // DefaultConfig is for one replica of a few thousand payments per second.
 func DefaultConfig() Config {
 	return Config{ViewBytesMax: 32 << 20, WaitersPerVoucherMax: 16, WaitersPerMerchantMax: 10_000, WaitersMax: 20_000,
-		BatchMessagesMax: 1000, AskAfter: 500 * time.Millisecond, QueryTimeout: 2 * time.Second}
+		BatchMessagesMax: 1000, AskAfter: 500 * time.Millisecond, AskElsewhereAfter: 100 * time.Millisecond, QueryTimeout: 2 * time.Second}
 }
 
 // Validate names the bound that is not positive, or too small for the others.
@@ -44,7 +47,7 @@ func (c Config) Validate() error {
 		value int64
 	}{{"view_bytes_max", c.ViewBytesMax}, {"waiters_per_voucher_max", int64(c.WaitersPerVoucherMax)},
 		{"waiters_per_merchant_max", int64(c.WaitersPerMerchantMax)}, {"waiters_max", int64(c.WaitersMax)},
-		{"batch_messages_max", int64(c.BatchMessagesMax)}, {"ask_after", int64(c.AskAfter)}, {"query_timeout", int64(c.QueryTimeout)}} {
+		{"batch_messages_max", int64(c.BatchMessagesMax)}, {"ask_after", int64(c.AskAfter)}, {"ask_elsewhere_after", int64(c.AskElsewhereAfter)}, {"query_timeout", int64(c.QueryTimeout)}} {
 		if f.value <= 0 {
 			return &fault.Error{Kind: fault.Invalid, Op: "voucher", Field: "voucher." + f.name, Code: "not_positive", Fix: "set it to at least 1"}
 		}

@@ -373,6 +373,50 @@ func TestWaiting(t *testing.T) {
 			}
 		})
 	})
+	t.Run("news of what another replica has just accepted come without a question", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			h := newHarness(t, nil)
+			c, y := h.order("o1", "k")
+			go func() {
+				time.Sleep(99 * time.Millisecond)
+				h.source.emit(c, payment(y, event.Created, 1))
+				h.step()
+				time.Sleep(2 * time.Second)
+				h.source.emit(c, payment(y, event.Pending, 2))
+				h.step()
+			}()
+			a := wait(h, y, 0, 30*time.Second)
+			a.Token = true
+			h.want(h.await(a), voucher.Ready, 2)
+			if h.core.questions() != 0 {
+				t.Errorf("core was asked %d times", h.core.questions())
+			}
+		})
+	})
+	t.Run("without news core is asked once, soon", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			h := newHarness(t, nil)
+			c, y := h.order("o1", "k")
+			h.core.payments[y], h.core.contexts[y] = payment(y, event.Pending, 2), c
+			start := time.Now()
+			h.want(h.await(wait(h, y, 0, 30*time.Second)), voucher.Ready, 2)
+			if took := time.Since(start); took != 100*time.Millisecond || h.core.questions() != 1 {
+				t.Errorf("took %s and %d questions", took, h.core.questions())
+			}
+		})
+	})
+	t.Run("whoever has a version is answered at once", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			h := newHarness(t, nil)
+			c, y := h.order("o1", "k")
+			h.core.payments[y], h.core.contexts[y] = payment(y, event.Pending, 2), c
+			start := time.Now()
+			h.want(h.await(wait(h, y, 1, 30*time.Second)), voucher.Ready, 2)
+			if took := time.Since(start); took != 0 {
+				t.Errorf("took %s", took)
+			}
+		})
+	})
 	t.Run("its end gives what is known", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			h := newHarness(t, nil)
