@@ -82,6 +82,7 @@ var banned = []struct{ call, why, exceptIn string }{
 	{`slog\.(Info|Warn|Error|Debug|Default)\(`, "loggers are handed in", `none`},
 	{`metrics\.(NewCounter|GetOrCreateCounter|NewGauge|GetOrCreateGauge|NewHistogram|GetOrCreateHistogram)\(`, "metric sets are handed in", `none`},
 	{`os\.Exit\(|log\.Fatal`, "errors are returned", `cmd/tallystick|cmd/pspsim|bench(/.*)?`},
+	{`kafka\.(NewReader|ReaderConfig|Writer|NewWriter|WriterConfig|DialLeader|ConsumerGroupConfig)\b`, "the library's reader and writer retry, batch and commit by themselves: what was appended and read would not be ours to say", `none`},
 	{`context\.Background\(\)`, "contexts are handed in", `cmd/.*|bench(/.*)?|gateway/api`},
 }
 
