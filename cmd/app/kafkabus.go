@@ -261,6 +261,8 @@ func (k *kafkaBus) tell(ctx context.Context) error {
 
 func (k *kafkaBus) backlog(t bus.Topic) (int64, time.Duration) { return k.unread.Of(t) }
 
+func (k *kafkaBus) full(t bus.Topic) error { return k.unread.Full(t) }
+
 func (k *kafkaBus) first() (out []runner) {
 	c := k.app.Config
 	out = append(out, runner{"topics", k.runTopics})
@@ -294,9 +296,7 @@ func (k *kafkaBus) every(d time.Duration, f func(context.Context) error) func(co
 // lookUnread asks for the backlog, and raises an alarm when the brokers will soon
 // delete what core has not read.
 func (k *kafkaBus) lookUnread(ctx context.Context) error {
-	if err := k.unread.Step(ctx); err != nil {
-		return err
-	}
+	err := k.unread.Step(ctx)
 	for _, t := range entering() {
 		_, age := k.unread.Of(t)
 		near := float64(age) > nearShare*float64(k.keeps())
@@ -305,7 +305,7 @@ func (k *kafkaBus) lookUnread(ctx context.Context) error {
 		}
 		k.near[t] = near
 	}
-	return nil
+	return err
 }
 
 // steps are for simulations, which have no brokers.

@@ -87,10 +87,10 @@ func (k *kafkaBus) directory() directorySource {
 }
 
 // admit refuses what a topic that was not checked would not keep.
-func (k *kafkaBus) admit(t bus.Topic) error {
+func (k *kafkaBus) admit(t bus.Topic, group int) error {
 	select {
 	case <-k.checked:
-		return k.unread.Admit(t)
+		return k.unread.Admit(t, group)
 	default:
 		return fault.New(fault.Unavailable, "kafka", "the topics are not checked yet")
 	}

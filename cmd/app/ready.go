@@ -23,12 +23,7 @@ func (a *App) probes() []api.Probe {
 		if !a.Config.has(RoleGateway) {
 			break
 		}
-		out = append(out, api.Probe{Name: string(t) + "_backlog", Check: func() error {
-			if bytes, age := a.bus.backlog(t); bytes > a.Config.Intake.UnreadBytesMax || age > a.Config.Intake.UnreadAgeMax {
-				return fault.New(fault.Unavailable, "intake", "%d bytes of %s are unread, the oldest for %s", bytes, t, age)
-			}
-			return nil
-		}})
+		out = append(out, api.Probe{Name: string(t) + "_backlog", Check: func() error { return a.bus.full(t) }})
 	}
 	if a.Config.Bus == BusKafka {
 		out = append(out, api.Probe{Name: "kafka", Check: a.bus.reachable}, api.Probe{Name: "directory", Check: a.directory.Missing})

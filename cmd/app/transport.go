@@ -9,6 +9,7 @@ import (
 	"github.com/tallystick/tallystick/internal/bus"
 	"github.com/tallystick/tallystick/internal/bus/embedded"
 	"github.com/tallystick/tallystick/internal/bus/kafka"
+	"github.com/tallystick/tallystick/internal/fault"
 )
 
 // transport is how the areas of this process hear of each other, and of those in
@@ -44,6 +45,8 @@ type transport interface {
 	reachable() error
 	// backlog is what is unread of a topic that enters from outside.
 	backlog(bus.Topic) (bytes int64, age time.Duration)
+	// full says why nothing of such a topic is taken; nil while something is.
+	full(bus.Topic) error
 	// first are runners that start before all readers and end after them.
 	first() []runner
 	steps() []Step
@@ -142,6 +145,13 @@ func (e *embeddedBus) directory() directorySource {
 func (e *embeddedBus) reachable() error { return nil }
 
 func (e *embeddedBus) backlog(t bus.Topic) (int64, time.Duration) { return e.log.Backlog(t) }
+
+func (e *embeddedBus) full(t bus.Topic) error {
+	if bytes, age := e.log.Backlog(t); bytes > e.app.Config.Intake.UnreadBytesMax || age > e.app.Config.Intake.UnreadAgeMax {
+		return fault.New(fault.Unavailable, "intake", "%d bytes of %s are unread, the oldest for %s", bytes, t, age)
+	}
+	return nil
+}
 
 func (e *embeddedBus) first() []runner {
 	return []runner{{"intake", func(ctx context.Context) error { return e.log.Run(ctx, e.app.Config.Intake.MeasureEvery) }}}

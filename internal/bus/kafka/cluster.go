@@ -141,8 +141,7 @@ func (c *Cluster) named(name string) bus.Topic {
 	return bus.Topic(strings.TrimPrefix(name, c.cfg.Prefix))
 }
 
-// metadata waits, within ctx, until a broker knows all the topics and who leads
-// each of their partitions.
+// metadata waits, within ctx, until a broker knows all the topics and their partitions.
 func (c *Cluster) metadata(ctx context.Context, names []string) ([]kafka.Topic, error) {
 	for {
 		res, err := c.client.Metadata(ctx, &kafka.MetadataRequest{Topics: names})
@@ -150,14 +149,14 @@ func (c *Cluster) metadata(ctx context.Context, names []string) ([]kafka.Topic, 
 			return nil, unavailable(err)
 		}
 		i := slices.IndexFunc(res.Topics, func(t kafka.Topic) bool {
-			return t.Error != nil || len(t.Partitions) == 0 || slices.ContainsFunc(t.Partitions, func(p kafka.Partition) bool { return p.Error != nil })
+			return t.Error != nil || len(t.Partitions) == 0
 		})
 		if i < 0 && len(res.Topics) == len(names) {
 			return res.Topics, nil
 		}
 		select {
 		case <-ctx.Done():
-			return nil, fault.New(fault.Unavailable, "metadata", "a topic has no leader: %w", ctx.Err())
+			return nil, fault.New(fault.Unavailable, "metadata", "a topic is not known: %w", ctx.Err())
 		case <-time.After(20 * time.Millisecond):
 		}
 	}

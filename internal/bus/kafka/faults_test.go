@@ -223,7 +223,7 @@ func TestIntakeBounds(t *testing.T) {
 		t.Errorf("%d bytes wait in memory, the bound is %d", have, cfg.QueueBytesMax)
 	}
 	no := errors.New("too much is unread")
-	refusing, err := kafka.NewIntake(cluster, kafka.DefaultIntakeConfig(), func(bus.Topic) error { return no }, bus.Intents)
+	refusing, err := kafka.NewIntake(cluster, kafka.DefaultIntakeConfig(), func(bus.Topic, int) error { return no }, bus.Intents)
 	must(t, err)
 	if _, err := refusing.Append(bus.Intents, &many[0]); !errors.Is(err, no) {
 		t.Errorf("admission is not asked: %v", err)

@@ -37,9 +37,8 @@ func (c *Cluster) scan(ctx context.Context, topic bus.Topic, group int, offset i
 	}
 	switch {
 	case errors.Is(res.Error, kafka.OffsetOutOfRange): // it does not say what the range is
-		at := partition{topic, group}
-		spans, err := c.spans(ctx, at)
-		switch s := spans[at]; {
+		s, err := c.span(ctx, partition{topic, group})
+		switch {
 		case err != nil:
 			return offset, err
 		case offset < s.first: // it was deleted: the reader sees the gap
@@ -53,6 +52,29 @@ func (c *Cluster) scan(ctx context.Context, topic bus.Topic, group int, offset i
 		return offset, unavailable(res.Error)
 	}
 	return c.readRecords(topic, group, offset, res.Records, fn)
+}
+
+// timeAt is when what is at an offset, or first behind it, was made.
+func (c *Cluster) timeAt(ctx context.Context, of partition, offset int64) (at time.Time, err error) {
+	res, err := c.client.Fetch(ctx, &kafka.FetchRequest{Topic: c.topic(of.topic), Partition: of.group, Offset: offset, MinBytes: 1,
+		MaxBytes: 1, MaxWait: c.cfg.FetchWait}) // a batch is sent whole
+	if err == nil {
+		err = res.Error
+	}
+	if err != nil {
+		return at, unavailable(err)
+	}
+	_, err = c.readRecords(of.topic, of.group, offset, res.Records, func(r *kafka.Record) error {
+		m, err := c.message(of.topic, of.group, r)
+		if at.IsZero() && err == nil {
+			at = time.UnixMilli(m.AtMillis)
+		}
+		return err
+	})
+	if err == nil && at.IsZero() {
+		err = fault.New(fault.Unavailable, "kafka", "%s/%d gives nothing at %d", c.topic(of.topic), of.group, offset)
+	}
+	return at, err
 }
 
 // readRecords calls fn for each record of an answer from an offset on.
@@ -163,11 +185,11 @@ const (
 // end reads the end of a partition.
 func (c *Cluster) end(ctx context.Context, topic bus.Topic, group int) (endOf, error) {
 	at := partition{topic, group}
-	spans, err := c.spans(ctx, at)
+	s, err := c.span(ctx, at)
 	if err != nil {
 		return endOf{}, err
 	}
-	return c.endIn(ctx, at, spans[at])
+	return c.endIn(ctx, at, s)
 }
 
 // endIn reads the last place of a partition, whose span is known.

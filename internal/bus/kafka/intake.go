@@ -41,7 +41,7 @@ func (c IntakeConfig) Validate() error {
 // Safe for concurrent use.
 type Intake struct {
 	cfg   IntakeConfig
-	admit func(bus.Topic) error
+	admit func(topic bus.Topic, group int) error
 	lanes map[bus.Topic][]*entry
 	ship  *shipper
 
@@ -102,12 +102,12 @@ func (t *ticket) Withdraw() bool {
 
 // NewIntake makes an intake for topics. admit, which may be nil, is asked before
 // anything is taken: fault.Unavailable while too much is unread.
-func NewIntake(c *Cluster, cfg IntakeConfig, admit func(bus.Topic) error, topics ...bus.Topic) (*Intake, error) {
+func NewIntake(c *Cluster, cfg IntakeConfig, admit func(topic bus.Topic, group int) error, topics ...bus.Topic) (*Intake, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
 	if admit == nil {
-		admit = func(bus.Topic) error { return nil }
+		admit = func(bus.Topic, int) error { return nil }
 	}
 	in := &Intake{cfg: cfg, admit: admit, lanes: map[bus.Topic][]*entry{}, drained: make(chan struct{})}
 	var all []lane
@@ -131,7 +131,7 @@ func (in *Intake) Append(topic bus.Topic, e *bus.Event) (bus.Ticket, error) {
 	if err := e.Context.Validate(); err != nil || group < 0 || e.Version != bus.EnvelopeVersion {
 		return nil, fault.New(fault.Internal, "intake", "event %s %s of version %d: %w", e.Type, e.ID, e.Version, err)
 	}
-	if err := in.admit(topic); err != nil {
+	if err := in.admit(topic, group); err != nil {
 		return nil, err
 	}
 	r := record(e, bus.Place{})

@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -103,29 +104,25 @@ type Backlog struct {
 	all []partition
 
 	mu     sync.Mutex
-	seen   time.Time // when the brokers were last asked, and answered
-	topics map[bus.Topic]*unreadOf
+	seen   time.Time                  // when the brokers were last asked, and answered
+	topics map[bus.Topic][]unreadPart // by group
 }
 
-// unreadOf is one topic.
-type unreadOf struct {
+// unreadPart remembers one end of a group and when it was first seen: once what lies
+// before it was read, it is the turn of a later one. So the age of what is unread is
+// never under-estimated by more than one Step.
+type unreadPart struct {
+	known   bool // since is right also about what was there before the first Step
 	records int64
-	parts   []partUnread
-}
-
-// partUnread remembers one end of a group and when it was first seen: once what
-// lies before it was read, it is the turn of a later one. So the age of what is
-// unread is never under-estimated by more than one Step.
-type partUnread struct {
-	mark  int64
-	since time.Time // zero when everything is read
+	mark    int64
+	since   time.Time // zero when everything is read
 }
 
 // NewBacklog makes one for topics.
 func NewBacklog(c *Cluster, cfg BacklogConfig, now func() time.Time, topics ...bus.Topic) *Backlog {
-	b := &Backlog{cluster: c, cfg: cfg, now: now, topics: map[bus.Topic]*unreadOf{}}
+	b := &Backlog{cluster: c, cfg: cfg, now: now, topics: map[bus.Topic][]unreadPart{}}
 	for _, t := range topics {
-		b.topics[t] = &unreadOf{parts: make([]partUnread, c.cfg.Groups)}
+		b.topics[t] = make([]unreadPart, c.cfg.Groups)
 		for g := range c.cfg.Groups {
 			b.all = append(b.all, partition{t, g})
 		}
@@ -133,27 +130,57 @@ func NewBacklog(c *Cluster, cfg BacklogConfig, now func() time.Time, topics ...b
 	return b
 }
 
-// Step asks the brokers.
+// Step asks the brokers. What they cannot tell of one group, as nobody leads its
+// partition, stays as it was, and is an error about that group alone.
 func (b *Backlog) Step(ctx context.Context) error {
 	// In this order: what is told later than the ends were read is never behind them.
 	told, err := b.cluster.told(ctx, b.cfg.Reader, b.all...)
 	if err != nil {
 		return fault.Wrap("backlog", err)
 	}
-	spans, err := b.cluster.spans(ctx, b.all...)
-	if err != nil {
-		return fault.Wrap("backlog", err)
+	spans, failed := b.cluster.spans(ctx, b.all...)
+	now := b.now()
+	errs := make([]error, 0, len(failed))
+	for _, p := range b.all {
+		s, has := spans[p]
+		if !has {
+			errs = append(errs, fmt.Errorf("%s, group %d: %w", p.topic, p.group, failed[p]))
+			continue
+		}
+		errs = append(errs, b.measure(ctx, p, max(told[p], s.first), s.last, now))
+	}
+	if len(spans) > 0 {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.seen = now
+	}
+	return fault.Wrap("backlog", errors.Join(errs...))
+}
+
+// measure takes up to where a partition was read, and where it ends. The first time it
+// looks how old the oldest is that was not read: others may have taken it long ago.
+func (b *Backlog) measure(ctx context.Context, of partition, told, end int64, now time.Time) (err error) {
+	b.mu.Lock()
+	first := !b.topics[of.topic][of.group].known
+	b.mu.Unlock()
+	since := now
+	if first && told < end {
+		var at time.Time
+		if at, err = b.cluster.timeAt(ctx, of, told); err == nil && at.Before(now) {
+			since = at
+		}
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.seen = b.now()
-	for _, u := range b.topics {
-		u.records = 0
+	p := &b.topics[of.topic][of.group]
+	p.known = p.known || err == nil
+	switch p.records = max(0, end-told); {
+	case p.records == 0:
+		p.mark, p.since = 0, time.Time{}
+	case p.since.IsZero() || told >= p.mark || first && since.Before(p.since):
+		p.mark, p.since = end, since
 	}
-	for _, p := range b.all {
-		b.note(p, max(told[p], spans[p].first), spans[p].last)
-	}
-	return nil
+	return err
 }
 
 // Seen is when the brokers last answered a Step; the zero time if they never did.
@@ -163,47 +190,57 @@ func (b *Backlog) Seen() time.Time {
 	return b.seen
 }
 
-// note takes up to where a partition was read, and where it ends; b.mu is held.
-func (b *Backlog) note(of partition, told, end int64) {
-	u := b.topics[of.topic]
-	p := &u.parts[of.group]
-	switch {
-	case told >= end:
-		*p = partUnread{}
-		return
-	case p.since.IsZero() || told >= p.mark:
-		*p = partUnread{mark: end, since: b.seen}
-	}
-	u.records += end - told
-}
-
 // Of is about how many bytes of a topic are unread, and for how long the oldest of
 // them has been.
 func (b *Backlog) Of(topic bus.Topic) (bytes int64, age time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	u := b.topics[topic]
-	if u == nil {
-		return 0, 0
+	for g := range b.topics[topic] {
+		bytes += b.topics[topic][g].records * b.cfg.RecordBytes
+		age = max(age, b.age(topic, g))
 	}
-	now := b.now()
-	for _, p := range u.parts {
-		if !p.since.IsZero() {
-			age = max(age, now.Sub(p.since))
-		}
-	}
-	return u.records * b.cfg.RecordBytes, age
+	return bytes, age
 }
 
-// Admit refuses, with fault.Unavailable, while a bound is passed.
-func (b *Backlog) Admit(topic bus.Topic) error {
-	switch bytes, age := b.Of(topic); {
-	case bytes > b.cfg.UnreadBytesMax:
+// age is that of the oldest that is unread of a group; b.mu is held.
+func (b *Backlog) age(topic bus.Topic, group int) time.Duration {
+	if since := b.topics[topic][group].since; !since.IsZero() {
+		return b.now().Sub(since)
+	}
+	return 0
+}
+
+// Admit refuses, with fault.Unavailable, what a group of a topic would take while too
+// much of the topic is unread, or something of the group for too long: a group that
+// stands still keeps nobody from the others.
+func (b *Backlog) Admit(topic bus.Topic, group int) error {
+	if err := b.roomy(topic); err != nil {
+		return err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.age(topic, group) > b.cfg.UnreadAgeMax {
+		return &fault.Error{Kind: fault.Unavailable, Op: "intake", Code: "backlog_age", Fix: "retry after a moment",
+			Err: fmt.Errorf("%s of group %d have waited unread for more than %s", topic, group, b.cfg.UnreadAgeMax)}
+	}
+	return nil
+}
+
+// Full says why no group of a topic takes anything; nil while one does.
+func (b *Backlog) Full(topic bus.Topic) (err error) {
+	for g := range b.topics[topic] {
+		if err = b.Admit(topic, g); err == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+// roomy refuses while the bound of bytes is passed.
+func (b *Backlog) roomy(topic bus.Topic) error {
+	if bytes, _ := b.Of(topic); bytes > b.cfg.UnreadBytesMax {
 		return &fault.Error{Kind: fault.Unavailable, Op: "intake", Code: "backlog_bytes", Fix: "retry after a moment",
 			Err: fmt.Errorf("about %d bytes of %s are unread, the bound is %d", bytes, topic, b.cfg.UnreadBytesMax)}
-	case age > b.cfg.UnreadAgeMax:
-		return &fault.Error{Kind: fault.Unavailable, Op: "intake", Code: "backlog_age", Fix: "retry after a moment",
-			Err: fmt.Errorf("%s have waited unread for more than %s", topic, b.cfg.UnreadAgeMax)}
 	}
 	return nil
 }

@@ -87,11 +87,9 @@ func (s *Source) Refresh(ctx context.Context) error {
 	var wg sync.WaitGroup
 	for i, p := range all {
 		wg.Go(func() {
-			end, err := endOf{}, error(nil)
-			if failed == nil {
+			end, err := endOf{}, failed[p]
+			if err == nil {
 				end, err = s.cluster.endIn(ctx, p, spans[p])
-			} else { // one that cannot be told of hides no other
-				end, err = s.cluster.end(ctx, s.topic, p.group)
 			}
 			if err == nil {
 				err = s.refreshed(p.group, end)

@@ -16,33 +16,40 @@ import (
 type span struct{ first, last int64 }
 
 // spans are those of some partitions, with two requests to each broker that leads one.
-// The library sends two for each partition.
-func (c *Cluster) spans(ctx context.Context, of ...partition) (map[partition]span, error) {
+// Of which it cannot be told, it says why: every partition is in one of the two. The
+// library sends two requests for each partition.
+func (c *Cluster) spans(ctx context.Context, of ...partition) (out map[partition]span, failed map[partition]error) {
 	byLeader, leaders := map[int][]partition{}, c.leaders(ctx)
+	out, failed = make(map[partition]span, len(of)), map[partition]error{}
 	for _, p := range of {
 		leader, has := leaders.of(p)
 		if !has {
-			return nil, unavailable(protocol.NewErrNoLeader(c.topic(p.topic), int32(p.group))) //nolint:gosec // at most 1,024
+			failed[p] = unavailable(protocol.NewErrNoLeader(c.topic(p.topic), int32(p.group))) //nolint:gosec // at most 1,024
+			continue
 		}
 		byLeader[leader] = append(byLeader[leader], p)
 	}
 	var wg sync.WaitGroup
 	var mu sync.Mutex
-	var errs []error
-	out := make(map[partition]span, len(of))
 	for _, led := range byLeader {
 		for _, which := range [...]int64{kafka.FirstOffset, kafka.LastOffset} {
 			wg.Go(func() {
 				offsets, err := c.offsets(ctx, which, led)
 				mu.Lock()
 				defer mu.Unlock()
-				errs = append(errs, err)
-				for p, offset := range offsets {
+				for _, p := range led {
 					s := out[p]
-					if which == kafka.FirstOffset {
-						s.first = max(0, offset)
-					} else {
-						s.last = offset
+					switch o, has := offsets[p]; {
+					case err != nil:
+						failed[p] = err
+					case !has:
+						failed[p] = unavailable(errors.New("the brokers' answer does not tell"))
+					case o.ErrorCode != 0:
+						failed[p] = unavailable(kafka.Error(o.ErrorCode))
+					case which == kafka.FirstOffset:
+						s.first = max(0, o.Offset)
+					default:
+						s.last = o.Offset
 					}
 					out[p] = s
 				}
@@ -50,11 +57,20 @@ func (c *Cluster) spans(ctx context.Context, of ...partition) (map[partition]spa
 		}
 	}
 	wg.Wait()
-	return out, errors.Join(errs...)
+	for p := range failed {
+		delete(out, p)
+	}
+	return out, failed
+}
+
+// span is that of one partition.
+func (c *Cluster) span(ctx context.Context, p partition) (span, error) {
+	spans, failed := c.spans(ctx, p)
+	return spans[p], failed[p]
 }
 
 // offsets asks the leader of some partitions for their first or their last offsets.
-func (c *Cluster) offsets(ctx context.Context, which int64, of []partition) (map[partition]int64, error) {
+func (c *Cluster) offsets(ctx context.Context, which int64, of []partition) (map[partition]*listoffsets.ResponsePartition, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.client.Timeout)
 	defer cancel()
 	byTopic := map[bus.Topic][]listoffsets.RequestPartition{}
@@ -69,18 +85,10 @@ func (c *Cluster) offsets(ctx context.Context, which int64, of []partition) (map
 	if err != nil {
 		return nil, unavailable(err)
 	}
-	out := map[partition]int64{}
+	out := map[partition]*listoffsets.ResponsePartition{}
 	for _, t := range m.(*listoffsets.Response).Topics {
-		for _, p := range t.Partitions {
-			if p.ErrorCode != 0 {
-				return nil, unavailable(kafka.Error(p.ErrorCode))
-			}
-			out[partition{c.named(t.Topic), int(p.Partition)}] = p.Offset
-		}
-	}
-	for _, p := range of {
-		if _, has := out[p]; !has {
-			return nil, unavailable(errors.New("the brokers' answer does not tell"))
+		for i := range t.Partitions {
+			out[partition{c.named(t.Topic), int(t.Partitions[i].Partition)}] = &t.Partitions[i]
 		}
 	}
 	return out, nil

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -55,7 +56,8 @@ func (c *Cluster) ensure(ctx context.Context, shapes []shape) error {
 	if err := c.check(ctx, shapes); err != nil {
 		return err
 	}
-	return fault.Wrap(op, c.awaitLeaders(ctx, shapes))
+	made := slices.DeleteFunc(slices.Clone(shapes), func(s shape) bool { return res.Errors[c.topic(s.topic)] != nil })
+	return fault.Wrap(op, c.awaitLeaders(ctx, made))
 }
 
 // entries are what a topic is made with.
@@ -90,8 +92,10 @@ func (c *Cluster) check(ctx context.Context, shapes []shape) error {
 		case n != want.partitions:
 			return unfit(t.Name, "use the number of groups that it was made with", "it has %d partitions, there are %d groups", n, want.partitions)
 		}
-		if n := len(t.Partitions[0].Replicas); n < c.cfg.Replication {
-			return unfit(t.Name, "add replicas, or lower kafka.replication", "it has %d replicas", n)
+		for _, p := range t.Partitions {
+			if n := len(p.Replicas); n < c.cfg.Replication && p.Error == nil { // an error is that nobody leads it now
+				return unfit(t.Name, "add replicas, or lower kafka.replication", "partition %d has %d replicas", p.ID, n)
+			}
 		}
 		req.Resources = append(req.Resources, kafka.DescribeConfigRequestResource{ResourceType: kafka.ResourceTypeTopic, ResourceName: t.Name,
 			ConfigNames: []string{"retention.ms", "cleanup.policy", "min.insync.replicas", "retention.bytes", "max.message.bytes"}})
@@ -144,8 +148,9 @@ func unfit(topic, fix, format string, args ...any) error {
 	return &fault.Error{Kind: fault.Conflict, Op: "kafka: topics", Field: topic, Code: "topic_unfit", Fix: fix, Err: fmt.Errorf(format, args...)}
 }
 
-// awaitLeaders waits, within ctx, until every partition answers: a broker may name
-// itself the leader of a new one a moment before it is.
+// awaitLeaders waits, within ctx, until every partition of topics that were just made
+// answers: a broker may name itself the leader of a new one a moment before it is. Of a
+// topic that was there, a partition without a leader keeps nobody from the others.
 func (c *Cluster) awaitLeaders(ctx context.Context, shapes []shape) error {
 	var all []partition
 	for _, s := range shapes {
@@ -154,13 +159,13 @@ func (c *Cluster) awaitLeaders(ctx context.Context, shapes []shape) error {
 		}
 	}
 	for {
-		_, err := c.spans(ctx, all...)
-		if err == nil {
+		_, failed := c.spans(ctx, all...)
+		if len(failed) == 0 {
 			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return err
+			return fault.New(fault.Unavailable, "leaders", "%d partitions have none: %w", len(failed), ctx.Err())
 		case <-time.After(20 * time.Millisecond):
 		}
 	}

@@ -389,3 +389,79 @@ func TestTopicsAreFetchedTogether(t *testing.T) {
 		t.Errorf("a partition may take %d bytes of an answer of %d", most, 1<<20)
 	}
 }
+
+// noLeader is a partition of the intents that nobody leads, for whoever asks about it.
+func noLeader(fake *kfake.Cluster, group int32) {
+	fake.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Metadata, kmsg.ListOffsets}, Topic: "tallystick.intents", Partitions: []int32{group}, Err: kerr.LeaderNotAvailable, Count: -1})
+}
+
+// A partition that nobody leads stalls its group alone: what is unread of the others is
+// still measured, and they are still taken.
+func TestAPartitionWithoutALeader(t *testing.T) {
+	t.Parallel()
+	fake, cluster := open(t, bus.Intents)
+	in := intake(t, cluster)
+	now := time.UnixMilli(bustest.Events("b", 1, 1)[0].AtMillis)
+	b := kafka.NewBacklog(cluster, kafka.BacklogConfig{Reader: "core", UnreadBytesMax: 1 << 30, UnreadAgeMax: 30 * time.Second, RecordBytes: 1},
+		func() time.Time { return now }, bus.Intents)
+	told := map[int]bus.Place{}
+	for _, e := range bustest.Events("b", 50, 50) {
+		must(t, ask(t, in, &e))
+		told[e.Context.BizCode.Group(groups)] = bus.Place{Epoch: 1, Seq: 1}
+	}
+	must(t, cluster.Tell(t.Context(), "core", bus.Intents, told))
+	must(t, b.Step(t.Context()))
+	if n, _ := b.Of(bus.Intents); n != 48 {
+		t.Fatalf("%d unread", n)
+	}
+	noLeader(fake, 0)
+	must(t, cluster.Tell(t.Context(), "core", bus.Intents, map[int]bus.Place{1: {Epoch: 1, Seq: 50}})) // core has read it
+	for range 40 {
+		now = now.Add(time.Second)
+		if err := b.Step(t.Context()); err == nil {
+			t.Fatal("nothing is wrong with group 0")
+		}
+	}
+	if b.Seen() != now {
+		t.Errorf("brokers were last seen %s ago, and they answer", now.Sub(b.Seen()))
+	}
+	if err := b.Admit(bus.Intents, 1); err != nil {
+		t.Errorf("everything of group 1 was read: %v", err)
+	}
+	if err := b.Admit(bus.Intents, 0); !fault.Is(err, fault.Unavailable) {
+		t.Errorf("group 0 has stood still for 40 s: %v", err)
+	}
+	if err := b.Full(bus.Intents); err != nil {
+		t.Errorf("group 1 is taken: %v", err)
+	}
+	if err := cluster.EnsureTopics(t.Context(), bus.Intents); err != nil {
+		t.Errorf("a process that starts does not serve the others: %v", err)
+	}
+}
+
+// What others have taken is as old for a gateway that starts as it is.
+func TestAGatewayThatStartsKnowsHowOld(t *testing.T) {
+	t.Parallel()
+	_, cluster := open(t, bus.Intents)
+	in := intake(t, cluster)
+	events := bustest.Events("o", 3, 1)
+	for _, e := range events {
+		must(t, ask(t, in, &e))
+	}
+	for read := 1; read < 3; read++ {
+		must(t, cluster.Tell(t.Context(), "core", bus.Intents, map[int]bus.Place{events[0].Context.BizCode.Group(groups): {Epoch: 1, Seq: int64(read)}}))
+		now := time.UnixMilli(events[read].AtMillis).Add(time.Minute)
+		b := kafka.NewBacklog(cluster, kafka.BacklogConfig{Reader: "core", UnreadBytesMax: 1 << 30, UnreadAgeMax: 30 * time.Second, RecordBytes: 1},
+			func() time.Time { return now }, bus.Intents)
+		must(t, b.Step(t.Context()))
+		if n, age := b.Of(bus.Intents); n != int64(3-read) || age != time.Minute {
+			t.Errorf("%d were read: %d unread, the oldest for %s", read, n, age)
+		}
+		if err := b.Full(bus.Intents); err != nil {
+			t.Errorf("the other group takes something: %v", err)
+		}
+		if err := b.Admit(bus.Intents, events[0].Context.BizCode.Group(groups)); !fault.Is(err, fault.Unavailable) {
+			t.Errorf("taken, although the oldest has waited for a minute: %v", err)
+		}
+	}
+}
