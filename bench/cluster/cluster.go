@@ -25,7 +25,7 @@ type bench struct {
 	each, databases int
 	groups          int
 	rate            float64
-	d               time.Duration
+	d, warm         time.Duration
 	profile         string
 
 	cluster *rig.Cluster
@@ -36,24 +36,22 @@ type bench struct {
 // drainMax is how long everything may take to end after the last accept.
 const drainMax = 2 * time.Minute
 
-// warmFor is offered before anything is measured.
-const warmFor = 5 * time.Second
-
 // Run is the bench.
 func Run(ctx context.Context, fs *flag.FlagSet, args []string, out io.Writer) (map[string]any, error) {
 	b := &bench{out: out, figures: map[string]any{}}
-	short := fs.Bool("short", false, "offer for 10 s instead of 40")
+	short := fs.Bool("short", false, "offer for 10 s instead of 40, and 5 s instead of 30 to get warm")
 	fs.IntVar(&b.each, "each", 2, "processes of each role")
 	fs.IntVar(&b.databases, "databases", 1, "database servers")
 	fs.IntVar(&b.groups, "groups", 16, "groups of the installation")
 	fs.Float64Var(&b.rate, "rate", 200, "payments per second")
 	fs.DurationVar(&b.d, "for", 40*time.Second, "how long they are offered")
+	fs.DurationVar(&b.warm, "warm", 30*time.Second, "how long they are offered before anything is measured: a JVM that has just started compiles as much as it works")
 	fs.StringVar(&b.profile, "profile", "", "roles, with commas, to take CPU profiles of: the first of each one's processes, into ROLE.pprof")
 	if err := fs.Parse(args); err != nil {
 		return nil, err
 	}
 	if *short {
-		b.d = 10 * time.Second
+		b.d, b.warm = 10*time.Second, 5*time.Second
 	}
 	dir, remove, err := rig.TempDir("cluster")
 	if err != nil {
@@ -120,7 +118,8 @@ func (b *bench) settled(ctx context.Context, want float64) (bool, error) {
 }
 
 func (b *bench) measure(ctx context.Context) error {
-	warm := b.drive(ctx, 1, warmFor)
+	b.print("offering %.0f/s for %s to get warm", b.rate, b.warm)
+	warm := b.drive(ctx, 1, b.warm)
 	before := float64(warm.Stats.Paid.Load())
 	if ok, err := b.settled(ctx, before); !ok {
 		return errors.Join(err, errors.New("what warmed it up was not settled"))
@@ -164,6 +163,9 @@ func (b *bench) takeProfile(ctx context.Context, role app.Role) {
 	}
 }
 
+// compiling is the part of Kafka's that compiles it.
+const compiling = "kafka_compiling"
+
 // cpu is the processor time so far, by role and engine.
 func (b *bench) cpu() (map[string]time.Duration, error) {
 	out := map[string]time.Duration{"load and PSP": rig.SelfCPU()}
@@ -177,6 +179,8 @@ func (b *bench) cpu() (map[string]time.Duration, error) {
 	}
 	var err error
 	out["kafka"], err = b.cluster.Kafka.CPU()
+	errs = append(errs, err)
+	out[compiling], err = b.cluster.Kafka.CompilerCPU()
 	errs = append(errs, err)
 	out["redis"], err = b.cluster.Redis.CPU()
 	return out, errors.Join(append(errs, err)...)
@@ -207,6 +211,8 @@ func (b *bench) tell(took time.Duration, before, after map[string]time.Duration)
 		}
 		b.print("  %-13s %.3f ms CPU per settled payment", name, each)
 	}
+	b.figures["cpu_millis_"+compiling] = millis(after[compiling]-before[compiling]) / paid
+	b.print("  of Kafka's    %.3f ms compile it", b.figures["cpu_millis_"+compiling])
 	b.figures["cpu_millis_servers"], b.figures["cpu_millis_engines"] = servers, engines
 	b.print("offered %.0f/s for %s: %d accepted, %.0f settled, %.0f/s from the first accept to the last posting; %.2f ms CPU of ours and %.2f ms of engines each",
 		b.rate, b.d, s.Accepted.Load(), paid, paid/took.Seconds(), servers, engines)

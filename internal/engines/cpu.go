@@ -2,7 +2,10 @@ package engines
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -11,10 +14,13 @@ const ticksPerSecond = 100
 
 // cpuOf is the processor time that a process has taken, and those of its children
 // that have ended and were waited for.
-func cpuOf(pid int) (time.Duration, error) {
-	f := procStat(pid)
+func cpuOf(pid int) (time.Duration, error) { return cpuIn("/proc/" + itoa(pid) + "/stat") }
+
+// cpuIn is cpuOf for a process's or a thread's file.
+func cpuIn(path string) (time.Duration, error) {
+	f := statOf(path)
 	if len(f) < 15 {
-		return 0, fmt.Errorf("process %d is gone", pid)
+		return 0, fmt.Errorf("%s: the process is gone", path)
 	}
 	var ticks int64
 	for _, field := range f[11:15] { // utime, stime, cutime, cstime
@@ -29,6 +35,23 @@ func cpuOf(pid int) (time.Duration, error) {
 
 // CPU is the processor time that the broker has taken.
 func (k *Kafka) CPU() (time.Duration, error) { return cpuOf(k.p.cmd.Process.Pid) }
+
+// CompilerCPU is the part of CPU that the JVM has taken to compile what it runs: much for
+// a minute or two after its start, little later.
+func (k *Kafka) CompilerCPU() (total time.Duration, err error) {
+	tasks := filepath.Join("/proc", itoa(k.p.cmd.Process.Pid), "task")
+	threads, err := os.ReadDir(tasks)
+	for _, t := range threads {
+		name, gone := os.ReadFile(filepath.Join(tasks, t.Name(), "comm")) //nolint:gosec // our own process
+		if gone != nil || !strings.Contains(string(name), "CompilerThre") {
+			continue
+		}
+		if cpu, gone := cpuIn(filepath.Join(tasks, t.Name(), "stat")); gone == nil {
+			total += cpu
+		}
+	}
+	return total, err
+}
 
 // CPU is the processor time that the server has taken.
 func (r *Redis) CPU() (time.Duration, error) { return cpuOf(r.p.cmd.Process.Pid) }

@@ -66,7 +66,7 @@ func StartKafka(ctx context.Context, dir string) (*Kafka, error) {
 
 // StartSteadyKafka is StartKafka for what runs for minutes, and for what is measured.
 func StartSteadyKafka(ctx context.Context, dir string) (*Kafka, error) {
-	return startPlainKafka(ctx, dir)
+	return startPlainKafka(ctx, dir, "-XX:-UseDynamicNumberOfCompilerThreads") // one that ends takes its CPU's account with it
 }
 
 func startPlainKafka(ctx context.Context, dir string, flags ...string) (*Kafka, error) {
