@@ -74,8 +74,10 @@ func (m *Mover) Move(ctx context.Context, group, to int) (moved bool, err error)
 	v := &move{Mover: m, group: group, to: to, claimed: map[int]bool{}}
 	defer func() {
 		// Should it fail, the end of the connections does the same.
+		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.WaitMax)
+		defer cancel()
 		for _, n := range slices.Sorted(maps.Keys(v.claimed)) {
-			_ = lease.Unclaim(context.WithoutCancel(ctx), m.Databases[n], group)
+			_ = lease.Unclaim(bounded, m.Databases[n], group)
 		}
 	}()
 	for {
