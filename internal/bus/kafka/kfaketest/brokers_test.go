@@ -312,6 +312,14 @@ func TestWhatIsFetchedIsNotAskedFor(t *testing.T) {
 			g++
 		}
 	}
+	// One that cannot be fetched is asked for again.
+	fake.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Fetch}, Topic: "tallystick.payments", Partitions: []int32{0}, Err: kerr.KafkaStorageError, Count: -1})
+	for before, deadline := asked.Load(), time.Now().Add(time.Minute); asked.Load() < before+10; time.Sleep(200 * time.Millisecond) { // it is fetched anew more often than that
+		if time.Now().After(deadline) {
+			t.Fatalf("a group that cannot be fetched is not asked for: %d requests", asked.Load()-before)
+		}
+		_ = s.Refresh(t.Context()) // it may be read meanwhile, or not
+	}
 }
 
 // Topics that one reader's process reads are fetched with one request, each partition at
