@@ -398,6 +398,37 @@ func TestTopicsAreFetchedTogether(t *testing.T) {
 	}
 }
 
+// A partition that cannot be fetched is asked for again after a pause, and what the broker
+// has of the others comes meanwhile.
+func TestAPartitionThatCannotBeFetched(t *testing.T) {
+	t.Parallel()
+	fake, cluster := open(t, bus.Payments)
+	fake.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Fetch}, Topic: "tallystick.payments", Partitions: []int32{0}, Err: kerr.KafkaStorageError, Count: -1})
+	var asked atomic.Int64
+	fake.ControlKey(int16(kmsg.Fetch), func(kmsg.Request) (kmsg.Response, error, bool) {
+		fake.KeepControl()
+		asked.Add(1)
+		return nil, nil, false
+	})
+	s := kafka.NewSource(cluster, bus.Payments, slog.New(slog.DiscardHandler))
+	must(t, s.Refresh(t.Context()))
+	run(t, func(ctx context.Context) error { return s.Run(ctx, 100*time.Millisecond) })
+	log := newArea(bustest.Events("p", 200, 20))
+	r := &kafka.Relay{Cluster: cluster, Source: log, MessagesMax: 2, Groups: []int{1}, Log: slog.New(slog.DiscardHandler)}
+	for begun := time.Now(); s.Head(1) != log.Head(1); time.Sleep(5 * time.Millisecond) {
+		if time.Since(begun) > time.Minute {
+			t.Fatalf("the other group is known up to %d of %d", s.Head(1).Seq, log.Head(1).Seq)
+		}
+		_, err := r.Step(t.Context())
+		must(t, err)
+	}
+	before := asked.Load()
+	time.Sleep(time.Second)
+	if n := asked.Load() - before; n > 100 {
+		t.Errorf("asked %d times in a second", n)
+	}
+}
+
 // noLeader is a partition of the intents that nobody leads, for whoever asks about it.
 func noLeader(fake *kfake.Cluster, group int32) {
 	fake.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Metadata, kmsg.ListOffsets}, Topic: "tallystick.intents", Partitions: []int32{group}, Err: kerr.LeaderNotAvailable, Count: -1})
