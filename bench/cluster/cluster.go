@@ -21,12 +21,11 @@ import (
 
 // bench is one run.
 type bench struct {
-	out             io.Writer
-	each, databases int
-	groups          int
-	rate            float64
-	d, warm         time.Duration
-	profile         string
+	out io.Writer
+	rig.ClusterConfig
+	rate    float64
+	d, warm time.Duration
+	profile string
 
 	cluster *rig.Cluster
 	driver  *load.Driver
@@ -40,9 +39,7 @@ const drainMax = 2 * time.Minute
 func Run(ctx context.Context, fs *flag.FlagSet, args []string, out io.Writer) (map[string]any, error) {
 	b := &bench{out: out, figures: map[string]any{}}
 	short := fs.Bool("short", false, "offer for 10 s instead of 40, and 5 s instead of 30 to get warm")
-	fs.IntVar(&b.each, "each", 2, "processes of each role")
-	fs.IntVar(&b.databases, "databases", 1, "database servers")
-	fs.IntVar(&b.groups, "groups", 16, "groups of the installation")
+	b.Flags(fs, 2)
 	fs.Float64Var(&b.rate, "rate", 200, "payments per second")
 	fs.DurationVar(&b.d, "for", 40*time.Second, "how long they are offered")
 	fs.DurationVar(&b.warm, "warm", 30*time.Second, "how long they are offered before anything is measured: a JVM that has just started compiles as much as it works")
@@ -58,29 +55,31 @@ func Run(ctx context.Context, fs *flag.FlagSet, args []string, out io.Writer) (m
 		return nil, err
 	}
 	defer remove()
-	if err := os.Chmod(dir, 0o711); err != nil { //nolint:gosec // the database's user passes through
-		return nil, err
+	b.Dir = dir
+	return b.figures, b.run(ctx)
+}
+
+// run starts everything, measures, and ends everything.
+func (b *bench) run(ctx context.Context) (err error) {
+	if b.Exe, err = rig.Build(ctx, b.Dir); err != nil {
+		return err
 	}
-	exe, err := rig.Build(ctx, dir)
-	if err != nil {
-		return nil, err
-	}
-	b.print("starting engines (%d PostgreSQL), and %d processes of each role", b.databases, b.each)
-	b.cluster, err = rig.NewCluster(ctx, rig.ClusterConfig{Dir: dir, Exe: exe, Each: b.each, Databases: b.databases, Groups: b.groups})
+	b.print("starting engines (%d PostgreSQL), and %d processes of each role", b.Databases, b.Each)
+	b.cluster, err = rig.NewCluster(ctx, b.ClusterConfig)
 	defer func() { err = errors.Join(err, b.cluster.Close()) }()
 	if err != nil {
-		return b.figures, err
+		return err
 	}
 	// The PSP answers at once, and its payers pay at once.
 	_, stop, err := b.cluster.StartPSP(ctx, sim.Faults{AutoPayShare: 1}, 1)
 	if err != nil {
-		return b.figures, err
+		return err
 	}
 	defer func() { err = errors.Join(err, stop()) }()
 	if err := b.cluster.Start(ctx); err != nil {
-		return b.figures, err
+		return err
 	}
-	return b.figures, b.measure(ctx)
+	return b.measure(ctx)
 }
 
 func (b *bench) print(format string, args ...any) { _, _ = fmt.Fprintf(b.out, format+"\n", args...) }
@@ -93,12 +92,9 @@ func (b *bench) drive(ctx context.Context, seed uint64, d time.Duration) *load.D
 }
 
 // posted is how many entries were booked so far, by all processes.
-func (b *bench) posted(ctx context.Context) (n float64, err error) {
-	for _, m := range b.cluster.Members(app.RoleAccounting) {
-		f, e := rig.ReadFigures(ctx, m.OperatorAddr)
-		n, err = n+f[`tallystick_accounting_entries_total{result="posted"}`], errors.Join(err, e)
-	}
-	return n, err
+func (b *bench) posted(ctx context.Context) (float64, error) {
+	f, err := rig.SumFigures(ctx, b.cluster.OperatorAddrs(app.RoleAccounting)...)
+	return f[`tallystick_accounting_entries_total{result="posted"}`], err
 }
 
 // settled waits until so many are booked, and says whether they were.
@@ -124,7 +120,7 @@ func (b *bench) measure(ctx context.Context) error {
 	if ok, err := b.settled(ctx, before); !ok {
 		return errors.Join(err, errors.New("what warmed it up was not settled"))
 	}
-	used, err := b.cpu()
+	used, err := b.cluster.CPU()
 	if err != nil {
 		return err
 	}
@@ -140,7 +136,7 @@ func (b *bench) measure(ctx context.Context) error {
 		return errors.Join(err, fmt.Errorf("of %d payments not all were settled", s.Paid.Load()))
 	}
 	took := time.Since(begun)
-	after, err := b.cpu()
+	after, err := b.cluster.CPU()
 	if err != nil {
 		return err
 	}
@@ -163,57 +159,19 @@ func (b *bench) takeProfile(ctx context.Context, role app.Role) {
 	}
 }
 
-// compiling is the part of Kafka's that compiles it.
-const compiling = "kafka_compiling"
-
-// cpu is the processor time so far, by role and engine.
-func (b *bench) cpu() (map[string]time.Duration, error) {
-	out := map[string]time.Duration{"load and PSP": rig.SelfCPU()}
-	for _, m := range b.cluster.Members() {
-		out[string(m.Role)] += m.CPU()
-	}
-	var errs []error
-	for _, p := range b.cluster.Postgres {
-		cpu, err := p.CPU()
-		out["postgres"], errs = out["postgres"]+cpu, append(errs, err)
-	}
-	var err error
-	out["kafka"], err = b.cluster.Kafka.CPU()
-	errs = append(errs, err)
-	out[compiling], err = b.cluster.Kafka.CompilerCPU()
-	errs = append(errs, err)
-	out["redis"], err = b.cluster.Redis.CPU()
-	return out, errors.Join(append(errs, err)...)
-}
-
 // tell prints and keeps the figures.
-func (b *bench) tell(took time.Duration, before, after map[string]time.Duration) {
+func (b *bench) tell(took time.Duration, before, after rig.CPU) {
 	s := &b.driver.Stats
 	paid := float64(s.Paid.Load())
 	millis := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
-	b.figures["each"], b.figures["databases"], b.figures["groups"], b.figures["rate"] = b.each, b.databases, b.groups, b.rate
+	b.figures["each"], b.figures["databases"], b.figures["groups"], b.figures["rate"] = b.Each, b.Databases, b.Groups, b.rate
 	b.figures["offered"], b.figures["accepted"], b.figures["settled"] = s.Offered.Load(), s.Accepted.Load(), s.Paid.Load()
 	b.figures["refused"], b.figures["unanswered"] = s.Refused.Load(), s.Unanswered.Load()
 	b.figures["settled_per_second"] = paid / took.Seconds()
 	for name, h := range map[string]*load.Histogram{"accept": &s.Accept, "ready": &s.ReadyAfter} {
 		b.figures[name+"_p50_millis"], b.figures[name+"_p99_millis"] = millis(h.Quantile(.5)), millis(h.Quantile(.99))
 	}
-	servers, engines := 0.0, 0.0
-	for _, name := range []string{"gateway", "core", "prepay", "accounting", "postgres", "kafka", "redis", "load and PSP"} {
-		each := millis(after[name]-before[name]) / paid
-		b.figures["cpu_millis_"+name] = each
-		switch name {
-		case "postgres", "kafka", "redis":
-			engines += each
-		case "load and PSP":
-		default:
-			servers += each
-		}
-		b.print("  %-13s %.3f ms CPU per settled payment", name, each)
-	}
-	b.figures["cpu_millis_"+compiling] = millis(after[compiling]-before[compiling]) / paid
-	b.print("  of Kafka's    %.3f ms compile it", b.figures["cpu_millis_"+compiling])
-	b.figures["cpu_millis_servers"], b.figures["cpu_millis_engines"] = servers, engines
+	servers, engines := after.Tell(b.out, before, paid, b.figures)
 	b.print("offered %.0f/s for %s: %d accepted, %.0f settled, %.0f/s from the first accept to the last posting; %.2f ms CPU of ours and %.2f ms of engines each",
 		b.rate, b.d, s.Accepted.Load(), paid, paid/took.Seconds(), servers, engines)
 	b.print("accepted in p50 %.1f ms, p99 %.1f ms; ready in p50 %.1f ms, p99 %.1f ms", b.figures["accept_p50_millis"], b.figures["accept_p99_millis"],

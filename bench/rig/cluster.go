@@ -24,6 +24,7 @@ type ClusterConfig struct {
 	Databases int    // each on a server of its own
 	Groups    int
 	Env       []string // more configuration for all processes
+	Linked    bool     // processes reach the databases over Links, which cost this process CPU
 	// PostgresDirs are where servers keep their folders; without them, where the system
 	// keeps temporary ones.
 	PostgresDirs []string
@@ -36,7 +37,7 @@ type Cluster struct {
 	Kafka    *engines.Kafka
 	Redis    *engines.Redis
 	Postgres []*engines.Postgres
-	Links    []*Link // to the databases: processes go over these
+	Links    []*Link // to the databases, if it is Linked: processes go over these
 
 	cfg     ClusterConfig
 	members []*Member
@@ -87,12 +88,16 @@ func NewCluster(ctx context.Context, cfg ClusterConfig) (c *Cluster, err error) 
 		if _, err := p.Query(ctx, "postgres", "CREATE DATABASE tallystick"); err != nil {
 			return c, err
 		}
-		link, err := NewLink(ctx, p.Addr())
-		if err != nil {
-			return c, err
+		url := p.URL("tallystick")
+		if cfg.Linked {
+			link, err := NewLink(ctx, p.Addr())
+			if err != nil {
+				return c, err
+			}
+			c.Links = append(c.Links, link)
+			url = strings.Replace(url, p.Addr(), link.Addr(), 1)
 		}
-		c.Links = append(c.Links, link)
-		urls = append(urls, fmt.Sprintf("%d=%s", i+1, strings.Replace(p.URL("tallystick"), p.Addr(), link.Addr(), 1)))
+		urls = append(urls, fmt.Sprintf("%d=%s", i+1, url))
 	}
 	if err := c.list(); err != nil {
 		return c, err
@@ -161,6 +166,14 @@ func (c *Cluster) Addrs() string {
 		out = append(out, m.Addr)
 	}
 	return strings.Join(out, " ")
+}
+
+// OperatorAddrs are the operator ports of some roles, in order; of all without any.
+func (c *Cluster) OperatorAddrs(roles ...app.Role) (out []string) {
+	for _, m := range c.Members(roles...) {
+		out = append(out, m.OperatorAddr)
+	}
+	return out
 }
 
 // Start starts all members, and waits until they serve.
