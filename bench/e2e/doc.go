@@ -11,6 +11,9 @@
 // that is not ready yet, so that the server is always busy and never buried. -rate
 // makes it open: a constant rate, whatever the server does.
 //
+// With -cluster the server is processes of each role, on Kafka, PostgreSQL and Redis,
+// and the CPU of these is told as well.
+//
 // Afterwards everything must be explained: every voucher known, each order final,
 // the ledger balanced and equal to what the PSP took, to the minor unit.
 package e2e

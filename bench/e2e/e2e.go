@@ -6,8 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
+	"maps"
 	"time"
 
 	"github.com/tallystick/tallystick/bench/load"
@@ -15,63 +14,32 @@ import (
 	"github.com/tallystick/tallystick/channels/sandbox/sim"
 )
 
-// The figures that are read while it runs.
-const (
-	metricPosted = `tallystick_accounting_entries_total{result="posted"}`
-	metricOpen   = "tallystick_core_open_payments"
-	metricUnread = "tallystick_intake_unread_bytes"
-	metricLag    = "tallystick_consumer_lag"
-)
-
-// sampleEvery is how often they are read: also how late the last posting may be seen.
-const sampleEvery = 200 * time.Millisecond
-
-// drainMax is how long everything may take to end after the last accept. A call
-// that hung is asked after with growing distance.
-const drainMax = 2 * time.Minute
-
 // bench is one run.
 type bench struct {
-	out     io.Writer
-	d       time.Duration
-	users   users
-	top     int
-	profile string // file to keep the profile in
-	least   float64
-	keep    string // folder to leave the stores in
+	out       io.Writer
+	d         time.Duration
+	users     users
+	top       int
+	profile   string // file to keep the profile in
+	least     float64
+	keep      string // folder to leave the stores in
+	onCluster bool
+	making    rig.ClusterConfig
+	warm      time.Duration // of load on a cluster before anything is measured
 
-	folder rig.Folder
-	server *rig.Process
-	psp    *sim.Sim
+	cluster *rig.Cluster // nil on the embedded profile
+	folder  rig.Folder
+	servers []server
+	psp     *sim.Sim
 
-	serverCPU, ownCPU time.Duration
-	peakMiB           float64
-	posted            int64
-	postedAtEnd       int64 // when the offering ended
-	lastPosting       time.Time
-	samples           []sample
-	offeringEnded     time.Time
-	spent             spent
-	functions         []function
-	succeeded         int64
-	violations        []string
-}
-
-// sample is how much was posted at a time.
-type sample struct {
-	at     time.Time
-	posted int64
-}
-
-// postedBy is when all but one in a thousand payments were booked. The very last
-// ones are those whose call hung more than once: their wait is the PSP's.
-func (b *bench) postedBy() sample {
-	for _, s := range b.samples {
-		if s.posted >= b.posted-b.posted/1000 {
-			return s
-		}
-	}
-	return sample{at: b.lastPosting, posted: b.posted}
+	warmed     *users // nil if nothing was warmed up
+	course     *course
+	cpu0, cpu1 rig.CPU
+	peakMiB    float64
+	spent      spent
+	functions  []function
+	succeeded  int64
+	violations []string
 }
 
 // Run is the bench.
@@ -82,12 +50,18 @@ func Run(ctx context.Context, fs *flag.FlagSet, args []string, out io.Writer) (m
 	fs.IntVar(&b.users.count, "users", 2048, "payments that are not ready yet, at most")
 	fs.Float64Var(&b.users.rate, "rate", 0, "offer at a constant rate per second; 0: as many as the users can")
 	fs.IntVar(&b.top, "top", 0, "print so many functions with the most CPU")
-	fs.StringVar(&b.profile, "profile", "", "file to keep the server's CPU profile in")
+	fs.StringVar(&b.profile, "profile", "", "file to keep the CPU profile of our processes in")
 	fs.Float64Var(&b.least, "least", 0, "fail below so many settled payments per second")
-	fs.StringVar(&b.keep, "keep", "", "new folder in which to keep the data, to look at afterwards")
+	fs.StringVar(&b.keep, "keep", "", "new folder in which to keep the data, to look at afterwards; not with -cluster")
+	fs.BoolVar(&b.onCluster, "cluster", false, "on Kafka, PostgreSQL and Redis, with processes of each role, instead of the embedded profile")
+	b.making.Flags(fs, 1)
+	fs.DurationVar(&b.warm, "warm", 30*time.Second, "load before anything is measured, with -cluster: Kafka's JVM compiles meanwhile")
 	seed := fs.Uint64("seed", 1, "seed of the orders and of the PSP's faults")
 	if err := fs.Parse(args); err != nil {
 		return nil, err
+	}
+	if b.onCluster && b.keep != "" {
+		return nil, errors.New("-keep: with -cluster the data is in engines that end with the bench")
 	}
 	if *short {
 		b.d = 10 * time.Second
@@ -97,15 +71,7 @@ func Run(ctx context.Context, fs *flag.FlagSet, args []string, out io.Writer) (m
 		return nil, err
 	}
 	defer remove()
-	stop, err := b.start(ctx, dir, *seed)
-	if err != nil {
-		return nil, errors.Join(err, stop())
-	}
-	err = b.measure(ctx)
-	if err = errors.Join(err, stop()); err != nil {
-		return nil, err
-	}
-	if err := b.verify(ctx); err != nil {
+	if err := b.run(ctx, dir, *seed); err != nil {
 		return nil, err
 	}
 	figures := b.report()
@@ -115,136 +81,64 @@ func Run(ctx context.Context, fs *flag.FlagSet, args []string, out io.Writer) (m
 	return figures, rig.Join(b.violations)
 }
 
-// start builds and starts the server, and the PSP in this process.
-func (b *bench) start(ctx context.Context, dir string, seed uint64) (stop func() error, err error) {
-	stopPSP := func() error { return nil }
-	stop = func() error {
-		var err error
-		if b.server != nil {
-			err = b.server.Stop(2 * time.Minute)
-		}
-		return errors.Join(err, stopPSP())
+// run starts everything, measures, ends the servers, and verifies what they left.
+func (b *bench) run(ctx context.Context, dir string, seed uint64) (err error) {
+	stop, engines, err := b.start(ctx, dir, seed)
+	defer func() { err = errors.Join(err, engines()) }()
+	if err == nil {
+		err = b.measure(ctx, seed)
 	}
-	binary, err := rig.Build(ctx, dir)
-	if err != nil {
-		return stop, err
-	}
-	if b.keep == "" {
-		b.keep = filepath.Join(dir, "data")
-	}
-	if b.folder, err = rig.MakeFolder(b.keep); err != nil {
-		return stop, err
-	}
-	if b.psp, stopPSP, err = b.folder.StartPSP(ctx, sim.Realistic(), seed); err != nil {
-		return stop, err
-	}
-	if b.server, err = rig.Start(binary, b.folder.Env, filepath.Join(dir, "server.log"), "serve", "--data", b.folder.Dir); err != nil {
-		return stop, err
-	}
-	b.users.client = load.NewClient(b.folder.Addr, b.folder.APIKey, b.users.count)
-	b.users.order = load.Orders(seed)
-	return stop, b.server.Ready(ctx, b.folder.Addr, 30*time.Second)
-}
-
-// measure runs the load until all that it accepted has ended.
-func (b *bench) measure(ctx context.Context) error {
-	server0, err := b.server.CPU()
-	if err != nil {
+	if err = errors.Join(err, stop()); err != nil {
 		return err
 	}
-	own0 := rig.SelfCPU()
+	return b.verify(ctx)
+}
+
+// measure runs the load until all that it accepted has ended; on a cluster after a
+// warm-up.
+func (b *bench) measure(ctx context.Context, seed uint64) (err error) {
+	if b.onCluster && b.warm > 0 {
+		_, _ = fmt.Fprintf(b.out, "warming up for %s, %d users\n", b.warm, b.users.count)
+		b.warmed = &users{client: b.users.client, count: b.users.count, rate: b.users.rate, order: load.Orders(seed + 1)}
+		if _, err := b.offer(ctx, b.warmed, b.warm); err != nil {
+			return err
+		}
+	}
+	if b.cpu0, err = b.cpu(); err != nil {
+		return err
+	}
 	_, _ = fmt.Fprintf(b.out, "offering for %s, %d users\n", b.d, b.users.count)
-	profiled, offered := make(chan error, 1), make(chan struct{})
+	profiled := make(chan error, 1)
 	go func() { profiled <- b.takeProfile(ctx) }()
-	go func() { defer close(offered); b.users.run(ctx, b.d) }()
-	b.offeringEnded = time.Now().Add(b.d)
-	if err := b.watch(ctx, offered); err != nil {
+	if b.course, err = b.offer(ctx, &b.users, b.d); err != nil {
 		return err
 	}
-	server1, err := b.server.CPU()
-	b.serverCPU, b.ownCPU = server1-server0, rig.SelfCPU()-own0
-	peak, err2 := b.server.PeakRSS()
-	b.peakMiB = float64(peak) / (1 << 20)
-	return errors.Join(err, err2, <-profiled)
-}
-
-// watch reads figures until everything was offered, followed and worked on.
-func (b *bench) watch(ctx context.Context, offered <-chan struct{}) error {
-	tick := time.NewTicker(sampleEvery)
-	defer tick.Stop()
-	quiet := time.Time{} // since when nothing is open
-	printed := time.Now()
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-b.server.Done():
-			return errors.New("the server ended")
-		case <-tick.C:
-		}
-		f, err := rig.ReadFigures(ctx, b.folder.OperatorAddr)
-		if err != nil {
-			return err
-		}
-		now := time.Now()
-		if n := int64(f[metricPosted]); n > b.posted {
-			b.posted, b.lastPosting = n, now
-			b.samples = append(b.samples, sample{now, n})
-		}
-		if now.Before(b.offeringEnded) {
-			b.postedAtEnd = b.posted
-		}
-		if now.Sub(printed) > 2*time.Second {
-			printed = now
-			_, _ = fmt.Fprintf(b.out, "  accepted %d, ready %d, posted %d; open %.0f, unread %.0f KiB, lag %.0f\n", b.users.accepted.Load(), b.users.ready.Load(), b.posted,
-				f.Sum(metricOpen), f.Sum(metricUnread)/1024, f.Sum(metricLag))
-		}
-		select {
-		case <-offered:
-		default:
-			continue
-		}
-		if f.Sum(metricOpen)+f.Sum(metricUnread)+f.Sum(metricLag) > 0 {
-			quiet = time.Time{}
-		} else if quiet.IsZero() {
-			quiet = now
-		}
-		// The gauge of open payments is a few seconds old: it must stay at nothing.
-		if !quiet.IsZero() && now.Sub(quiet) > 5*time.Second {
-			return nil
-		}
-		if now.Sub(b.offeringEnded) > drainMax {
-			return nil // verify tells what is still open
-		}
+	b.cpu1, err = b.cpu()
+	for _, s := range b.servers {
+		peak, err2 := s.PeakRSS()
+		b.peakMiB, err = b.peakMiB+float64(peak)/(1<<20), errors.Join(err, err2)
 	}
-}
-
-// takeProfile profiles the server while payments are offered.
-func (b *bench) takeProfile(ctx context.Context) error {
-	sleep(ctx, b.d/10) // not the start
-	raw, err := rig.Profile(ctx, b.folder.OperatorAddr, b.d*8/10)
-	if err != nil {
-		return err
-	}
-	if b.profile != "" {
-		if err := os.WriteFile(b.profile, raw, 0o600); err != nil {
-			return err
-		}
-	}
-	b.spent, b.functions, err = attribute(raw)
-	return err
+	return errors.Join(err, <-profiled)
 }
 
 // report prints what was measured, and gives the figures.
 func (b *bench) report() map[string]any {
 	u := &b.users
 	first := time.Unix(0, u.first.Load())
-	seconds, n := b.lastPosting.Sub(first).Seconds(), float64(b.succeeded)
+	seconds, n := b.course.lastPosting.Sub(first).Seconds(), float64(b.succeeded)
 	rate := n / seconds
-	nearly := b.postedBy()
+	nearly := b.course.postedBy()
 	nearlyAll := float64(nearly.posted) / nearly.at.Sub(first).Seconds()
-	inWindow := float64(b.postedAtEnd) / b.offeringEnded.Sub(first).Seconds()
-	serverMillis, ownMillis := 1e3*b.serverCPU.Seconds()/n, 1e3*b.ownCPU.Seconds()/n
+	inWindow := float64(b.course.postedAtEnd) / b.course.offeringEnded.Sub(first).Seconds()
+	figures := map[string]any{"cluster": b.onCluster}
+	millisOf := func(name string) float64 { return 1e3 * (b.cpu1[name] - b.cpu0[name]).Seconds() / n }
+	serverMillis, ownMillis := millisOf(theServer), millisOf(rig.Ourselves)
+	if b.onCluster {
+		figures["each"], figures["databases"], figures["groups"], figures["warm_seconds"] = b.making.Each, b.making.Databases, b.making.Groups, b.warm.Seconds()
+		var engines float64
+		serverMillis, engines = b.cpu1.Tell(b.out, b.cpu0, n, figures)
+		_, _ = fmt.Fprintf(b.out, "CPU per settled payment: %.3f ms of ours, %.3f ms of engines\n", serverMillis, engines)
+	}
 	_, _ = fmt.Fprintf(b.out, `settled %d payments in %.1f s from the first accept to the last posting: %.0f per second (%.0f until all but one in a thousand were booked, %.0f while they were offered)
 accept p50 %s p99 %s; ready p50 %s p99 %s
 accepted %d, ready %d, final before ready %d, not ready in time %d, refused %d, unanswered %d, dropped %d
@@ -259,13 +153,14 @@ CPU per settled payment: server %.3f ms, load and simulator %.3f ms; server's me
 	for a := range b.spent {
 		byArea[a] = float64(b.spent.area(a)) / float64(b.spent.total()) * serverMillis
 	}
-	return map[string]any{"settled": b.succeeded, "settle_seconds": seconds, "settled_per_second": rate, "settled_per_second_offering": inWindow, "settled_per_second_999": nearlyAll,
+	maps.Copy(figures, map[string]any{"settled": b.succeeded, "settle_seconds": seconds, "settled_per_second": rate, "settled_per_second_offering": inWindow, "settled_per_second_999": nearlyAll,
 		"offered_seconds": b.d.Seconds(), "users": u.count, "rate": u.rate, "accepted": u.accepted.Load(), "ready": u.ready.Load(),
 		"refused": u.refused.Load(), "unanswered": u.unanswered.Load(), "dropped": u.dropped.Load(), "not_ready_in_time": u.late.Load(),
 		"accept_p50_millis": millis(u.accept.Quantile(.5)), "accept_p99_millis": millis(u.accept.Quantile(.99)),
 		"ready_p50_millis": millis(u.readyAfter.Quantile(.5)), "ready_p99_millis": millis(u.readyAfter.Quantile(.99)),
 		"server_cpu_millis": serverMillis, "load_and_simulator_cpu_millis": ownMillis, "server_cpu_millis_by_area": byArea,
-		"server_rss_peak_mib": b.peakMiB, "logged_errors": b.server.LoggedErrors(), "violations": len(b.violations)}
+		"server_rss_peak_mib": b.peakMiB, "logged_errors": b.loggedErrors(), "violations": len(b.violations)})
+	return figures
 }
 
 func millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1e3 }

@@ -1,7 +1,11 @@
 package e2e
 
-// Attribute gives the nanoseconds of a profile by area and kind.
-func Attribute(raw []byte) (map[string]map[string]int64, error) {
+// Attribute gives the nanoseconds of profiles, all as one, by area and kind.
+func Attribute(raws ...[]byte) (map[string]map[string]int64, error) {
+	raw, err := merge(raws...)
+	if err != nil {
+		return nil, err
+	}
 	s, _, err := attribute(raw)
 	return s, err
 }

@@ -31,7 +31,8 @@ var areas = [...]struct{ area, prefix string }{
 // otherAreas are looked for, in this order, when none of ours is on the stack.
 var otherAreas = [...]struct{ area, prefix string }{
 	{"garbage collector", "runtime.gcBgMarkWorker"}, {"garbage collector", "runtime.bgsweep"}, {"garbage collector", "runtime.bgscavenge"},
-	{"topics", module + "internal/bus"},
+	{"topics", module + "internal/bus"}, {"topics", "github.com/segmentio/kafka-go"},
+	{"coordination", module + "internal/coord"}, {"coordination", "github.com/redis/go-redis"},
 	{"http server", "github.com/valyala/fasthttp."},
 	{"wiring", module + "cmd/app."},
 	{"profiler", "runtime/pprof."}, {"profiler", "runtime.sigprof"},
@@ -74,6 +75,28 @@ func (s spent) total() (total int64) {
 type function struct {
 	name      string
 	flat, cum int64
+}
+
+// merge makes one CPU profile of those of several processes.
+func merge(raws ...[]byte) ([]byte, error) {
+	if len(raws) == 1 {
+		return raws[0], nil
+	}
+	all := make([]*profile.Profile, 0, len(raws))
+	for _, raw := range raws {
+		p, err := profile.Parse(bytes.NewReader(raw))
+		if err != nil {
+			return nil, fmt.Errorf("CPU profile: %w", err)
+		}
+		all = append(all, p)
+	}
+	p, err := profile.Merge(all)
+	if err != nil {
+		return nil, fmt.Errorf("CPU profiles: %w", err)
+	}
+	var out bytes.Buffer
+	err = p.Write(&out)
+	return out.Bytes(), err
 }
 
 // attribute reads a CPU profile.

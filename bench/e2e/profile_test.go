@@ -53,6 +53,7 @@ func TestTimeGoesToTheNearestArea(t *testing.T) {
 			module + "channels/sandbox.(*driver).ask", module + "prepay.(*Prepay).call"}},
 		{"an event is no area", "accounting", "json", []string{"github.com/go-json-experiment/json.Unmarshal", module + "core/event.Decode",
 			module + "accounting/rules.Payments.Entries", run}},
+		{"the library reads a topic", "topics", "net", []string{"internal/poll.(*FD).Read", "net.(*conn).Read", "github.com/segmentio/kafka-go/protocol.(*Conn).Read"}},
 		{"the collector", "garbage collector", "rest", []string{"runtime.scanobject", "runtime.gcBgMarkWorker"}},
 		{"nothing of ours", "scheduler", "rest", []string{"runtime.findRunnable", "runtime.schedule"}},
 	} {
@@ -62,5 +63,13 @@ func TestTimeGoesToTheNearestArea(t *testing.T) {
 				t.Errorf("want %s, %s; got %v, %v", c.area, c.kind, spent, err)
 			}
 		})
+	}
+}
+
+func TestProfilesOfSeveralProcessesAreOne(t *testing.T) {
+	core := profileOf(t, module+"core.(*Core).apply")
+	spent, err := e2e.Attribute(core, profileOf(t, "runtime.gcBgMarkWorker"), core)
+	if err != nil || len(spent) != 2 || spent["core"]["own"] != 2 || spent["garbage collector"]["rest"] != 1 {
+		t.Errorf("got %v, %v", spent, err)
 	}
 }

@@ -9,10 +9,24 @@ import (
 	"github.com/tallystick/tallystick/core/event"
 )
 
+// stores are all stores of one server, or of a cluster.
+type stores interface {
+	Verify(ctx context.Context) (app.Verification, error)
+	CheckVouchers(ctx context.Context, vouchers []string) (byStatus map[event.Status]int, violations []string, err error)
+	Close() error
+}
+
+func (b *bench) stores(ctx context.Context) (stores, error) {
+	if b.cluster != nil {
+		return b.cluster.Databases(ctx)
+	}
+	return b.folder.Stores(ctx)
+}
+
 // verify holds the stores against themselves, against what the users were
 // promised, and against what the PSP took.
 func (b *bench) verify(ctx context.Context) error {
-	s, err := b.folder.Stores(ctx)
+	s, err := b.stores(ctx)
 	if err != nil {
 		return err
 	}
@@ -25,9 +39,20 @@ func (b *bench) verify(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	b.succeeded = int64(byStatus[event.Succeeded])
+	vouchers := len(b.users.vouchers)
+	if b.warmed != nil {
+		more, wrongToo, err := s.CheckVouchers(ctx, b.warmed.vouchers)
+		if err != nil {
+			return err
+		}
+		for status, n := range more {
+			byStatus[status] += n
+		}
+		wrong, vouchers = append(wrong, wrongToo...), vouchers+len(b.warmed.vouchers)
+	}
 	b.violations = append(append(b.violations, v.Violations...), wrong...)
 	b.violations = append(b.violations, b.compareWithPSP(v)...)
-	b.succeeded = int64(byStatus[event.Succeeded])
 	for status, n := range byStatus {
 		if !status.Final() {
 			b.violations = append(b.violations, fmt.Sprintf("%d payment orders are still %s", n, status))
@@ -36,10 +61,10 @@ func (b *bench) verify(ctx context.Context) error {
 	if v.Ledger.Rejected > 0 {
 		b.violations = append(b.violations, fmt.Sprintf("the ledger rejected %d entries", v.Ledger.Rejected))
 	}
-	if int64(v.Ledger.Entries) < b.succeeded {
-		b.violations = append(b.violations, fmt.Sprintf("%d payments succeeded, and only %d were booked", b.succeeded, v.Ledger.Entries))
+	if n := int64(byStatus[event.Succeeded]); v.Ledger.Entries < n {
+		b.violations = append(b.violations, fmt.Sprintf("%d payments succeeded, and only %d were booked", n, v.Ledger.Entries))
 	}
-	_, _ = fmt.Fprintf(b.out, "verified: %d vouchers, by status %v; %d entries, %d postings; %d violations\n", len(b.users.vouchers), byStatus,
+	_, _ = fmt.Fprintf(b.out, "verified: %d vouchers, by status %v; %d entries, %d postings; %d violations\n", vouchers, byStatus,
 		v.Ledger.Entries, v.Ledger.Postings, len(b.violations))
 	return nil
 }

@@ -17,13 +17,13 @@ func (c *ClusterConfig) Flags(fs *flag.FlagSet, each int) {
 	fs.IntVar(&c.Groups, "groups", 16, "groups of the cluster")
 }
 
-// The names in CPU that are no roles.
+// The names in CPU that are no roles: engines, and who measures.
 const (
 	enginePostgres = "postgres"
 	EngineKafka    = "kafka"
 	compiling      = "kafka_compiling" // the part of Kafka's that compiles it
 	EngineRedis    = "redis"
-	ourselves      = "load and PSP"
+	Ourselves      = "load and PSP" // this process
 )
 
 // CPU is processor time by role and engine, and that of this process.
@@ -31,7 +31,7 @@ type CPU map[string]time.Duration
 
 // CPU is the processor time so far. All members must have been started.
 func (c *Cluster) CPU() (CPU, error) {
-	out := CPU{ourselves: SelfCPU()}
+	out := CPU{Ourselves: SelfCPU()}
 	for _, m := range c.members {
 		if m.Process() != nil {
 			out[string(m.Role)] += m.CPU()
@@ -52,13 +52,13 @@ func (c *Cluster) CPU() (CPU, error) {
 // Tell prints what each of n payments took since before, and keeps it among the
 // figures. It gives that of all roles and of all engines, in milliseconds.
 func (c CPU) Tell(out io.Writer, before CPU, n float64, figures map[string]any) (servers, engines float64) {
-	for _, name := range []string{"gateway", "core", "prepay", "accounting", enginePostgres, EngineKafka, compiling, EngineRedis, ourselves} {
+	for _, name := range []string{"gateway", "core", "prepay", "accounting", enginePostgres, EngineKafka, compiling, EngineRedis, Ourselves} {
 		each := 1e3 * (c[name] - before[name]).Seconds() / n
 		figures["cpu_millis_"+name] = each
 		switch name {
 		case enginePostgres, EngineKafka, EngineRedis:
 			engines += each
-		case compiling, ourselves:
+		case compiling, Ourselves:
 		default:
 			servers += each
 		}
