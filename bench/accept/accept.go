@@ -10,12 +10,13 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/tallystick/tallystick/bench/rig"
 	"github.com/tallystick/tallystick/channels/sandbox/sim"
+	"github.com/tallystick/tallystick/internal/bus"
 )
 
 // ServerBench is the name by which the bench binary runs Server.
@@ -39,18 +40,13 @@ type bench struct {
 	warm, width time.Duration
 	sample      string // file of a 202 as the gateway writes it
 	profiles    string // folder; empty for none
+	onCluster   bool
+	making      rig.ClusterConfig
+	heat        time.Duration // of load on a cluster's gateway before the first turn
+	cluster     *rig.Cluster  // nil on the embedded profile
+	intents     *intents      // of the cluster
 	windows     map[string][]window
 	violations  []string
-}
-
-// window is what one server came to in one turn.
-type window struct {
-	perSecond, p50Millis, p99Millis  float64
-	cpuMicros, allocs                float64 // of the server, per accept
-	perCommit                        float64 // accepts
-	accepted, repeats, limited, shed int
-	checked, inCore                  int
-	unreadBytes, oldestUnread        float64 // at the end of the load
 }
 
 // Run is the bench.
@@ -59,9 +55,12 @@ func Run(ctx context.Context, fs *flag.FlagSet, args []string, out io.Writer) (m
 	short := fs.Bool("short", false, "windows of 2 s instead of 5")
 	fs.IntVar(&b.connections, "c", 256, "keep-alive connections")
 	fs.IntVar(&b.rounds, "rounds", 5, "turns of each server")
-	only := fs.String("only", "", "some servers instead of all: echo, gateway, all")
+	only := fs.String("only", "", "some servers instead of all: echo, gateway, all (which is not there with -cluster)")
 	fs.DurationVar(&b.width, "for", 5*time.Second, "length of a window")
 	fs.StringVar(&b.profiles, "profiles", "", "folder to keep the servers' CPU profiles in; costs the server a little")
+	fs.BoolVar(&b.onCluster, "cluster", false, "one gateway on Kafka, and Redis, instead of the embedded profile")
+	fs.IntVar(&b.making.Groups, "groups", 16, "groups of the cluster")
+	fs.DurationVar(&b.heat, "warm", 20*time.Second, "load before the first turn, with -cluster: Kafka's JVM compiles meanwhile")
 	if err := fs.Parse(args); err != nil {
 		return nil, err
 	}
@@ -75,42 +74,73 @@ func Run(ctx context.Context, fs *flag.FlagSet, args []string, out io.Writer) (m
 	}
 	defer remove()
 	b.dir = dir
-	if err := b.prepare(ctx); err != nil {
-		return nil, err
-	}
 	kinds := []string{kindEcho, kindGateway, kindAll}
+	if b.onCluster {
+		kinds = kinds[:2]
+	}
 	if *only != "" {
 		kinds = strings.Split(*only, ",")
 	}
-	for round := range b.rounds {
-		for _, kind := range kinds {
-			if err := b.turn(ctx, kind, round); err != nil {
-				return b.figures(), fmt.Errorf("%s: %w", kind, err)
-			}
-		}
+	if err := b.run(ctx, kinds); err != nil {
+		return b.figures(), err
 	}
 	b.print(kinds)
 	return b.figures(), rig.Join(b.violations)
 }
 
-// prepare builds the product and takes a sample of its 202 for the echo.
-func (b *bench) prepare(ctx context.Context) (err error) {
-	if b.self, err = os.Executable(); err != nil {
+// run gives every server its turns.
+func (b *bench) run(ctx context.Context, kinds []string) (err error) {
+	end, err := b.prepare(ctx)
+	defer func() { err = errors.Join(err, end()) }()
+	if err != nil {
 		return err
 	}
+	for round := range b.rounds {
+		for _, kind := range kinds {
+			w, err := b.turn(ctx, kind, strconv.Itoa(round+1), b.width)
+			if err != nil {
+				return fmt.Errorf("%s: %w", kind, err)
+			}
+			b.windows[kind] = append(b.windows[kind], w)
+		}
+	}
+	return nil
+}
+
+// prepare builds the product, makes a cluster if there is to be one, takes a sample of
+// the 202 for the echo, and warms the cluster up. end ends the cluster.
+func (b *bench) prepare(ctx context.Context) (end func() error, err error) {
+	end = func() error { return nil }
+	if b.self, err = os.Executable(); err != nil {
+		return end, err
+	}
 	if b.binary, err = rig.Build(ctx, b.dir); err != nil {
-		return err
+		return end, err
+	}
+	if b.onCluster {
+		end, err = b.makeCluster(ctx)
+		if err != nil {
+			return end, err
+		}
 	}
 	b.sample = filepath.Join(b.dir, "sample.http")
 	f, p, err := b.start(ctx, kindGateway, "sample", nil)
 	if err != nil {
-		return err
+		return end, err
 	}
 	raw, err := sampleOf(f)
 	if err := errors.Join(err, p.Stop(30*time.Second)); err != nil {
-		return err
+		return end, err
 	}
-	return os.WriteFile(b.sample, raw, 0o600)
+	if err := os.WriteFile(b.sample, raw, 0o600); err != nil || !b.onCluster {
+		return end, err
+	}
+	if _, err := b.intents.news(ctx, func(*bus.Event) error { return nil }); err != nil || b.heat <= 0 {
+		return end, err // the sample is no part of a turn
+	}
+	_, _ = fmt.Fprintf(b.out, "warming up for %s\n", b.heat)
+	_, err = b.turn(ctx, kindGateway, "warm", b.heat)
+	return end, err
 }
 
 // sampleOf asks for one payment and gives the raw response.
@@ -142,8 +172,11 @@ func sampleOf(f rig.Folder) ([]byte, error) {
 	}
 }
 
-// start starts a server of a kind on a folder of its own.
+// start starts a server of a kind on a folder of its own, or the cluster's gateway.
 func (b *bench) start(ctx context.Context, kind, name string, psp func(rig.Folder) error) (f rig.Folder, p *rig.Process, err error) {
+	if b.onCluster && kind != kindEcho {
+		return b.startGateway(ctx, kind)
+	}
 	if f, err = rig.MakeFolder(filepath.Join(b.dir, name)); err != nil {
 		return f, nil, err
 	}
@@ -153,7 +186,7 @@ func (b *bench) start(ctx context.Context, kind, name string, psp func(rig.Folde
 		}
 	}
 	// What is accepted may pile up: a bench of accepting is not one of draining.
-	f.Env = append(f.Env, "TALLYSTICK_INTAKE_UNREAD_BYTES_MAX=17179869184", "TALLYSTICK_INTAKE_UNREAD_AGE_MAX=1h")
+	f.Env = append(f.Env, boundless...)
 	log := filepath.Join(b.dir, name+".log")
 	switch kind {
 	case kindEcho:
@@ -174,8 +207,8 @@ func (b *bench) start(ctx context.Context, kind, name string, psp func(rig.Folde
 	return f, p, nil
 }
 
-// turn loads one server and checks what it kept.
-func (b *bench) turn(ctx context.Context, kind string, round int) (err error) {
+// turn loads one server, and checks what it kept.
+func (b *bench) turn(ctx context.Context, kind, round string, width time.Duration) (w window, err error) {
 	var psp func(rig.Folder) error
 	stopPSP := func() error { return nil }
 	if kind == kindAll {
@@ -184,54 +217,49 @@ func (b *bench) turn(ctx context.Context, kind string, round int) (err error) {
 			return err
 		}
 	}
-	f, p, err := b.start(ctx, kind, fmt.Sprintf("%s-%d", kind, round), psp)
+	name := kind + "-" + round
+	f, p, err := b.start(ctx, kind, name, psp)
 	if err != nil {
-		return err
+		return w, err
 	}
-	defer os.RemoveAll(f.Dir) //nolint:errcheck // the whole folder goes later
+	defer os.RemoveAll(filepath.Join(b.dir, name)) //nolint:errcheck // the whole folder goes later
 	defer func() { err = errors.Join(err, stopPSP()) }()
 	c, err := newClient(f.Addr, f.APIKey, b.connections, kind != kindEcho)
 	if err != nil {
-		return errors.Join(err, p.Stop(time.Second))
+		return w, errors.Join(err, p.Stop(time.Second))
 	}
 	defer c.close()
-	profiled := b.profile(ctx, f, fmt.Sprintf("%s-%d.pprof", kind, round+1))
-	w, err := b.measure(ctx, c, p, f)
+	profiled := b.profile(ctx, f, name+".pprof", width)
+	w, err = b.measure(ctx, c, p, f, width)
 	err = errors.Join(err, <-profiled)
 	if kind != kindEcho {
 		err = errors.Join(err, backlog(ctx, &w, f))
 	}
 	if err := errors.Join(err, p.Stop(2*time.Minute)); err != nil {
-		return err
+		return w, err
 	}
 	if kind != kindEcho {
 		if err := b.check(ctx, &w, f, c); err != nil {
-			return err
+			return w, err
 		}
 	}
-	b.windows[kind] = append(b.windows[kind], w)
-	_, _ = fmt.Fprintf(b.out, "%d %-8s %7.0f req/s  p50 %5.2f ms  p99 %5.2f ms  server %5.1f µs and %5.1f allocations per accept", round+1, kind,
+	_, _ = fmt.Fprintf(b.out, "%s %-8s %7.0f req/s  p50 %5.2f ms  p99 %5.2f ms  server %5.1f µs and %5.1f allocations per accept", round, kind,
 		w.perSecond, w.p50Millis, w.p99Millis, w.cpuMicros, w.allocs)
 	if kind != kindEcho {
 		_, _ = fmt.Fprintf(b.out, "  (%d accepted, all found: %d; 429 %d, 503 %d; %.0f in a commit; unread at the end: %.0f MiB)", w.accepted, w.checked,
 			w.limited, w.shed, w.perCommit, w.unreadBytes/(1<<20))
 	}
+	if b.onCluster && kind != kindEcho {
+		_, _ = fmt.Fprintf(b.out, "  Kafka %.1f µs, Redis %.1f µs", w.kafkaMicros, w.redisMicros)
+	}
 	_, _ = fmt.Fprintln(b.out)
-	return nil
+	return w, nil
 }
 
 // measure runs the load, and reads the server's figures around the window.
-func (b *bench) measure(ctx context.Context, c *client, p *rig.Process, f rig.Folder) (w window, err error) {
+func (b *bench) measure(ctx context.Context, c *client, p *rig.Process, f rig.Folder, width time.Duration) (w window, err error) {
 	done := make(chan error, 1)
 	go func() { done <- c.run() }()
-	read := func() (cpu time.Duration, allocs, commits float64, err error) {
-		figures, err := rig.ReadFigures(ctx, f.OperatorAddr)
-		if err != nil {
-			return 0, 0, 0, err
-		}
-		cpu, err = p.CPU()
-		return cpu, figures["go_memstats_mallocs_total"], figures[`tallystick_store_commits_total{area="intake"}`], err
-	}
 	sleep := func(d time.Duration) error {
 		select {
 		case <-ctx.Done():
@@ -244,24 +272,50 @@ func (b *bench) measure(ctx context.Context, c *client, p *rig.Process, f rig.Fo
 		}
 	}
 	err = sleep(b.warm)
-	cpu0, allocs0, commits0, err1 := read()
+	before, err1 := b.readings(ctx, p, f)
 	start := time.Now()
 	c.phase.Store(measuring)
-	err = errors.Join(err, err1, sleep(b.width))
+	err = errors.Join(err, err1, sleep(width))
 	c.phase.Store(stopping)
 	took := time.Since(start)
-	cpu1, allocs1, commits1, err2 := read()
+	after, err2 := b.readings(ctx, p, f)
 	if err := errors.Join(err, err2, <-done); err != nil {
 		return w, err
 	}
 	n := float64(c.result.measured)
 	r := &c.result
+	micros := func(name string) float64 { return float64((after.cpu[name] - before.cpu[name]).Microseconds()) / n }
 	return window{perSecond: n / took.Seconds(), p50Millis: millis(r.latency.Quantile(.5)), p99Millis: millis(r.latency.Quantile(.99)),
-		cpuMicros: float64((cpu1 - cpu0).Microseconds()) / n, allocs: (allocs1 - allocs0) / n, perCommit: n / max(1, commits1-commits0), repeats: r.repeats, limited: r.limited, shed: r.shed}, nil
+		cpuMicros: micros(theServer), allocs: (after.allocs - before.allocs) / n, perCommit: n / max(1, after.commits-before.commits),
+		kafkaMicros: micros(rig.EngineKafka), redisMicros: micros(rig.EngineRedis), repeats: r.repeats, limited: r.limited, shed: r.shed}, nil
+}
+
+// theServer is the name of a turn's server in rig.CPU.
+const theServer = "server"
+
+// readings are what servers have come to at a moment.
+type readings struct {
+	cpu             rig.CPU
+	allocs, commits float64
+}
+
+func (b *bench) readings(ctx context.Context, p *rig.Process, f rig.Folder) (r readings, err error) {
+	figures, err := rig.ReadFigures(ctx, f.OperatorAddr)
+	if err != nil {
+		return r, err
+	}
+	r = readings{cpu: rig.CPU{}, allocs: figures["go_memstats_mallocs_total"], commits: figures[`tallystick_store_commits_total{area="intake"}`]}
+	if b.onCluster {
+		if r.cpu, err = b.cluster.CPU(); err != nil {
+			return r, err
+		}
+	}
+	r.cpu[theServer], err = p.CPU()
+	return r, err
 }
 
 // profile takes a CPU profile of a server's window, if that is asked for.
-func (b *bench) profile(ctx context.Context, f rig.Folder, name string) <-chan error {
+func (b *bench) profile(ctx context.Context, f rig.Folder, name string, width time.Duration) <-chan error {
 	done := make(chan error, 1)
 	if b.profiles == "" {
 		done <- nil
@@ -269,7 +323,7 @@ func (b *bench) profile(ctx context.Context, f rig.Folder, name string) <-chan e
 	}
 	go func() {
 		time.Sleep(b.warm)
-		raw, err := rig.Profile(ctx, f.OperatorAddr, b.width)
+		raw, err := rig.Profile(ctx, f.OperatorAddr, width)
 		if err == nil {
 			err = os.WriteFile(filepath.Join(b.profiles, name), raw, 0o600)
 		}
@@ -290,7 +344,14 @@ func backlog(ctx context.Context, w *window, f rig.Folder) error {
 
 // check looks for every 202 of a turn in the stores.
 func (b *bench) check(ctx context.Context, w *window, f rig.Folder, c *client) error {
-	checked, err := checkFolder(ctx, f, c.result.fates)
+	look := func() (*check, error) { return checkFolder(ctx, f, c.result.fates) }
+	if b.onCluster {
+		look = func() (k *check, err error) {
+			k, w.perCommit, err = checkTopic(ctx, b.intents, c.result.fates)
+			return k, err
+		}
+	}
+	checked, err := look()
 	if err != nil {
 		return err
 	}
@@ -314,77 +375,4 @@ func (b *bench) check(ctx context.Context, w *window, f rig.Folder, c *client) e
 		b.violations = append(b.violations, "no repeat was made: the run is too short for its 1 %")
 	}
 	return nil
-}
-
-// median is of one figure over the turns of a kind.
-func (b *bench) median(kind string, of func(window) float64) float64 {
-	values := make([]float64, 0, b.rounds)
-	for _, w := range b.windows[kind] {
-		values = append(values, of(w))
-	}
-	return median(values)
-}
-
-func median(values []float64) float64 {
-	if len(values) == 0 {
-		return 0
-	}
-	slices.Sort(values)
-	return (values[(len(values)-1)/2] + values[len(values)/2]) / 2
-}
-
-// ratio is the median, over the turns, of a figure of a kind over the echo's.
-func (b *bench) ratio(kind string, of func(window) float64) float64 {
-	var ratios []float64
-	for i := range min(len(b.windows[kind]), len(b.windows[kindEcho])) {
-		ratios = append(ratios, of(b.windows[kind][i])/of(b.windows[kindEcho][i]))
-	}
-	return median(ratios)
-}
-
-func perSecond(w window) float64 { return w.perSecond }
-func cpuMicros(w window) float64 { return w.cpuMicros }
-
-func (b *bench) figures() map[string]any {
-	out := map[string]any{"connections": b.connections, "rounds": b.rounds, "window_seconds": b.width.Seconds()}
-	for kind := range b.windows {
-		out[kind+"_per_second"] = b.median(kind, perSecond)
-		out[kind+"_p50_millis"] = b.median(kind, func(w window) float64 { return w.p50Millis })
-		out[kind+"_p99_millis"] = b.median(kind, func(w window) float64 { return w.p99Millis })
-		out[kind+"_server_cpu_micros"] = b.median(kind, cpuMicros)
-		out[kind+"_allocs"] = b.median(kind, func(w window) float64 { return w.allocs })
-		if kind == kindEcho {
-			continue
-		}
-		out[kind+"_per_commit"] = b.median(kind, func(w window) float64 { return w.perCommit })
-		total := window{}
-		for _, w := range b.windows[kind] {
-			total.accepted += w.accepted
-			total.checked += w.checked
-			total.inCore += w.inCore
-			total.repeats += w.repeats
-			total.limited += w.limited
-			total.shed += w.shed
-		}
-		out[kind+"_ratio"], out[kind+"_server_cpu_ratio"] = b.ratio(kind, perSecond), b.ratio(kind, cpuMicros)
-		out[kind+"_accepted"], out[kind+"_found"], out[kind+"_found_in_core"], out[kind+"_repeats"] = total.accepted, total.checked, total.inCore, total.repeats
-		out[kind+"_429"], out[kind+"_503"] = total.limited, total.shed
-		out[kind+"_unread_bytes_at_end"] = b.median(kind, func(w window) float64 { return w.unreadBytes })
-		out[kind+"_oldest_unread_seconds_at_end"] = b.median(kind, func(w window) float64 { return w.oldestUnread })
-	}
-	out["violations"] = len(b.violations)
-	return out
-}
-
-func (b *bench) print(kinds []string) {
-	if len(b.windows[kindEcho]) == 0 {
-		return
-	}
-	for _, kind := range kinds {
-		if kind == kindEcho {
-			continue
-		}
-		_, _ = fmt.Fprintf(b.out, "%s: %.2f of the echo's requests per second, at %.2f times its server CPU (medians of %d pairs)\n", kind,
-			b.ratio(kind, perSecond), b.ratio(kind, cpuMicros), len(b.windows[kind]))
-	}
 }

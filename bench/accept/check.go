@@ -51,19 +51,27 @@ func (c *check) log(ctx context.Context, s *app.Stores) error {
 				return err
 			}
 			for i := range events {
-				var in event.Intent
-				if err := event.Decode(events[i].Payload, &in); err != nil {
+				if err := c.intent(&events[i]); err != nil {
 					return err
 				}
-				c.records++
-				if events[i].ID != ids.VoucherID.With(in.Y) {
-					c.wrong("intent %s names %s in its envelope", in.Y, events[i].ID)
-				}
-				c.see(in.OrderID, in.IdempotencyKey, in.Y, in.Amount)
 			}
 			return nil
 		})
 	})
+}
+
+// intent looks at one that was kept.
+func (c *check) intent(e *bus.Event) error {
+	var in event.Intent
+	if err := event.Decode(e.Payload, &in); err != nil {
+		return err
+	}
+	c.records++
+	if e.ID != ids.VoucherID.With(in.Y) {
+		c.wrong("intent %s names %s in its envelope", in.Y, e.ID)
+	}
+	c.see(in.OrderID, in.IdempotencyKey, in.Y, in.Amount)
+	return nil
 }
 
 // core looks for the rest among the payment orders: read, opened and trimmed.

@@ -8,6 +8,9 @@
 // on the same connection. Echo and accept take turns, five times, and the ratio of
 // each pair is taken: what disturbs the machine disturbs both.
 //
+// With -cluster the gateway is one process on Kafka, whose CPU is told as well.
+//
 // A figure counts only if it is true: afterwards every 202 is looked for in the
-// intake's log, and its fields compared; and what was refused must not be there.
+// intake's log, or in Kafka's topic, and its fields compared; and what was refused
+// must not be there.
 package accept

@@ -1,6 +1,8 @@
 package accept
 
 import (
+	"context"
+
 	"github.com/tallystick/tallystick/internal/ids"
 	"github.com/tallystick/tallystick/internal/money"
 )
@@ -12,6 +14,8 @@ var (
 	OrderIDOf  = orderIDOf
 	KeyOf      = keyOf
 	AmountOf   = amountOf
+
+	OpenIntents = openIntents
 )
 
 // Size and Status of an answer.
@@ -34,4 +38,24 @@ func Seen(status int16, promised ids.Code, orderID, key string, y ids.Code, amou
 	c := check{fates: []fate{f}, found: make([]bool, 1)}
 	c.see(orderID, key, y, amount)
 	return c.found[0], c.violations
+}
+
+// Promise is what an order was answered.
+type Promise struct {
+	Status  int16
+	Voucher ids.Code
+}
+
+// CheckTopic is what the check says of what came into a topic since the last time.
+func CheckTopic(ctx context.Context, in *intents, promises ...Promise) (found []bool, violations []string, perBatch float64, err error) {
+	fates := make([]fate, len(promises))
+	for n, p := range promises {
+		fates[n].status = p.Status
+		copy(fates[n].voucher[:], p.Voucher)
+	}
+	c, perBatch, err := checkTopic(ctx, in, fates)
+	if err != nil {
+		return nil, nil, 0, err
+	}
+	return c.found, c.violations, perBatch, nil
 }
