@@ -11,6 +11,7 @@ type window struct {
 	cpuMicros, allocs                float64 // of the server, per accept
 	perCommit                        float64 // accepts; on a cluster those that one partition gets at once
 	kafkaMicros, redisMicros         float64 // CPU per accept
+	compilingMicros                  float64 // of Kafka's
 	accepted, repeats, limited, shed int
 	checked, inCore                  int
 	unreadBytes, oldestUnread        float64 // at the end of the load
@@ -58,6 +59,7 @@ func (b *bench) figures() map[string]any {
 		}
 		if b.onCluster {
 			out[kind+"_kafka_cpu_micros"] = b.median(kind, func(w window) float64 { return w.kafkaMicros })
+			out[kind+"_kafka_compiling_cpu_micros"] = b.median(kind, func(w window) float64 { return w.compilingMicros })
 			out[kind+"_redis_cpu_micros"] = b.median(kind, func(w window) float64 { return w.redisMicros })
 		}
 		out[kind+"_per_commit"] = b.median(kind, func(w window) float64 { return w.perCommit })

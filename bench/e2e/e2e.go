@@ -45,7 +45,7 @@ type bench struct {
 // Run is the bench.
 func Run(ctx context.Context, fs *flag.FlagSet, args []string, out io.Writer) (map[string]any, error) {
 	b := &bench{out: out}
-	short := fs.Bool("short", false, "offer for 10 s instead of 60")
+	short := fs.Bool("short", false, "offer for 10 s instead of 60, and 5 s instead of 30 to get warm with -cluster")
 	fs.DurationVar(&b.d, "for", time.Minute, "how long payments are offered")
 	fs.IntVar(&b.users.count, "users", 2048, "payments that are not ready yet, at most")
 	fs.Float64Var(&b.users.rate, "rate", 0, "offer at a constant rate per second; 0: as many as the users can")
@@ -64,7 +64,7 @@ func Run(ctx context.Context, fs *flag.FlagSet, args []string, out io.Writer) (m
 		return nil, errors.New("-keep: with -cluster the data is in engines that end with the bench")
 	}
 	if *short {
-		b.d = 10 * time.Second
+		b.d, b.warm = 10*time.Second, 5*time.Second
 	}
 	dir, remove, err := rig.TempDir("e2e")
 	if err != nil {

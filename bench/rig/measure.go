@@ -21,7 +21,7 @@ func (c *ClusterConfig) Flags(fs *flag.FlagSet, each int) {
 const (
 	enginePostgres = "postgres"
 	EngineKafka    = "kafka"
-	compiling      = "kafka_compiling" // the part of Kafka's that compiles it
+	Compiling      = "kafka_compiling" // the part of Kafka's that compiles it
 	EngineRedis    = "redis"
 	Ourselves      = "load and PSP" // this process
 )
@@ -42,7 +42,7 @@ func (c *Cluster) CPU() (CPU, error) {
 		cpu, err := p.CPU()
 		out[enginePostgres], errs = out[enginePostgres]+cpu, append(errs, err)
 	}
-	for name, of := range map[string]func() (time.Duration, error){EngineKafka: c.Kafka.CPU, compiling: c.Kafka.CompilerCPU, EngineRedis: c.Redis.CPU} {
+	for name, of := range map[string]func() (time.Duration, error){EngineKafka: c.Kafka.CPU, Compiling: c.Kafka.CompilerCPU, EngineRedis: c.Redis.CPU} {
 		cpu, err := of()
 		out[name], errs = cpu, append(errs, err)
 	}
@@ -52,13 +52,13 @@ func (c *Cluster) CPU() (CPU, error) {
 // Tell prints what each of n payments took since before, and keeps it among the
 // figures. It gives that of all roles and of all engines, in milliseconds.
 func (c CPU) Tell(out io.Writer, before CPU, n float64, figures map[string]any) (servers, engines float64) {
-	for _, name := range []string{"gateway", "core", "prepay", "accounting", enginePostgres, EngineKafka, compiling, EngineRedis, Ourselves} {
+	for _, name := range []string{"gateway", "core", "prepay", "accounting", enginePostgres, EngineKafka, Compiling, EngineRedis, Ourselves} {
 		each := 1e3 * (c[name] - before[name]).Seconds() / n
 		figures["cpu_millis_"+name] = each
 		switch name {
 		case enginePostgres, EngineKafka, EngineRedis:
 			engines += each
-		case compiling, Ourselves:
+		case Compiling, Ourselves:
 		default:
 			servers += each
 		}
