@@ -170,6 +170,9 @@ func (f *Follower) Step(ctx context.Context, wait time.Duration) error {
 	if f.Now().Sub(f.begun) > rewindAfter {
 		f.rewind()
 	}
+	if !f.all {
+		wait = 0 // there may be no news
+	}
 	records, all, err := f.Board.Next(ctx, wait)
 	f.read(err)
 	if err != nil {

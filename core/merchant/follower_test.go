@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -33,7 +34,9 @@ func (b *topic) last() string {
 // board is one process's view of it.
 type board struct {
 	*topic
-	next int
+	next  int
+	waits []time.Duration
+	asked func()
 }
 
 func (b *board) Put(_ context.Context, record []byte) error {
@@ -47,7 +50,11 @@ func (b *board) Put(_ context.Context, record []byte) error {
 	return nil
 }
 
-func (b *board) Next(context.Context, time.Duration) (out [][]byte, all bool, err error) {
+func (b *board) Next(_ context.Context, wait time.Duration) (out [][]byte, all bool, err error) {
+	b.waits = append(b.waits, wait)
+	if b.asked != nil {
+		b.asked()
+	}
 	switch {
 	case b.gone != nil:
 		return nil, false, b.gone
@@ -406,6 +413,28 @@ func TestASnapshotThatCannotBeWritten(t *testing.T) {
 	}
 }
 
+// What is there is asked for without waiting for news: an empty board would cost each
+// start a wait.
+func TestOnlyNewsAreWaitedFor(t *testing.T) {
+	p := start(t, &topic{records: [][]byte{recordOf(t, good), recordOf(t, version(good, "4"))}}, t.TempDir(), "")
+	step := func() {
+		t.Helper()
+		if err := p.Step(t.Context(), time.Second); err != nil {
+			t.Fatal(err)
+		}
+	}
+	step()
+	step()
+	step()
+	p.now = p.now.Add(2 * time.Minute)
+	step()
+	step()
+	step()
+	if want := []time.Duration{0, 0, time.Second, 0, 0, time.Second}; !slices.Equal(p.board.waits, want) {
+		t.Errorf("waited %v, want %v", p.board.waits, want)
+	}
+}
+
 // Run tells an outage once, and its end.
 func TestFollowerRuns(t *testing.T) {
 	on := &topic{gone: errors.New("gone"), records: [][]byte{recordOf(t, good)}}
@@ -415,7 +444,13 @@ func TestFollowerRuns(t *testing.T) {
 		want string
 	}{{on.gone, "not confirmed"}, {nil, "confirmed again"}} {
 		on.gone = tc.gone
-		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		ctx, cancel := context.WithCancel(t.Context())
+		steps := 0
+		p.board.asked = func() {
+			if steps++; steps == 5 {
+				cancel()
+			}
+		}
 		if err := p.Follower.Run(ctx, time.Millisecond); err != nil {
 			t.Error(err)
 		}

@@ -52,7 +52,7 @@ func (b *Board) Rewind() { b.next = kafka.FirstOffset }
 func (b *Board) Next(ctx context.Context, wait time.Duration) (records [][]byte, all bool, err error) {
 	c := b.cluster
 	res, err := c.client.Fetch(ctx, &kafka.FetchRequest{Topic: c.topic(b.topic), Partition: 0, Offset: b.next, MinBytes: 1,
-		MaxBytes: int64(c.cfg.FetchBytesMax), MaxWait: min(wait, c.cfg.FetchWait)})
+		MaxBytes: int64(c.cfg.FetchBytesMax), MaxWait: max(time.Millisecond, min(wait, c.cfg.FetchWait))}) // 0 would be the library's own
 	switch {
 	case err != nil:
 		return nil, false, unavailable(err)
