@@ -264,3 +264,68 @@ func TestTopicsThatDoNotFitAreRefused(t *testing.T) {
 		t.Errorf("ended with %v", err)
 	}
 }
+
+// A gateway that was off while a key was revoked, and whose snapshot has it, does not take
+// it when it comes back.
+func TestARevokedKeyDoesNotComeBack(t *testing.T) {
+	in := newInstallation(t, sim.Faults{AutoPayShare: 1})
+	ports, err := app.FreeAddresses(2)
+	must(t, err)
+	gatewayDir, workDir := in.bare("gateway"), in.withFile("work")
+	gw := []string{"TALLYSTICK_ROLES=gateway", "TALLYSTICK_CORE_URL=http://" + ports[0], "TALLYSTICK_LISTEN=" + ports[1]}
+	core := in.start(workDir, "TALLYSTICK_ROLES=core,prepay,accounting", "TALLYSTICK_LISTEN_OPERATOR="+ports[0], "TALLYSTICK_PUBLIC_URL=http://"+ports[1])
+	defer core.stop()
+	gateway := in.start(gatewayDir, gw...)
+	order := load.Orders(1)
+	if s := gateway.status(order(0)); s != 202 {
+		t.Fatalf("pay %d", s)
+	}
+	gateway.stop()
+	edit(t, workDir, 2, merchant.HashKey(in.made.APIKey), merchant.HashKey(strings.Repeat("k", 40)))
+	core.reads(t, "tallystick_directory_version", 2, 5*time.Second)
+
+	gateway = in.serve(gatewayDir, gw...)
+	defer gateway.stop()
+	if s := gateway.status(order(1)); s != 401 {
+		t.Errorf("%d for a key that was revoked before the start", s)
+	}
+}
+
+// Core's own file is newer than its snapshot: what it does first follows the file.
+func TestCoreBeginsWithItsFile(t *testing.T) {
+	in := newInstallation(t, sim.Faults{AutoPayShare: 1})
+	ports, err := app.FreeAddresses(2)
+	must(t, err)
+	workDir := in.withFile("work")
+	work := func() *system {
+		return in.begin(workDir, "TALLYSTICK_ROLES=core,prepay,accounting", "TALLYSTICK_LISTEN_OPERATOR="+ports[0], "TALLYSTICK_PUBLIC_URL=http://"+ports[1])
+	}
+	core := work()
+	gateway := in.start(in.bare("gateway"), "TALLYSTICK_ROLES=gateway", "TALLYSTICK_CORE_URL=http://"+ports[0], "TALLYSTICK_LISTEN="+ports[1])
+	defer gateway.stop()
+	core.stop()
+	order := load.Orders(1)
+	var all []load.Accepted
+	for n := range 40 {
+		a, status, err := gateway.client.Pay(order(n))
+		if status != 202 {
+			t.Fatalf("pay: %d %v", status, err)
+		}
+		all = append(all, a)
+	}
+	edit(t, workDir, 2, "name: Demo Shop\n    enabled: true", "name: Demo Shop\n    enabled: false")
+	core = work()
+	defer func() { core.stop() }()
+	statuses := map[string]int{}
+	for _, a := range all {
+		var view load.View
+		until(t, "it is final", func() bool {
+			view, _, _ = gateway.client.Await(a, 0, 0)
+			return view.Final()
+		})
+		statuses[view.Status]++
+	}
+	if statuses["rejected"] != len(all) {
+		t.Errorf("the merchant was disabled before core started: %v", statuses)
+	}
+}

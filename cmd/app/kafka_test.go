@@ -113,8 +113,19 @@ func until(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-// begin starts a process's worth.
+// begin starts a process's worth, which listens at once.
 func (in *installation) begin(dir string, env ...string) *system {
+	in.t.Helper()
+	return in.run(dir, func(*app.App) {}, env...)
+}
+
+// serve starts one as `tallystick serve` does: it waits for the directory first.
+func (in *installation) serve(dir string, env ...string) *system {
+	in.t.Helper()
+	return in.run(dir, func(a *app.App) { a.Await(in.t.Context()) }, env...)
+}
+
+func (in *installation) run(dir string, first func(*app.App), env ...string) *system {
 	in.t.Helper()
 	deps, err := app.Production(dir, append(slices.Clone(in.env), env...), io.Discard)
 	must(in.t, err)
@@ -125,6 +136,7 @@ func (in *installation) begin(dir string, env ...string) *system {
 	deps.NoSync = slices.Contains(in.env, "TALLYSTICK_STORES=postgres") // its server is one for tests
 	s.app, err = app.New(in.t.Context(), deps)
 	must(in.t, err)
+	first(s.app)
 	must(in.t, s.app.Listen())
 	s.client = load.NewClient(s.app.Addr(), in.made.APIKey, 64)
 	s.stop = s.runApp(in.t)

@@ -13,23 +13,28 @@ import (
 	"github.com/tallystick/tallystick/internal/obs"
 )
 
-// Await waits for a directory, for kafka.start_timeout at most, where there are brokers to
-// have it from. It is for who will Listen: before that clients go to another replica, and
-// afterwards they are refused.
+// Await waits for the directory as it is now, where there are brokers to have it from: for
+// kafka.produce_timeout at most, or for kafka.start_timeout without a snapshot. It is for
+// who will Listen: before that clients go to another replica; afterwards they are refused,
+// or, with a snapshot, let in with a key that was revoked meanwhile.
 func (a *App) Await(ctx context.Context) {
 	select {
 	case <-a.bus.ready():
 	default:
 		return
 	}
-	own, cancel := context.WithTimeout(ctx, a.Config.Kafka.StartTimeout)
+	patience := a.Config.Kafka.StartTimeout
+	if a.Directory.Current().Version > 0 {
+		patience = a.Config.Kafka.ProduceTimeout
+	}
+	own, cancel := context.WithTimeout(ctx, patience)
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
 		_ = a.followDirectory(own) // it ends with own
 	}()
 	select {
-	case <-a.Directory.Known():
+	case <-a.directory.Settled():
 	case <-own.Done():
 	}
 	cancel()
@@ -104,8 +109,9 @@ func (a *App) Run(ctx context.Context) error {
 	TuneGC()
 	c := a.Config.Consumers
 	runners := append([]runner{{"coordination", a.Coord.Run}}, a.bus.first()...)
-	// Nothing is read or told before the bus is ready, and nobody is on duty before there
-	// is a directory: core would reject what it does not know.
+	// Nothing is read or told before the bus is ready, and nobody is on duty before the
+	// directory is that of today: core would pay what is forbidden by now, and reject what
+	// it does not know.
 	if a.Config.has(RoleGateway) {
 		for _, r := range append(a.carriers, runner{"voucher view", func(ctx context.Context) error { return a.Views.Run(ctx, c.Idle, c.BackoffMax) }}) {
 			runners = append(runners, after(a.bus.ready(), r))
@@ -120,7 +126,7 @@ func (a *App) Run(ctx context.Context) error {
 		work = append(work, runner{cell.name(), cell.run})
 	}
 	for _, r := range work {
-		runners = append(runners, after(a.bus.ready(), after(a.Directory.Known(), r)))
+		runners = append(runners, after(a.bus.ready(), after(a.directory.Settled(), r)))
 	}
 	if a.Config.has(RoleGateway) {
 		runners = append(runners, runner{"public API", a.servePublic})

@@ -59,7 +59,10 @@ type directorySource interface {
 	Run(ctx context.Context, every time.Duration) error
 	// Refused counts what was refused.
 	Refused() int64
-	// Missing says why no directory is in force; nil if one is.
+	// Settled is closed once there is a directory that does not fall behind what there was
+	// at the start: what asks it whether something is allowed must not begin before.
+	Settled() <-chan struct{}
+	// Missing says why no directory is in force, or has not settled; nil if all is well.
 	Missing() error
 }
 

@@ -67,21 +67,23 @@ type Follower struct {
 	all     bool    // everything on the board was read
 	unsaved bool    // what is in force is not in the snapshot
 	begun   time.Time
+	settled chan struct{}              // see Settled
 	told    map[[sha256.Size]byte]bool // refused records
 	failing bool
 
 	refused   atomic.Int64
 	confirmed atomic.Int64 // Unix nanoseconds
 	mu        sync.Mutex
-	unread    error // why the board was not read the last time
+	failed    error // why the last step did not come to its end
 	refusal   error // why the last thing that was refused was
 }
 
 // NewFollower puts the snapshot in force, if there is one. One that is damaged, or not
 // valid, is refused and told, and takes no part: the board has another.
 func NewFollower(d FollowerDeps) *Follower {
-	f := &Follower{FollowerDeps: d, file: watched{path: d.File, missing: true}, told: map[[sha256.Size]byte]bool{}}
-	f.read(errors.New("it was not asked for yet"))
+	_, err := os.Stat(d.File)
+	f := &Follower{FollowerDeps: d, file: watched{path: d.File, missing: errors.Is(err, fs.ErrNotExist)}, settled: make(chan struct{}), told: map[[sha256.Size]byte]bool{}}
+	f.note("what is published was not read", errors.New("it was not asked for yet"))
 	f.confirmed.Store(d.Now().UnixNano())
 	r, s, err := loadRecord(d.Snapshot)
 	switch {
@@ -105,9 +107,32 @@ func (f *Follower) Refused() int64 { return f.refused.Load() }
 // Age is how long ago it was last certain that nothing newer was published.
 func (f *Follower) Age() time.Duration { return f.Now().Sub(time.Unix(0, f.confirmed.Load())) }
 
-// Missing is why there is no directory yet; nil if there is one.
+// Settled is closed once there is a directory that does not fall behind what there was at
+// the start: all that was published was read, and the file is published and in force, or
+// was refused.
+func (f *Follower) Settled() <-chan struct{} { return f.settled }
+
+// settle looks whether it has settled.
+func (f *Follower) settle() {
+	select {
+	case <-f.settled:
+	default:
+		if f.all && f.pending == nil && f.inForce != nil {
+			close(f.settled)
+		}
+	}
+}
+
+// Missing is why there is no directory yet, or, for one that publishes, why it has not
+// settled; nil otherwise.
 func (f *Follower) Missing() error {
-	if f.Directory.Current().Version > 0 {
+	select {
+	case <-f.settled:
+		return nil
+	default:
+	}
+	known := f.Directory.Current().Version > 0
+	if known && f.File == "" {
 		return nil
 	}
 	f.mu.Lock()
@@ -115,19 +140,25 @@ func (f *Follower) Missing() error {
 	err := &fault.Error{Kind: fault.Unavailable, Op: "directory", Code: "not_published", Fix: "start a process of role core that has a directory.yaml",
 		Err: errors.New("there is no snapshot, and nothing is published")}
 	switch {
-	case f.unread != nil:
-		err.Code, err.Fix, err.Err = "not_read", "", fmt.Errorf("there is no snapshot, and what is published was not read: %w", f.unread)
+	case known && f.failed != nil:
+		err.Code, err.Fix, err.Err = "not_settled", "", fmt.Errorf("the one of the start may be old, and %w", f.failed)
+	case known:
+		err.Code, err.Fix, err.Err = "not_settled", "", errors.New("what is published is being read")
+	case f.failed != nil:
+		err.Code, err.Fix, err.Err = "not_read", "", fmt.Errorf("there is no snapshot, and %w", f.failed)
 	case f.refusal != nil:
 		err.Code, err.Fix, err.Err = "refused", "", fmt.Errorf("what there is was refused: %w", f.refusal)
 	}
 	return err
 }
 
-// read takes note of whether the board was read.
-func (f *Follower) read(err error) {
+// note takes note of how a step ended.
+func (f *Follower) note(what string, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.unread = err
+	if f.failed = nil; err != nil {
+		f.failed = fmt.Errorf("%s: %w", what, err)
+	}
 }
 
 // refuse counts and tells.
@@ -174,8 +205,8 @@ func (f *Follower) Step(ctx context.Context, wait time.Duration) error {
 		wait = 0 // there may be no news
 	}
 	records, all, err := f.Board.Next(ctx, wait)
-	f.read(err)
 	if err != nil {
+		f.note("what is published was not read", err)
 		if fault.Is(err, fault.Conflict) {
 			f.rewind()
 		}
@@ -195,8 +226,11 @@ func (f *Follower) Step(ctx context.Context, wait time.Duration) error {
 	}
 	if f.File != "" {
 		f.look()
-		errs = append(errs, fault.Wrap("directory: publish", f.publish(ctx)))
+		err = f.publish(ctx)
+		errs = append(errs, fault.Wrap("directory: publish", err))
 	}
+	f.note("the file was not published", err)
+	f.settle()
 	return errors.Join(errs...)
 }
 

@@ -21,6 +21,7 @@ type topic struct {
 	records  [][]byte
 	bytesMax int
 	gone     error // the brokers
+	closed   error // to who puts
 }
 
 // last is what compaction would keep.
@@ -41,8 +42,8 @@ type board struct {
 
 func (b *board) Put(_ context.Context, record []byte) error {
 	switch {
-	case b.gone != nil:
-		return b.gone
+	case b.gone != nil || b.closed != nil:
+		return errors.Join(b.gone, b.closed)
 	case b.bytesMax > 0 && len(record) > b.bytesMax:
 		return &fault.Error{Kind: fault.TooLarge, Code: "record_too_large"}
 	}
@@ -154,9 +155,9 @@ func TestPublishedIsInForceEverywhere(t *testing.T) {
 	core.step("the file", 3, 0)
 	gateway.step("published", 3, 0)
 	select {
-	case <-gateway.directory.Known():
+	case <-gateway.Settled():
 	default:
-		t.Error("a directory is in force, and not known")
+		t.Error("everything was read, and it has not settled")
 	}
 	if len(on.records) != 1 || gateway.kept() != on.last() || !strings.HasSuffix(on.last(), "\n"+good) {
 		t.Errorf("%d records; kept %q of %q", len(on.records), gateway.kept(), on.last())
@@ -212,6 +213,73 @@ func TestTheHighestVersionWins(t *testing.T) {
 	if len(on.records) != 4 {
 		t.Errorf("%d records", len(on.records))
 	}
+}
+
+// What the processes of a folder may begin with is what is published by now, and what the
+// folder's file has, whatever its snapshot says: also when that file is refused.
+func TestItSettles(t *testing.T) {
+	bad := strings.Replace(version(good, "9"), "burst: 4", "burst: 0", 1)
+	for name, tc := range map[string]struct {
+		topic          topic
+		snapshot, file string
+		version        int64 // with which it settles; 0 for never
+		missing        string
+	}{
+		"published, no snapshot":         {topic{records: [][]byte{recordOf(t, good)}}, "", "", 3, ""},
+		"published while it was off":     {topic{records: [][]byte{recordOf(t, version(good, "4")), recordOf(t, version(good, "6"))}}, good, "", 6, ""},
+		"nothing newer is published":     {topic{records: [][]byte{recordOf(t, good)}}, version(good, "4"), "", 4, ""},
+		"nothing is published":           {topic{}, "", "", 0, "not_published"},
+		"a snapshot, nothing published":  {topic{}, good, "", 3, ""},
+		"the brokers are gone":           {topic{gone: errors.New("gone")}, good, "", 0, ""},
+		"the file is the first":          {topic{}, "", good, 3, ""},
+		"the file is newer":              {topic{records: [][]byte{recordOf(t, good)}}, good, version(good, "4"), 4, ""},
+		"the file is older":              {topic{records: [][]byte{recordOf(t, good), recordOf(t, version(good, "5"))}}, good, version(good, "4"), 5, ""},
+		"the file is not valid":          {topic{records: [][]byte{recordOf(t, version(good, "4"))}}, good, bad, 4, ""},
+		"the file is too large":          {topic{bytesMax: len(good), records: [][]byte{recordOf(t, good)}}, good, version(good, "4"), 3, ""},
+		"the file and its version taken": {topic{records: [][]byte{recordOf(t, good)}}, "", good + "# other\n", 3, ""},
+		"the brokers are gone from core": {topic{gone: errors.New("gone")}, good, version(good, "4"), 0, "gone"},
+		"core may not write":             {topic{closed: errors.New("closed")}, good, version(good, "4"), 0, "not published: closed"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			if tc.snapshot != "" {
+				write(t, filepath.Join(dir, "directory.snapshot"), string(recordOf(t, tc.snapshot)))
+			}
+			p := start(t, &tc.topic, dir, tc.file)
+			settled := func() bool {
+				select {
+				case <-p.Settled():
+					return true
+				default:
+					return false
+				}
+			}
+			for n := 0; n < 8 && !settled(); n++ {
+				_ = p.Step(t.Context(), 0)
+			}
+			if have := p.directory.Current().Version; settled() != (tc.version > 0) || settled() && have != tc.version {
+				t.Errorf("settled %t, with version %d", settled(), have)
+			}
+			if err := p.Missing(); (err == nil) != (tc.missing == "") || err != nil && !strings.Contains(err.Error(), tc.missing) {
+				t.Errorf("missing %v", err)
+			}
+		})
+	}
+}
+
+// A file that cannot be read at the start is refused; one that is not there is not.
+func TestAFileThatCannotBeRead(t *testing.T) {
+	p := start(t, &topic{records: [][]byte{recordOf(t, good)}}, t.TempDir(), version(good, "4"))
+	if err := os.Remove(p.file); err != nil {
+		t.Fatal(err)
+	}
+	p.Follower = merchant.NewFollower(p.FollowerDeps)
+	p.step("none", 3, 0)
+	if err := os.Mkdir(p.file, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	p.Follower = merchant.NewFollower(p.FollowerDeps)
+	p.step("a folder", 3, 1)
 }
 
 // Nobody publishes before everything there is known, or a lower version would follow a

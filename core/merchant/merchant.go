@@ -9,7 +9,6 @@ import (
 	"crypto/subtle"
 	"encoding/hex"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -139,16 +138,12 @@ func HashKey(key string) string {
 }
 
 // Directory is the current snapshot, replaced as a whole. Safe for concurrent use.
-type Directory struct {
-	current atomic.Pointer[Snapshot]
-	known   chan struct{}
-	once    sync.Once
-}
+type Directory struct{ current atomic.Pointer[Snapshot] }
 
 // NewDirectory starts with a snapshot; with nil it is one of version 0 in which there
 // is nobody, until the first one comes.
 func NewDirectory(s *Snapshot) *Directory {
-	d := &Directory{known: make(chan struct{})}
+	d := &Directory{}
 	d.current.Store(&Snapshot{})
 	if s != nil {
 		d.Replace(s)
@@ -158,10 +153,6 @@ func NewDirectory(s *Snapshot) *Directory {
 
 // Current is the snapshot in force. Callers use one for the whole of a request.
 func (d *Directory) Current() *Snapshot { return d.current.Load() }
-
-// Known is closed once there is a directory: what asks it whether something is allowed
-// must not begin before.
-func (d *Directory) Known() <-chan struct{} { return d.known }
 
 // Replace puts a newer snapshot in force; an older or equal version is ignored,
 // and false returned.
@@ -173,7 +164,6 @@ func (d *Directory) Replace(s *Snapshot) bool {
 			return false
 		}
 		if d.current.CompareAndSwap(have, s) {
-			d.once.Do(func() { close(d.known) })
 			return true
 		}
 	}

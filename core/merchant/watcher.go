@@ -67,7 +67,14 @@ func NewWatcher(path string, d *Directory, log *slog.Logger) *Watcher {
 // Refused counts the files that were refused since the start: for a metric.
 func (w *Watcher) Refused() int64 { return w.refused.Load() }
 
-// Missing is nil: what is watched was in force from the beginning.
+// Settled is closed: what is watched was in force from the beginning.
+func (w *Watcher) Settled() <-chan struct{} {
+	settled := make(chan struct{})
+	close(settled)
+	return settled
+}
+
+// Missing is nil, as well.
 func (w *Watcher) Missing() error { return nil }
 
 // Step looks once: worked is true when a newer version came into force. A file
