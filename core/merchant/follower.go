@@ -65,6 +65,7 @@ type Follower struct {
 	stale   bool    // pending is what the file had at the start: it may be older
 	unfit   string  // the checksum of what the board will not take
 	all     bool    // everything on the board was read
+	ahead   int     // how often in a row what is in force was newer than the board
 	unsaved bool    // what is in force is not in the snapshot
 	begun   time.Time
 	settled chan struct{}              // see Settled
@@ -199,6 +200,7 @@ func (f *Follower) Run(ctx context.Context, every time.Duration) error {
 // publishes. An error is tried again by the next one; what is refused is none.
 func (f *Follower) Step(ctx context.Context, wait time.Duration) error {
 	if f.Now().Sub(f.begun) > rewindAfter {
+		f.compare()
 		f.rewind()
 	}
 	if !f.all {
@@ -232,6 +234,27 @@ func (f *Follower) Step(ctx context.Context, wait time.Duration) error {
 	f.note("the file was not published", err)
 	f.settle()
 	return errors.Join(errs...)
+}
+
+// aheadMax is for how many looks at the whole board it may be behind what is in force:
+// whoever publishes puts it right long before.
+const aheadMax = 2
+
+// compare tells when what is in force is not what others have, and stays so: nobody who
+// publishes knows of it.
+func (f *Follower) compare() {
+	switch {
+	case f.File != "" || !f.all:
+		return
+	case f.board == nil || f.inForce == nil || f.board.Version >= f.inForce.Version:
+		f.ahead = 0
+		return
+	}
+	if f.ahead++; f.ahead == aheadMax {
+		f.refuse("what is published is passed over: it is older than what is in force here", &fault.Error{Kind: fault.Conflict, Op: "directory",
+			Field: "version", Code: "version_behind", Fix: fmt.Sprintf("raise it above %d in core's directory.yaml", f.inForce.Version),
+			Err: fmt.Errorf("version %d is published, %d is in force", f.board.Version, f.inForce.Version)})
+	}
 }
 
 func (f *Follower) rewind() {

@@ -337,6 +337,41 @@ func TestALostTopicIsFilledAgain(t *testing.T) {
 	}
 }
 
+// The topic is lost, and core's folder with it: what is published from then on is older
+// than a gateway's snapshot, which goes on with what it has. That is told once, and how to
+// end it.
+func TestAGatewayThatIsAheadIsTold(t *testing.T) {
+	nine := recordOf(t, version(good, "9"))
+	dir, on := t.TempDir(), &topic{}
+	write(t, filepath.Join(dir, "directory.snapshot"), string(nine))
+	core, gateway := start(t, on, t.TempDir(), good), start(t, on, dir, "")
+	again := func(what string, refused int64) {
+		t.Helper()
+		gateway.now = gateway.now.Add(2 * time.Minute)
+		gateway.step(what, 9, refused)
+	}
+	gateway.step("nothing is published", 9, 0)
+	again("nothing is published", 0)
+	again("nothing is published", 0)
+	core.step("a new beginning", 3, 0)
+	again("older", 0)
+	again("older for a moment", 0)
+	on.records = append(on.records, nine)
+	gateway.step("put right", 9, 0)
+	again("put right", 0)
+	on.records = on.records[:1]
+	again("older", 0)
+	again("older", 0)
+	again("older for long", 1)
+	again("told once", 1)
+	if text := gateway.log.String(); !strings.Contains(text, "version_behind") || !strings.Contains(text, "above 9") {
+		t.Errorf("it was not told how to end it:\n%s", text)
+	}
+	write(t, core.file, version(good, "10"))
+	core.step("raised", 10, 0)
+	gateway.step("raised", 10, 1)
+}
+
 // What is damaged, unknown or not valid is refused and told, once; the last good one
 // stays in force, and goes back on the board where nobody can read what is there.
 func TestRecordsAreRefused(t *testing.T) {
