@@ -65,7 +65,8 @@ func (in *installation) bare(name string) string {
 // A gateway has no directory.yaml. Without a snapshot it says what it waits for, and
 // refuses nobody for good; once core has published it takes payments; a key that is
 // revoked at core is dead at the gateway within 5 s. What core must not publish changes
-// nothing there. And the gateway starts with what it knows when the brokers are gone.
+// nothing there. All say when the brokers are gone, and the gateway starts with what it
+// knows then.
 func TestTheDirectoryIsPublished(t *testing.T) {
 	in := newInstallation(t, sim.Faults{AutoPayShare: 1})
 	ports := make([]string, 2)
@@ -122,6 +123,15 @@ func TestTheDirectoryIsPublished(t *testing.T) {
 	core.reads(t, "tallystick_directory_refused_total", 2, 5*time.Second)
 	if status := gateway.status(order(2)); status != 401 || gateway.figure("tallystick_directory_version") != 2 {
 		t.Errorf("%d for the revoked key, version %v", status, gateway.figure("tallystick_directory_version"))
+	}
+
+	must(t, in.broker.Freeze())
+	for _, s := range []*system{gateway, core} {
+		until(t, "it says that the brokers are gone", func() bool { return strings.Contains(s.notReady(t)["kafka"], "do not answer") })
+	}
+	must(t, in.broker.Thaw())
+	for _, s := range []*system{gateway, core} {
+		until(t, "it is ready again", func() bool { return len(s.notReady(t)) == 0 })
 	}
 	gateway.stop()
 	core.stop()

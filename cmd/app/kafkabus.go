@@ -92,6 +92,7 @@ type kafkaBus struct {
 	app     *App
 	cluster *kafka.Cluster
 	board   *kafka.Board // the directory
+	follows *merchant.Follower
 	in      *kafka.Intake
 	unread  *kafka.Backlog
 

@@ -81,9 +81,9 @@ func (k *kafkaBus) directory() directorySource {
 	if a.Config.has(RoleCore) {
 		file = filepath.Join(a.Dir, DirectoryFile)
 	}
-	f := merchant.NewFollower(merchant.FollowerDeps{Board: k.board, Directory: a.Directory, Snapshot: filepath.Join(a.Dir, SnapshotFile), File: file, Now: a.Now, Log: a.Log})
-	a.Metrics.GetOrCreateGauge(`tallystick_directory_age_seconds`, func() float64 { return f.Age().Seconds() })
-	return f
+	k.follows = merchant.NewFollower(merchant.FollowerDeps{Board: k.board, Directory: a.Directory, Snapshot: filepath.Join(a.Dir, SnapshotFile), File: file, Now: a.Now, Log: a.Log})
+	a.Metrics.GetOrCreateGauge(`tallystick_directory_age_seconds`, func() float64 { return k.follows.Age().Seconds() })
+	return k.follows
 }
 
 // admit refuses what a topic that was not checked would not keep.
@@ -111,18 +111,23 @@ func (c KafkaConfig) await(ctx context.Context, try func(context.Context) error)
 	}
 }
 
-// brokersPatience is how long brokers may be silent before a gateway is not ready.
+// brokersPatience is how long brokers may be silent before a process is not ready.
 const brokersPatience = 3 * time.Second
 
-// reachable is about the start; then about a gateway: it alone asks again and again.
+// reachable is about the start; then about what is asked again and again: by a gateway the
+// backlog, by all others the directory.
 func (k *kafkaBus) reachable() error {
 	k.mu.Lock()
 	unfit := k.unfit
 	k.mu.Unlock()
-	if unfit != nil || !k.app.Config.has(RoleGateway) {
+	if unfit != nil {
 		return unfit
 	}
-	if k.app.Now().Sub(k.unread.Seen()) > brokersPatience+2*k.app.Config.Intake.MeasureEvery {
+	silent, every := k.follows.Age(), k.app.Config.DirectoryPoll
+	if k.app.Config.has(RoleGateway) {
+		silent, every = k.app.Now().Sub(k.unread.Seen()), k.app.Config.Intake.MeasureEvery
+	}
+	if silent > brokersPatience+2*every {
 		return fault.New(fault.Unavailable, "kafka", "the brokers do not answer")
 	}
 	return nil

@@ -41,7 +41,7 @@ type transport interface {
 	ready() <-chan struct{}
 	// directory is where newer directories come from.
 	directory() directorySource
-	// reachable says why what enters from outside cannot be appended; nil if it can.
+	// reachable says why messages do not go through; nil if they do.
 	reachable() error
 	// backlog is what is unread of a topic that enters from outside.
 	backlog(bus.Topic) (bytes int64, age time.Duration)
