@@ -31,7 +31,7 @@ func Load(path string) (*Snapshot, error) {
 	if err != nil {
 		return nil, &fault.Error{Kind: fault.Invalid, Op: "directory", Code: "missing", Fix: "run `tallystick init`", Err: err}
 	}
-	return parse(path, text)
+	return parse(path, text, strictyaml.Decode)
 }
 
 func read(path string) ([]byte, error) { return readAtMost(path, FileBytesMax) }
@@ -46,12 +46,12 @@ func readAtMost(path string, bytesMax int64) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, bytesMax+1))
 }
 
-func parse(path string, text []byte) (*Snapshot, error) {
+func parse(path string, text []byte, decode func(file string, text []byte, into any) error) (*Snapshot, error) {
 	if len(text) > FileBytesMax {
 		return nil, &fault.Error{Kind: fault.TooLarge, Op: path, Code: "too_large", Fix: fmt.Sprintf("keep it under %d bytes", FileBytesMax)}
 	}
 	s := &Snapshot{}
-	if err := strictyaml.Decode(path, text, s); err != nil && !errors.Is(err, io.EOF) {
+	if err := decode(path, text, s); err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
 	}
 	return s, fault.Wrap(path, s.Validate())

@@ -86,7 +86,7 @@ func NewFollower(d FollowerDeps) *Follower {
 	f := &Follower{FollowerDeps: d, file: watched{path: d.File, missing: errors.Is(err, fs.ErrNotExist)}, settled: make(chan struct{}), told: map[[sha256.Size]byte]bool{}}
 	f.note("what is published was not read", errors.New("it was not asked for yet"))
 	f.confirmed.Store(d.Now().UnixNano())
-	r, s, err := loadRecord(d.Snapshot)
+	r, s, beyond, err := loadRecord(d.Snapshot)
 	switch {
 	case err == nil:
 		f.inForce = r
@@ -94,7 +94,7 @@ func NewFollower(d FollowerDeps) *Follower {
 		if about, err := os.Stat(d.Snapshot); err == nil { // it was in force then, who knows what came since
 			f.confirmed.Store(about.ModTime().UnixNano())
 		}
-		d.Log.Info("directory from the snapshot", "version", r.Version, "sha256", r.Sum)
+		f.inform("directory from the snapshot", r, beyond)
 	case !errors.Is(err, fs.ErrNotExist):
 		f.refuse("the snapshot is refused: the directory is fetched anew", err)
 	}
@@ -169,6 +169,14 @@ func (f *Follower) refuse(what string, err error) {
 	f.refusal = err
 	f.mu.Unlock()
 	f.Log.Error(what, "error", err)
+}
+
+// inform tells what is in force now.
+func (f *Follower) inform(what string, r *Record, beyond error) {
+	f.Log.Info(what, "version", r.Version, "sha256", r.Sum)
+	if beyond != nil {
+		f.Log.Warn("the directory has what this build does not know, and passes over", "error", beyond)
+	}
 }
 
 // Run steps until ctx ends, with a pause of every after an error, which is told once.
@@ -274,10 +282,11 @@ func (f *Follower) take(raw []byte) {
 			err = taken("what is published", r, f.inForce)
 		default:
 			var s *Snapshot
-			if s, err = r.snapshot("what is published"); err == nil {
+			var beyond error
+			if s, beyond, err = r.snapshot("what is published"); err == nil {
 				f.Directory.Replace(s)
 				f.inForce, f.unsaved = r, true
-				f.Log.Info("directory changed", "version", r.Version, "sha256", r.Sum)
+				f.inform("directory changed", r, beyond)
 				return
 			}
 		}

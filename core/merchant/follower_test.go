@@ -389,7 +389,6 @@ func TestRecordsAreRefused(t *testing.T) {
 		"another version":     {bytes.Replace(recordOf(t, nine), []byte("version=9"), []byte("version=10"), 1), "version_wrong", false},
 		"a format of later":   {bytes.Replace(recordOf(t, nine), []byte("format=1"), []byte("format=2"), 1), "format_unknown", false},
 		"the same version":    {recordOf(t, good+"# other\n"), "version_taken", false},
-		"a key of later":      {merchant.RecordForTest(9, nine+"newer: 1\n"), "bad_key_or_value", false},
 		"a value that is bad": {merchant.RecordForTest(9, strings.Replace(nine, "burst: 4", "burst: 0", 1)), "bad_value", false},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -415,6 +414,38 @@ func TestRecordsAreRefused(t *testing.T) {
 	}
 }
 
+// Keys that a newer build has published are passed over, so that what was revoked with
+// them is dead here as well. The record is kept as it is; a file must not have them.
+func TestKeysOfLaterArePassedOver(t *testing.T) {
+	later := strings.Replace(version(good, "9"), hashA, strings.Repeat("ab", 32), 1) + "newer: {deep: [1]}\n"
+	later = strings.Replace(later, "    burst: 4\n", "    burst: 4\n    newer: 1\n", 1)
+	on := &topic{}
+	core, gateway := start(t, on, t.TempDir(), good), start(t, on, t.TempDir(), "")
+	core.step("published", 3, 0)
+	gateway.step("published", 3, 0)
+	on.records = append(on.records, merchant.RecordForTest(9, later))
+	core.step("a newer build", 9, 0)
+	gateway.step("a newer build", 9, 0)
+	gateway.now = gateway.now.Add(2 * time.Minute)
+	gateway.step("told once", 9, 0)
+	if gateway.directory.Current().Merchant("shop").KeyHashes[0] == hashA {
+		t.Error("the revoked key is in force")
+	}
+	if n := strings.Count(gateway.log.String(), "passes over"); n != 1 || !strings.Contains(gateway.log.String(), "newer") {
+		t.Errorf("told %d times:\n%s", n, gateway.log.String())
+	}
+	if gateway.kept() != on.last() || len(on.records) != 2 {
+		t.Errorf("%d records; kept %q", len(on.records), gateway.kept())
+	}
+	again := start(t, on, gateway.dir, "")
+	again.is("from the snapshot", 9, 0)
+	if !strings.Contains(again.log.String(), "passes over") {
+		t.Errorf("nobody was told:\n%s", again.log.String())
+	}
+	write(t, core.file, strings.Replace(later, "version: 9", "version: 10", 1))
+	core.step("its file", 9, 1)
+}
+
 // A snapshot that is damaged takes no part, and is told and replaced.
 func TestADamagedSnapshot(t *testing.T) {
 	whole := string(recordOf(t, version(good, "4")))
@@ -422,7 +453,7 @@ func TestADamagedSnapshot(t *testing.T) {
 		"torn":          {whole[:len(whole)/2], "checksum_wrong"},
 		"empty":         {"", "header_unreadable"},
 		"a flipped bit": {strings.Replace(whole, "enabled: true", "enabled: frue", 1), "checksum_wrong"},
-		"not valid":     {string(merchant.RecordForTest(4, "version: 4\nmerchantz: []\n")), "bad_key_or_value"},
+		"not valid":     {string(merchant.RecordForTest(4, "version: 4\nmerchants: 1\n")), "bad_key_or_value"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			on := &topic{gone: errors.New("gone")}
@@ -464,7 +495,7 @@ func TestFilesAreRefused(t *testing.T) {
 	on.bytesMax = 0
 	write(t, core.file, version(good, "6"))
 	core.step("not too large", 6, 3)
-	newer := merchant.RecordForTest(9, version(good, "9")+"newer: 1\n") // of a later build
+	newer := bytes.Replace(recordOf(t, version(good, "9")), []byte("format=1"), []byte("format=2"), 1) // of a later build
 	on.records = append(on.records, newer)
 	write(t, core.file, version(good, "8"))
 	core.step("below what it cannot read", 6, 5)

@@ -12,6 +12,7 @@ import (
 	"strconv"
 
 	"github.com/tallystick/tallystick/internal/fault"
+	"github.com/tallystick/tallystick/internal/strictyaml"
 )
 
 // recordFormat is what this build writes and reads.
@@ -77,31 +78,35 @@ func (r *Record) same(other *Record) bool {
 	return other != nil && r.Version == other.Version && r.Sum == other.Sum
 }
 
-// snapshot reads what is in the record, as a directory file is read. name is for errors.
-func (r *Record) snapshot(name string) (*Snapshot, error) {
-	s, err := parse(name, r.text)
-	if err != nil {
-		return nil, err
+// snapshot reads what is in the record, as a directory file is read, but for keys that a
+// newer build may have published: they are passed over, and a key that was revoked in that
+// version is dead here as well. beyond names the first of them. name is for errors.
+func (r *Record) snapshot(name string) (s *Snapshot, beyond, err error) {
+	s, beyond = parse(name, r.text, strictyaml.Decode)
+	if beyond != nil {
+		if s, err = parse(name, r.text, strictyaml.DecodeKnown); err != nil {
+			return nil, nil, err
+		}
 	}
 	if s.Version != r.Version {
-		return nil, &fault.Error{Kind: fault.Invalid, Op: name, Field: "version", Code: "version_wrong",
+		return nil, nil, &fault.Error{Kind: fault.Invalid, Op: name, Field: "version", Code: "version_wrong",
 			Err: fmt.Errorf("it is %d, and %d in the first line", s.Version, r.Version)}
 	}
-	return s, nil
+	return s, beyond, nil
 }
 
-// loadRecord reads a snapshot file; fs.ErrNotExist if there is none.
-func loadRecord(path string) (*Record, *Snapshot, error) {
+// loadRecord reads a snapshot file; fs.ErrNotExist if there is none. See Record.snapshot.
+func loadRecord(path string) (r *Record, s *Snapshot, beyond, err error) {
 	raw, err := readAtMost(path, FileBytesMax+headerBytesMax)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
-	r, err := parseRecord(raw)
+	r, err = parseRecord(raw)
 	if err != nil {
-		return nil, nil, fault.Wrap(path, err)
+		return nil, nil, nil, fault.Wrap(path, err)
 	}
-	s, err := r.snapshot(path)
-	return r, s, err
+	s, beyond, err = r.snapshot(path)
+	return r, s, beyond, err
 }
 
 // save writes a snapshot file as a whole: after a crash the file is this one, or the

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/tallystick/tallystick/internal/fault"
+	"github.com/tallystick/tallystick/internal/strictyaml"
 )
 
 // watched is a directory file that is looked at again and again.
@@ -35,7 +36,7 @@ func (w *watched) look() (*Record, *Snapshot, error) {
 		return nil, nil, nil
 	}
 	w.last = text
-	s, err := parse(w.path, text)
+	s, err := parse(w.path, text, strictyaml.Decode)
 	if err != nil {
 		return nil, nil, err
 	}

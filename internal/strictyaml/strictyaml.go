@@ -22,7 +22,13 @@ import (
 // nothing that counts; every other error is fault.Invalid. Refused as well is what
 // the decoder takes, and what nobody means: a second document, and a fraction
 // where a whole number belongs (it would be cut off).
-func Decode(file string, text []byte, into any) error {
+func Decode(file string, text []byte, into any) error { return decode(file, text, into, yaml.Strict()) }
+
+// DecodeKnown is Decode for what another build may have written: it passes over keys that
+// the struct does not have.
+func DecodeKnown(file string, text []byte, into any) error { return decode(file, text, into) }
+
+func decode(file string, text []byte, into any, options ...yaml.DecodeOption) error {
 	tree, err := parser.ParseBytes(text, 0)
 	if err != nil {
 		return notDecoded(file, err)
@@ -37,7 +43,7 @@ func Decode(file string, text []byte, into any) error {
 	if c.err != nil {
 		return c.err
 	}
-	err = yaml.NewDecoder(bytes.NewReader(text), yaml.Strict()).Decode(into)
+	err = yaml.NewDecoder(bytes.NewReader(text), options...).Decode(into)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return notDecoded(file, err)
 	}

@@ -77,6 +77,22 @@ func TestDecodeRefuses(t *testing.T) {
 	}
 }
 
+// What another build has written may have keys more, and else nothing that is refused.
+func TestDecodeKnown(t *testing.T) {
+	var f file
+	if err := strictyaml.DecodeKnown("f", []byte("bogus: {a: [1]}\ngroups: 4\ninner: {bogus: 1, max: 9}\nshops:\n  - {bogus: 1.5, name: a}\n"), &f); err != nil {
+		t.Fatal(err)
+	}
+	if f.Groups != 4 || f.Inner.Max != 9 || len(f.Shops) != 1 || f.Shops[0].Name != "a" {
+		t.Errorf("%+v", f)
+	}
+	for _, text := range []string{"groups: 16.7\n", "groups: 1\ngroups: 2\n", "groups: many\n", "groups: 1\n---\nbogus: 1\n", "groups: [\n"} {
+		if err := strictyaml.DecodeKnown("f", []byte(text), &file{}); !fault.Is(err, fault.Invalid) {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
 func FuzzDecode(f *testing.F) {
 	for _, s := range []string{"groups: 1", "a: &x 1\nb: *x", "shops:\n  - {<<: *s}\n", "inner: [1]", "---\n---\n", "wait: !!str 1s"} {
 		f.Add([]byte(s))
