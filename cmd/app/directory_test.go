@@ -2,6 +2,7 @@ package app_test
 
 import (
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -80,7 +81,10 @@ func TestTheDirectoryIsPublished(t *testing.T) {
 		t.Helper()
 		return in.begin(dir, append([]string{"TALLYSTICK_ROLES=gateway", "TALLYSTICK_CORE_URL=http://" + ports[0], "TALLYSTICK_LISTEN=" + ports[1]}, env...)...)
 	}
+	log := &lockedBuffer{}
+	in.tweak = func(d *app.Deps) { d.Log = slog.New(slog.NewTextHandler(log, nil)) }
 	gateway := begin(gatewayDir)
+	in.tweak = nil
 	order := load.Orders(1)
 	until(t, "the gateway says what is missing", func() bool {
 		why := gateway.notReady(t)
@@ -133,9 +137,13 @@ func TestTheDirectoryIsPublished(t *testing.T) {
 	for _, s := range []*system{gateway, core} {
 		until(t, "it is ready again", func() bool { return len(s.notReady(t)) == 0 })
 	}
-	gateway.stop()
 	core.stop()
 	must(t, in.broker.Kill())
+	until(t, "it says that the brokers are gone", func() bool { return gateway.notReady(t)["kafka"] != "" })
+	gateway.stop()
+	if failed, well := strings.Count(log.String(), "backlog failed"), strings.Count(log.String(), "backlog well again"); well == 0 || failed != well+1 {
+		t.Errorf("told %d times that the backlog fails, and %d times that it is well again", failed, well)
+	}
 
 	gateway = begin(gatewayDir)
 	until(t, "it has started without brokers", func() bool {

@@ -183,7 +183,7 @@ func (k *kafkaBus) tellers(role Role, topic bus.Topic, places embedded.Places, g
 		}
 		return k.cluster.Tell(ctx, string(role), topic, all)
 	}
-	return []runner{{"places of " + string(topic), k.every(every, tell)}}
+	return []runner{k.every("places of "+string(topic), every, tell)}
 }
 
 // toTell is how far an area has come in a topic: in that of another one, up to what it
@@ -268,30 +268,37 @@ func (k *kafkaBus) first() (out []runner) {
 	c := k.app.Config
 	out = append(out, runner{"topics", k.runTopics})
 	if c.has(RoleGateway) {
-		out = append(out, runner{"intake", k.in.Run}, after(k.checked, runner{"backlog", k.every(c.Intake.MeasureEvery, k.lookUnread)}))
+		out = append(out, runner{"intake", k.in.Run}, after(k.checked, k.every("backlog", c.Intake.MeasureEvery, k.lookUnread)))
 	}
 	if c.has(RoleCore) {
-		out = append(out, after(k.checked, runner{"places", k.every(c.Intake.MeasureEvery, k.tell)}))
+		out = append(out, after(k.checked, k.every("places", c.Intake.MeasureEvery, k.tell)))
 	}
 	return out
 }
 
-// every does something now and then.
-func (k *kafkaBus) every(d time.Duration, f func(context.Context) error) func(context.Context) error {
-	return func(ctx context.Context) error {
+// every does something now and then. What fails again and again is told once.
+func (k *kafkaBus) every(name string, d time.Duration, f func(context.Context) error) runner {
+	return runner{name, func(ctx context.Context) error {
 		tick := time.NewTicker(d)
 		defer tick.Stop()
-		for {
-			if err := f(ctx); err != nil && ctx.Err() == nil {
-				k.app.Log.Error("kafka", "error", err)
+		for failing := false; ; {
+			err := f(ctx)
+			switch {
+			case ctx.Err() != nil:
+				return nil
+			case err != nil && !failing:
+				k.app.Log.Error("kafka: "+name+" failed, tried again", "error", err)
+			case err == nil && failing:
+				k.app.Log.Info("kafka: " + name + " well again")
 			}
+			failing = err != nil
 			select {
 			case <-ctx.Done():
 				return nil
 			case <-tick.C:
 			}
 		}
-	}
+	}}
 }
 
 // lookUnread asks for the backlog, and raises an alarm when the brokers will soon
