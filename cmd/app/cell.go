@@ -288,10 +288,10 @@ func (c *cell) onDuty(ctx context.Context, m *lease.Member, held []int, members 
 // copy that was restored believes to own what has moved away since. Neither is worked
 // on until one of them is put right.
 func (c *cell) want(ctx context.Context, m *lease.Member, share lease.Share) []int {
-	twice := c.ownedTwice(ctx)
-	contested := func(g int) bool { return slices.Contains(twice, g) }
-	share.Wanted = append(share.Wanted, twice...)
-	share.Free = slices.DeleteFunc(slices.Clone(share.Free), contested)
+	twice, undecided := c.ownedTwice(ctx)
+	contested := append(undecided, twice...)
+	share.Wanted = append(share.Wanted, contested...)
+	share.Free = slices.DeleteFunc(slices.Clone(share.Free), func(g int) bool { return slices.Contains(contested, g) })
 	return m.Want(share)
 }
 
@@ -299,13 +299,16 @@ func (c *cell) want(ctx context.Context, m *lease.Member, share lease.Share) []i
 // are others than before.
 //
 // Of a group that has just come, the database that it may have come from is asked
-// again. If that one does not answer, it has lost the group: its move was over.
-func (c *cell) ownedTwice(ctx context.Context) (twice []int) {
+// again; until it answers the group is undecided. If it does not answer while a lease
+// there would last, it has lost the group: its move was over.
+func (c *cell) ownedTwice(ctx context.Context) (twice, undecided []int) {
 	own, others := c.seen(), c.others()
-	stale := slices.DeleteFunc(slices.Clone(others), func(other *cell) bool { return !other.seen().olderThan(own) })
+	stale := slices.DeleteFunc(slices.Clone(others), func(other *cell) bool { return len(own.undecided(other.seen(), time.Time{})) == 0 })
 	_ = ask(ctx, c.app.Config.Lease.RenewEvery, stale, true) // it is said where that database is renewed
 	for _, other := range others {
-		twice = append(twice, own.both(other.seen())...)
+		seen := other.seen()
+		twice = append(twice, own.both(seen)...)
+		undecided = append(undecided, own.undecided(seen, c.app.Now().Add(-c.app.Config.Lease.TTL))...)
 	}
 	slices.Sort(twice)
 	twice = slices.Compact(twice)
@@ -320,7 +323,7 @@ func (c *cell) ownedTwice(ctx context.Context) (twice []int) {
 	default:
 		c.app.Log.Error("groups are owned by two databases, and stand still", "cell", c.name(), "groups", twice)
 	}
-	return twice
+	return twice, undecided
 }
 
 // renewing begins or stops a duty, and keeps the member one meanwhile.

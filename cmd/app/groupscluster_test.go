@@ -237,6 +237,33 @@ func TestAGroupThatCameFromADatabaseThatHangs(t *testing.T) {
 	}
 }
 
+// A group that comes to a database while another one, which had it, hangs is not worked on
+// before a lease there has run out: nobody knows whether that one has it still.
+func TestAGroupThatADatabaseThatHangsMayHave(t *testing.T) {
+	long(t)
+	c := newClusterOn(t, 2, 2, sim.Faults{})
+	const ttl = 3 * time.Second
+	c.env = append(c.env, "TALLYSTICK_LEASE_TTL="+ttl.String())
+	core := c.core(0)
+	has := func(groups int) bool {
+		return core.shows(fmt.Sprintf(`tallystick_lease_groups{area="core",database="1"} %d`, groups))
+	}
+	soon(t, "it has the groups of both", func() bool { return has(2) && core.shows(`tallystick_lease_groups{area="core",database="2"} 2`) })
+	must(t, c.pgs[1].Freeze())
+	begun := time.Now()
+	_, err := c.pgs[0].Query(t.Context(), "pay1", "INSERT INTO core.leases (grp) VALUES (3)")
+	must(t, err)
+	soon(t, "it is worked on", func() bool { return has(3) })
+	if took := time.Since(begun); took < ttl {
+		t.Errorf("it was worked on after %s", took)
+	}
+	must(t, c.pgs[1].Thaw())
+	soon(t, "it is worked on in neither", func() bool {
+		return has(2) && core.shows(`tallystick_lease_groups{area="core",database="2"} 1`)
+	})
+	core.stop()
+}
+
 // isSeenWithout looks from outside while a database is gone, with the groups that it
 // owns: what is in the others is looked at, and what is not is named.
 func (c *cluster) isSeenWithout(database int, groups []int) {

@@ -1,9 +1,6 @@
 package app
 
-import (
-	"slices"
-	"time"
-)
+import "time"
 
 // sight is what was last seen of the groups that a database owns. The moments are this
 // process's own: they tell what was looked at before what, and nothing else.
@@ -41,13 +38,15 @@ func (s sight) both(o sight) (out []int) {
 	return out
 }
 
-// olderThan reports whether a group has come to the other database since this one, which
-// had it, was looked at.
-func (s sight) olderThan(o sight) bool {
-	return slices.ContainsFunc(s.groups, func(g int) bool {
-		at, ok := o.since[g]
-		return ok && s.begun.Before(at)
-	})
+// undecided are the groups that have come, after a moment, since the other database, which
+// had them, was looked at.
+func (s sight) undecided(o sight, after time.Time) (out []int) {
+	for _, g := range o.groups {
+		if at, ok := s.since[g]; ok && o.begun.Before(at) && at.After(after) {
+			out = append(out, g)
+		}
+	}
+	return out
 }
 
 // see takes note of a look at the groups that the database owns.
