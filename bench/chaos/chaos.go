@@ -195,7 +195,7 @@ func (b *bench) one(ctx context.Context, t trouble) error {
 	}
 	r.calm = time.Now()
 	if t.after != nil {
-		if err := t.after(); err != nil {
+		if err := t.after(ctx); err != nil {
 			b.fail("%s: %v", t.name, err)
 		}
 	}
@@ -247,23 +247,8 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// sum adds up a figure of all processes that answer, and says how many did not.
-func (b *bench) sum(ctx context.Context, name string, roles ...app.Role) (total float64, silent int) {
-	bounded, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
-	for _, m := range b.cluster.Members(roles...) {
-		f, err := rig.ReadFigures(bounded, m.OperatorAddr)
-		if err != nil {
-			silent++
-			continue
-		}
-		total += f.Sum(name)
-	}
-	return total, silent
-}
-
 func (b *bench) open(ctx context.Context) float64 {
-	n, _ := b.sum(ctx, "tallystick_core_open_payments", app.RoleCore)
+	n, _ := b.cluster.Sum(ctx, "tallystick_core_open_payments", app.RoleCore)
 	return n
 }
 
@@ -274,8 +259,8 @@ func (b *bench) drained(ctx context.Context) error {
 		if err := pause(ctx, 250*time.Millisecond); err != nil {
 			return err
 		}
-		open, silent := b.sum(ctx, "tallystick_core_open_payments", app.RoleCore)
-		lag, dumb := b.sum(ctx, "tallystick_consumer_lag")
+		open, silent := b.cluster.Sum(ctx, "tallystick_core_open_payments", app.RoleCore)
+		lag, dumb := b.cluster.Sum(ctx, "tallystick_consumer_lag")
 		b.shop.mu.Lock()
 		waiting := b.shop.waiting
 		b.shop.mu.Unlock()

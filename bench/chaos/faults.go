@@ -23,7 +23,7 @@ type trouble struct {
 	// second, or everything is answered as a failure that says what is certain.
 	accepts bool
 	// after, if set, looks for what must have happened.
-	after func() error
+	after func(ctx context.Context) error
 }
 
 // troubles are all of them, in the order of their coming.
@@ -62,9 +62,14 @@ func (b *bench) standstill(m *rig.Member) trouble {
 	return trouble{name: m.Name + " stands still", accepts: true,
 		begin: func(context.Context) error { return m.Process().Signal(syscall.SIGSTOP) },
 		end:   func(context.Context) error { return m.Process().Signal(syscall.SIGCONT) },
-		after: func() error {
-			if !m.Process().LogHas("lease_lost") {
-				return fmt.Errorf("%s stood still for longer than its lease, and did not notice", m.Name)
+		after: func(ctx context.Context) error {
+			for begun := time.Now(); !m.Process().LogHas("lease_lost"); { // as soon as it has its turn again
+				if time.Since(begun) > drainMax {
+					return fmt.Errorf("%s stood still for longer than its lease, and did not notice", m.Name)
+				}
+				if err := pause(ctx, 100*time.Millisecond); err != nil {
+					return err
+				}
 			}
 			return nil
 		}}

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/tallystick/tallystick/channels"
+	"github.com/tallystick/tallystick/bench/judge"
+	"github.com/tallystick/tallystick/channels/sandbox/sim"
+	"github.com/tallystick/tallystick/cmd/app"
 )
 
 // judge waits until nothing is open any more, and holds all sides against each other.
@@ -15,7 +17,6 @@ func (b *bench) judge(ctx context.Context) error {
 		return err
 	}
 	defer all.Close() //nolint:errcheck // it was read
-	promised := b.shop.list()
 	for begun := time.Now(); ; {
 		open, err := all.Open(ctx)
 		if err != nil {
@@ -42,55 +43,38 @@ func (b *bench) judge(ctx context.Context) error {
 	if err := b.cluster.Stop(); err != nil {
 		b.fail("a process did not stop well: %v", err)
 	}
-	status, lost, err := all.CheckVouchers(ctx, promised)
+	deps, err := b.cluster.Deps()
 	if err != nil {
 		return err
 	}
-	v, err := all.Verify(ctx)
+	psps := map[string]*sim.Sim{}
+	for _, account := range app.ExampleAccounts() {
+		psps[account] = b.psp
+	}
+	v, err := judge.Case{Orders: b.shop.log(), PSPs: psps, Secret: deps.Secret, Books: all, Out: b.out}.Judge(ctx)
 	if err != nil {
 		return err
 	}
-	for _, what := range append(v.Violations, lost...) {
-		b.fail("%s", what)
+	for _, violation := range v.Violations {
+		b.fail("%s: %s", violation.Kind, violation.What)
 	}
-	accepted := int64(0)
-	heard := int64(0)
-	for _, o := range v.Orders {
-		accepted += o.Accepted
-	}
-	for _, m := range v.Money {
-		heard += m.Settled + m.Surplus
+	for _, m := range v.Books.Money {
 		if m.Surplus != 0 {
 			b.fail("%d minor units were taken twice over %s", m.Surplus, m.Account)
 		}
 	}
-	if accepted != int64(len(promised)) {
-		b.fail("%d payments were accepted, and %d vouchers promised: each client asked until it had one", accepted, len(promised))
+	if v.Acknowledged != v.Orders {
+		b.fail("%d payments were asked for, and %d vouchers promised: each client asked until it had one", v.Orders, v.Acknowledged)
 	}
-	taken, payments := int64(0), map[string]int{}
-	for _, r := range b.psp.Payments() {
-		if r.State == channels.StatePaid {
-			taken += r.Taken.Minor
-			payments[r.OutTradeNo[:len(r.OutTradeNo)-1]]++
-		}
-	}
-	for y, n := range payments {
-		if n > 1 {
-			b.fail("payment order %s was paid %d times", y, n)
-		}
-	}
-	if taken != heard {
-		b.fail("the PSP took %d minor units from payers, core heard of %d", taken, heard)
-	}
-	b.print("judged: %d vouchers %v, %d entries, parked %v; the PSP's takings and core's are %d and %d minor units", len(promised), status, v.Ledger.Entries, v.Parked,
-		taken, heard)
+	b.print("judged: %d vouchers (%d final, %d open), %d entries, parked %v; the PSP took %d payments, %d minor units", v.Acknowledged, v.Final, v.Open,
+		v.Books.Ledger.Entries, v.Books.Parked, v.Paid, v.PaidMinor)
 	return nil
 }
 
 // quiet waits until everything that was told is read.
 func (b *bench) quiet(ctx context.Context) error {
 	for begun := time.Now(); time.Since(begun) < drainMax; {
-		lag, silent := b.sum(ctx, "tallystick_consumer_lag")
+		lag, silent := b.cluster.Sum(ctx, "tallystick_consumer_lag")
 		if lag == 0 && silent == 0 {
 			return nil
 		}
@@ -104,7 +88,7 @@ func (b *bench) quiet(ctx context.Context) error {
 func (b *bench) figures() map[string]any {
 	out := map[string]any{"rate": b.rate, "hold_seconds": b.hold.Seconds(), "troubles": b.results, "failed": b.failed}
 	if b.shop != nil {
-		out["vouchers"] = len(b.shop.list())
+		out["vouchers"] = b.shop.promised()
 	}
 	return out
 }

@@ -2,11 +2,10 @@ package chaos
 
 import (
 	"context"
-	"maps"
-	"slices"
 	"sync"
 	"time"
 
+	"github.com/tallystick/tallystick/bench/judge"
 	"github.com/tallystick/tallystick/bench/load"
 )
 
@@ -29,14 +28,14 @@ type shop struct {
 	rate   float64
 	begun  time.Time
 
-	mu       sync.Mutex
-	seconds  []second
-	vouchers map[string]int // promised: voucher ▸ order number
-	waiting  int            // payments that were not accepted yet
+	mu      sync.Mutex
+	seconds []second
+	told    []*judge.Order // all that was asked for, and what was promised
+	waiting int            // payments that were not accepted yet
 }
 
 func newShop(client *client, rate float64) *shop {
-	return &shop{client: client, order: load.Orders(1), rate: rate, vouchers: map[string]int{}}
+	return &shop{client: client, order: load.Orders(1), rate: rate}
 }
 
 // run offers until ctx ends, and then waits for what is not accepted yet, at most
@@ -66,6 +65,10 @@ func (s *shop) run(ctx context.Context, patience time.Duration) {
 // pay asks until it is told a voucher. Only the first answer counts in the figures.
 func (s *shop) pay(ctx context.Context, n int) {
 	o := s.order(n)
+	told := &judge.Order{OrderID: o.OrderID}
+	s.mu.Lock()
+	s.told = append(s.told, told)
+	s.mu.Unlock()
 	s.wait(1)
 	defer s.wait(-1)
 	for try := 0; ctx.Err() == nil; try++ {
@@ -74,8 +77,7 @@ func (s *shop) pay(ctx context.Context, n int) {
 		if try == 0 {
 			s.note(begun, time.Since(begun), status)
 		}
-		if status == 202 {
-			s.promised(voucher, n)
+		if s.tell(told, voucher, status) {
 			return
 		}
 		select {
@@ -91,10 +93,19 @@ func (s *shop) wait(by int) {
 	s.waiting += by
 }
 
-func (s *shop) promised(voucher string, n int) {
+// tell notes an answer, and says whether it is a voucher.
+func (s *shop) tell(told *judge.Order, voucher string, status int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.vouchers[voucher] = n
+	switch status {
+	case 202:
+		told.Accepted(voucher)
+	case 429, 503:
+		told.Refused++
+	default:
+		told.Unsure++
+	}
+	return status == 202
 }
 
 // at is the second of a moment; s.mu is held.
@@ -162,9 +173,17 @@ func (s *shop) acceptingSince(from time.Time) (time.Duration, bool) {
 	return 0, false
 }
 
-// list are the vouchers that were promised.
-func (s *shop) list() []string {
+// log is what was asked for and promised. Nobody may ask any more.
+func (s *shop) log() []*judge.Order {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.Sorted(maps.Keys(s.vouchers))
+	return s.told
+}
+
+// promised counts those that have a voucher.
+func (s *shop) promised() (n int) {
+	for _, o := range s.log() {
+		n += min(o.Acks, 1)
+	}
+	return n
 }

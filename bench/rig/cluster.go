@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -112,7 +111,7 @@ func NewCluster(ctx context.Context, cfg ClusterConfig) (c *Cluster, err error) 
 		"TALLYSTICK_KAFKA_MIN_IN_SYNC=1", "TALLYSTICK_KAFKA_START_TIMEOUT=60s", "TALLYSTICK_STORES=postgres", "TALLYSTICK_COORDINATION=redis", "TALLYSTICK_REDIS_ADDRESSES=" + c.Redis.Addr,
 		"TALLYSTICK_POSTGRES_DATABASES=" + strings.Join(urls, " "), fmt.Sprintf("TALLYSTICK_GROUPS=%d", cfg.Groups), "TALLYSTICK_LOG_LEVEL=info",
 		"TALLYSTICK_PUBLIC_URL=http://" + c.members[0].Addr, "TALLYSTICK_CORE_URL=" + strings.Join(cores, " ")}, cfg.Env...)
-	d, err := c.deps()
+	d, err := c.Deps()
 	if err != nil {
 		return c, err
 	}
@@ -123,7 +122,7 @@ func NewCluster(ctx context.Context, cfg ClusterConfig) (c *Cluster, err error) 
 // list gives the members their addresses.
 func (c *Cluster) list() error {
 	roles := []app.Role{app.RoleGateway, app.RoleCore, app.RolePrepay, app.RoleAccounting}
-	free, err := app.FreeAddresses(2 * len(roles) * c.cfg.Each)
+	free, err := quietAddresses(2 * len(roles) * c.cfg.Each)
 	if err != nil {
 		return err
 	}
@@ -136,13 +135,9 @@ func (c *Cluster) list() error {
 	return nil
 }
 
-func (c *Cluster) deps() (app.Deps, error) {
-	return app.Production(c.Dir, slices.Clone(c.Env), io.Discard)
-}
-
 // Databases opens all databases, to be looked at.
 func (c *Cluster) Databases(ctx context.Context) (*app.Databases, error) {
-	d, err := c.deps()
+	d, err := c.Deps()
 	if err != nil {
 		return nil, err
 	}
@@ -183,6 +178,11 @@ func (c *Cluster) Start(ctx context.Context) error {
 			return err
 		}
 	}
+	return c.Serve(ctx)
+}
+
+// Serve waits until all members serve.
+func (c *Cluster) Serve(ctx context.Context) error {
 	for _, m := range c.members {
 		if err := m.Process().Serves(ctx, m.OperatorAddr, time.Minute); err != nil {
 			return fmtErr(m.Name, err)
@@ -191,12 +191,28 @@ func (c *Cluster) Start(ctx context.Context) error {
 	return nil
 }
 
-// Start starts the process.
-func (m *Member) Start() error {
+// Sum adds up a figure of all members that answer within a second, and says how many
+// did not.
+func (c *Cluster) Sum(ctx context.Context, name string, roles ...app.Role) (total float64, silent int) {
+	bounded, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	for _, m := range c.Members(roles...) {
+		f, err := ReadFigures(bounded, m.OperatorAddr)
+		if err != nil {
+			silent++
+			continue
+		}
+		total += f.Sum(name)
+	}
+	return total, silent
+}
+
+// Start starts the process. env is configuration of this start alone.
+func (m *Member) Start(env ...string) error {
 	c := m.cluster
 	m.starts++
 	log := filepath.Join(c.cfg.Dir, fmt.Sprintf("%s.%d.log", strings.ReplaceAll(m.Name, " ", "-"), m.starts))
-	env := append(slices.Clone(c.Env), "TALLYSTICK_ROLES="+string(m.Role), "TALLYSTICK_LISTEN="+m.Addr, "TALLYSTICK_LISTEN_OPERATOR="+m.OperatorAddr)
+	env = append(append(slices.Clone(c.Env), "TALLYSTICK_ROLES="+string(m.Role), "TALLYSTICK_LISTEN="+m.Addr, "TALLYSTICK_LISTEN_OPERATOR="+m.OperatorAddr), env...)
 	p, err := Start(c.cfg.Exe, env, log, "serve", "--data", c.Dir)
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -234,6 +250,15 @@ func (m *Member) Stop() error {
 	defer m.mu.Unlock()
 	m.ended = cpu
 	return fmtErr(m.Name, err)
+}
+
+// Kill is kill -9.
+func (m *Member) Kill() {
+	cpu := m.CPU()
+	m.Process().Kill()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.ended = cpu
 }
 
 func fmtErr(name string, err error) error {

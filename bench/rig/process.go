@@ -21,15 +21,20 @@ type Process struct {
 	err  error // of Wait, once done is closed
 }
 
-// Start starts a program with environment variables over our own. What it prints
-// is dropped; its log goes to a file.
+// Start starts a program with environment variables over our own, of which those that
+// configure the product are left out. What it prints is dropped; its log goes to a file.
 func Start(program string, env []string, logFile string, args ...string) (*Process, error) {
 	log, err := os.Create(logFile) //nolint:gosec // a temporary folder
 	if err != nil {
 		return nil, err
 	}
 	p := &Process{cmd: exec.Command(program, args...), log: log, done: make(chan struct{})} //nolint:gosec,noctx // our own binary; Stop ends it
-	p.cmd.Env = append(os.Environ(), env...)
+	for _, kv := range os.Environ() {
+		if !strings.HasPrefix(kv, "TALLYSTICK_") {
+			p.cmd.Env = append(p.cmd.Env, kv)
+		}
+	}
+	p.cmd.Env = append(p.cmd.Env, env...)
 	p.cmd.Stderr = log
 	// In a process group of its own: an interrupt from the terminal is ours, and we
 	// stop the child after its clients.
@@ -64,6 +69,40 @@ func (p *Process) LoggedErrors() int {
 		return 0
 	}
 	return strings.Count(string(b), `"level":"ERROR"`)
+}
+
+// Pid is the process's number.
+func (p *Process) Pid() int { return p.cmd.Process.Pid }
+
+// Kill is kill -9, and waits until the process is gone. One that has ended stays as it is.
+func (p *Process) Kill() {
+	_ = p.cmd.Process.Kill()
+	<-p.done
+}
+
+// Killed reports whether SIGKILL has ended it: where nobody sent it, it was the process
+// itself, at its point.
+func (p *Process) Killed() bool {
+	select {
+	case <-p.done:
+		s, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
+		return ok && s.Signaled() && s.Signal() == syscall.SIGKILL
+	default:
+		return false
+	}
+}
+
+// Ended is how the process has ended; nil while it runs.
+func (p *Process) Ended() error {
+	select {
+	case <-p.done:
+		if p.err == nil {
+			return errors.New("it ended by itself")
+		}
+		return p.err
+	default:
+		return nil
+	}
 }
 
 // Signal sends the process a signal.

@@ -222,10 +222,20 @@ func (v *Verification) addMoney(o MoneyLine) {
 
 // Trade implements core.Trades.
 func (d *Databases) Trade(ctx context.Context, code ids.Code) (*core.Trade, error) {
+	s, err := d.Owner(code)
+	if err != nil {
+		return nil, err
+	}
+	return s.Core.Trade(ctx, code)
+}
+
+// Owner are the stores of the database that owns a code's group; fault.Unavailable if
+// none that can be reached does.
+func (d *Databases) Owner(code ids.Code) (*Stores, error) {
 	group := code.Group(d.groups)
 	for i, s := range d.All {
 		if d.owned[i][group] {
-			return s.Core.Trade(ctx, code)
+			return s, nil
 		}
 	}
 	var errs []error

@@ -14,6 +14,7 @@ import (
 	"github.com/tallystick/tallystick/internal/bus"
 	"github.com/tallystick/tallystick/internal/bus/embedded"
 	"github.com/tallystick/tallystick/internal/fault"
+	"github.com/tallystick/tallystick/internal/ids"
 	"github.com/tallystick/tallystick/internal/sqldb"
 	prepaystore "github.com/tallystick/tallystick/prepay/sqlstore"
 )
@@ -152,6 +153,9 @@ func (s *Stores) Close() error {
 	}
 	return errors.Join(errs...)
 }
+
+// Owner are these, which have all groups. See Databases.Owner.
+func (s *Stores) Owner(ids.Code) (*Stores, error) { return s, nil }
 
 // Sources are the topics that the areas of this folder write.
 func (s *Stores) Sources() (out []bus.Source) {

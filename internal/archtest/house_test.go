@@ -75,7 +75,7 @@ const suites = `.*/[a-z]*test`
 // banned are calls that must not be made, and where they may be made all the same.
 var banned = []struct{ call, why, exceptIn string }{
 	{`time\.(Now|Since|Until)\(`, "clocks are handed in; only the deadline of a context is in the runtime's time", `cmd/.*|bench(/.*)?|channels/sandbox/sim|channels/(limit|sandbox)`},
-	{`rand\.(Int|IntN|Int64N|Float64|Shuffle|Perm)\(`, "randomness is handed in", `bench/crash`},
+	{`rand\.(Int|IntN|Int64N|Float64|Shuffle|Perm)\(`, "randomness is handed in", `bench/(crash|rig)`},
 	{`uuid\.(New|NewString|NewV7|NewRandom)\(`, "ids come from ids.Source", `none`},
 	{`http\.(Get|Post|DefaultClient)`, "clients have bounds", `bench(/.*)?`},
 	{`fmt\.Print(ln|f)?\(`, "libraries do not print", `cmd/tallystick|cmd/pspsim|bench(/.*)?`},
