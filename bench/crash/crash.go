@@ -2,6 +2,7 @@ package crash
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -10,11 +11,24 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tallystick/tallystick/cmd/app"
 	"github.com/tallystick/tallystick/internal/fault"
 )
 
+// The profiles.
+const (
+	Embedded = "embedded" // one process that plays all roles
+	Cluster  = "cluster"  // two of each role, on PostgreSQL, Kafka and Redis
+)
+
 // Points are the named places to die at, in the order of a payment's way.
-func Points() []string {
+func Points(profile string) (names []string) {
+	if profile == Cluster {
+		for _, p := range clusterPoints() {
+			names = append(names, p.name)
+		}
+		return names
+	}
 	return []string{
 		"intake.sealed", "intake.before_commit", "intake.after_commit", "gateway.committed_not_answered",
 		"core.before_commit", "core.after_commit",
@@ -26,25 +40,32 @@ func Points() []string {
 
 // Config says how often and where to kill. All bounds must be positive.
 type Config struct {
-	Seed   uint64
-	Points []string // once each, in an order drawn from the seed
-	Random int      // kills at random instants
-	Rate   float64  // payments offered per second
-	// Flushes runs a first part under strace, and counts.
+	Profile string
+	Seed    uint64
+	Points  []string // once each, in an order drawn from the seed
+	Random  int      // kills at random instants
+	Rate    float64  // payments offered per second
+	// Flushes runs a first part under strace, and counts: of the embedded profile.
 	Flushes bool
 	// RoundKills is after how many kills everything is drained and compared.
 	RoundKills int
-	// PointMax is how long the child may take to die at a point, DrainMax how long
+	// PointMax is how long a process may take to die at a point, DrainMax how long
 	// what is under way may take to end, ReadyMax how long a start may take.
 	PointMax, DrainMax, ReadyMax time.Duration
 	Keep                         bool // leaves the data folder
 	Out                          io.Writer
 }
 
-// Defaults are all points, and five random kills.
-func Defaults(out io.Writer) Config {
-	return Config{Seed: 1, Points: Points(), Random: 5, Rate: 80, Flushes: true, RoundKills: 50,
+// Defaults are all points, and five random kills. In the cluster a process is killed at
+// random before it is started anew to die at a point: there these are all.
+func Defaults(profile string, out io.Writer) Config {
+	c := Config{Profile: profile, Seed: 1, Points: Points(profile), Random: 5, Rate: 80, Flushes: true, RoundKills: 50,
 		PointMax: 40 * time.Second, DrainMax: 90 * time.Second, ReadyMax: 40 * time.Second, Out: out}
+	if profile == Cluster {
+		c.Random, c.Rate, c.Flushes = 0, 30, false
+		c.PointMax, c.DrainMax, c.ReadyMax = 2*time.Minute, 3*time.Minute, time.Minute
+	}
+	return c
 }
 
 // Validate names the field that cannot be.
@@ -52,9 +73,12 @@ func (c *Config) Validate() error {
 	bad := func(field, fix string) error {
 		return &fault.Error{Kind: fault.Invalid, Op: "crash", Field: field, Code: "bad_value", Fix: fix}
 	}
+	if c.Profile != Embedded && c.Profile != Cluster {
+		return bad("-profile", "use embedded or cluster")
+	}
 	for _, p := range c.Points {
-		if !slices.Contains(Points(), p) {
-			return bad("-point "+p, "use some of "+strings.Join(Points(), ","))
+		if !slices.Contains(Points(c.Profile), p) {
+			return bad("-point "+p, "use some of "+strings.Join(Points(c.Profile), ","))
 		}
 	}
 	switch {
@@ -70,35 +94,48 @@ func (c *Config) Validate() error {
 
 // Bench is `go run ./bench crash`.
 func Bench(ctx context.Context, fs *flag.FlagSet, args []string, out io.Writer) (map[string]any, error) {
-	c := Defaults(out)
-	short := fs.Bool("short", false, "all points and 5 random kills, instead of 25")
-	n := fs.Int("n", -1, "kills at random instants; 5, 25 or, with -point, none by default")
+	profile := fs.String("profile", Embedded, "embedded, or cluster: real engines, two processes of each role")
+	short := fs.Bool("short", false, "all points and 5 random kills, instead of 25; in the cluster none instead of 70")
+	n := fs.Int("n", -1, "kills at random instants; with -point none by default")
 	points := fs.String("point", "", "only these points, separated by commas; one may come several times")
-	fs.Uint64Var(&c.Seed, "seed", c.Seed, "seed of the kills, the orders and the PSPs' faults")
-	fs.Float64Var(&c.Rate, "rate", c.Rate, "payments offered per second")
-	fs.BoolVar(&c.Flushes, "flushes", true, "count flushes under strace first")
-	fs.DurationVar(&c.DrainMax, "drain", c.DrainMax, "how long what is under way may take to end")
-	fs.BoolVar(&c.Keep, "keep", false, "leave the data folder")
+	seed := fs.Uint64("seed", 1, "seed of the kills, the orders and the PSPs' faults")
+	rate := fs.Float64("rate", 0, "payments offered per second; 80, in the cluster 30 by default")
+	flushes := fs.Bool("flushes", true, "count flushes under strace first; not in the cluster")
+	drain := fs.Duration("drain", 0, "how long what is under way may take to end")
+	keep := fs.Bool("keep", false, "leave the data folder")
 	if err := fs.Parse(args); err != nil {
 		return nil, err
 	}
+	c := Defaults(*profile, out)
+	c.Seed, c.Keep, c.Flushes = *seed, *keep, c.Flushes && *flushes
 	switch {
 	case *points == "none":
 		c.Points = nil
 	case *points != "":
 		c.Points, c.Random = strings.Split(*points, ","), 0
-	case !*short:
+	case *short:
+	case c.Profile == Cluster:
+		c.Random = 70
+	default:
 		c.Random = 25
 	}
 	if *n >= 0 {
 		c.Random = *n
 	}
+	if *rate > 0 {
+		c.Rate = *rate
+	}
+	if *drain > 0 {
+		c.DrainMax = *drain
+	}
 	r, err := Run(ctx, c)
 	return r.Figures(), err
 }
 
-// stop is one way for a child to end: at a point, or some time after its start.
+// stop is one way for a process to end: at a point, or some time after its start.
 type stop struct {
+	role    app.Role // in the cluster, and member is which of its processes
+	member  int
 	point   string
 	passing int64 // of the point
 	after   time.Duration
@@ -108,6 +145,9 @@ type stop struct {
 // schedule draws all kills from the seed. The first passings of the points that
 // every transaction passes belong to the start itself: random kills are for that.
 func (c *Config) schedule() []stop {
+	if c.Profile == Cluster {
+		return c.clusterSchedule()
+	}
 	r := rand.New(rand.NewPCG(c.Seed, 0xdead)) //nolint:gosec // a bench
 	var stops []stop
 	for _, p := range c.Points {
@@ -130,128 +170,73 @@ func (c *Config) schedule() []stop {
 
 // Run builds, kills, starts again and compares. The error says that something did
 // not hold, or that nothing could be shown.
-func Run(ctx context.Context, c Config) (Result, error) {
-	res := Result{}
+func Run(ctx context.Context, c Config) (res Result, err error) {
 	if err := c.Validate(); err != nil {
 		return res, err
 	}
-	r, err := newRig(ctx, c)
+	b, err := newBench(ctx, c)
 	if err != nil {
 		return res, err
 	}
-	defer r.close()
-	if c.Flushes {
-		if err := r.countFlushes(ctx, &res); err != nil {
-			return res, err
-		}
-	}
-	stops := c.schedule()
-	for len(stops) > 0 && ctx.Err() == nil {
-		n := min(len(stops), c.RoundKills)
-		if err := r.round(ctx, stops[:n], &res); err != nil {
-			return res, err
-		}
-		stops = stops[n:]
-		r.report(&res)
-		if len(res.Violations) > 0 {
-			break
-		}
-	}
-	switch {
-	case ctx.Err() != nil:
-		return res, ctx.Err()
-	case len(res.Violations) > 0:
-		r.explain()
-		return res, fmt.Errorf("%d violations", len(res.Violations))
-	case res.Acknowledged < enough(res.Kills):
-		return res, fmt.Errorf("only %d vouchers over %d kills: this shows nothing", res.Acknowledged, res.Kills)
-	}
-	return res, nil
+	defer func() { err = errors.Join(err, b.close()) }()
+	err = b.run(ctx)
+	return b.res, err
 }
 
-// round kills as the stops say, under load all the time, then drains and compares.
-func (r *rig) round(ctx context.Context, stops []stop, res *Result) error {
-	load, stopLoad := context.WithCancel(ctx)
-	defer stopLoad()
-	closed := r.shop.open(load, r.cfg)
-	for _, s := range stops {
-		if err := r.kill(ctx, s, res); err != nil {
+func (b *bench) run(ctx context.Context) error {
+	if e, ok := b.product.(*embedded); ok && b.cfg.Flushes {
+		if err := e.countFlushes(ctx); err != nil {
 			return err
 		}
 	}
-	l, err := r.start(r.environ())
-	if err != nil {
+	stops, res := b.cfg.schedule(), &b.res
+	for len(stops) > 0 && ctx.Err() == nil && len(res.Violations) == 0 {
+		n := min(len(stops), b.cfg.RoundKills)
+		if err := b.round(ctx, stops[:n]); err != nil {
+			return err
+		}
+		stops = stops[n:]
+		b.report()
+	}
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case len(res.Violations) > 0:
+		b.explain()
+		return fmt.Errorf("%d violations", len(res.Violations))
+	case res.Acknowledged < enough(res.Kills):
+		return fmt.Errorf("only %d vouchers over %d kills: this shows nothing", res.Acknowledged, res.Kills)
+	}
+	return nil
+}
+
+// round kills as the stops say, under load all the time, then drains and compares.
+func (b *bench) round(ctx context.Context, stops []stop) error {
+	load, stopLoad := context.WithCancel(ctx)
+	defer stopLoad()
+	closed := b.shop.open(load, b.cfg)
+	if err := b.product.kills(ctx, stops); err != nil {
 		return err
 	}
-	defer l.kill()
-	ready := l.awaitReady(ctx, r)
+	if err := b.product.serve(ctx); err != nil {
+		return fmt.Errorf("the last start: %w", err)
+	}
 	// However short the lives were: enough must have been promised to show something.
-	for t := time.Now(); ready > 0 && r.shop.acknowledged() < enough(res.Kills) && time.Since(t) < r.cfg.DrainMax && l.alive(); {
+	for t := time.Now(); b.shop.acknowledged() < enough(b.res.Kills) && time.Since(t) < b.cfg.DrainMax && b.product.fate() == nil; {
 		time.Sleep(20 * time.Millisecond)
 	}
 	stopLoad()
-	if ready == 0 {
-		return fmt.Errorf("the last start was not ready within %s: %s", r.cfg.ReadyMax, l.fate())
+	if err := b.drain(ctx, closed); err != nil {
+		b.wrong("%v", err)
 	}
-	if err := r.drain(ctx, l, closed); err != nil {
-		res.add(other, "%v", err)
+	if err := b.product.stop(); err != nil {
+		b.wrong("asked to stop: %v", err)
 	}
-	if err := l.stopGracefully(r.cfg.ReadyMax); err != nil {
-		res.add(other, "%v", err)
-	}
-	return r.judge(ctx, res)
+	return b.judge(ctx)
 }
 
 // enough is how many vouchers so many kills must have had a chance to lose.
 func enough(kills int) int { return 10 * max(1, kills) }
-
-// kill lets one child live until its stop.
-func (r *rig) kill(ctx context.Context, s stop, res *Result) error {
-	if s.refused {
-		unrefuse, err := r.refuseOne(s.after)
-		if err != nil {
-			return err
-		}
-		defer unrefuse()
-	}
-	env := r.environ()
-	patience := s.after
-	if s.point != "" {
-		env = append(env, fmt.Sprintf("%s=%s:%d", crashVariable, s.point, s.passing))
-		patience = r.cfg.PointMax
-	}
-	l, err := r.start(env)
-	if err != nil {
-		return err
-	}
-	defer l.kill()
-	recovered := make(chan time.Duration, 1)
-	go func() { recovered <- l.awaitReady(ctx, r) }()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-l.ended:
-	case <-time.After(patience):
-	}
-	switch {
-	case s.point == "" && l.alive():
-		l.kill()
-		res.Kills++
-	case s.point != "" && l.killed():
-		res.Kills++
-		res.Points = append(res.Points, s.point)
-	case l.alive():
-		l.kill()
-		res.add(other, "%s was not passed %d times within %s", s.point, s.passing, r.cfg.PointMax)
-	default:
-		res.add(other, "the child ended by itself: %s", l.fate())
-	}
-	if d := <-recovered; d > 0 {
-		res.recovered = append(res.recovered, d)
-	}
-	fmt.Fprintf(r.cfg.Out, "kill %3d  %-40s after %5d ms; acknowledged %d\n", res.Kills, s.name(), time.Since(l.started).Milliseconds(), r.shop.acknowledged())
-	return nil
-}
 
 func (s stop) name() string {
 	if s.point != "" {

@@ -19,23 +19,42 @@ func TestNothingIsLostPaidOrBookedTwice(t *testing.T) {
 	if testing.Short() {
 		t.Skip("kills processes for half a minute")
 	}
-	c := crash.Defaults(t.Output())
+	c := crash.Defaults(crash.Embedded, t.Output())
 	c.Rate = 50
 	res, err := crash.Run(t.Context(), c)
 	if err != nil {
 		t.Fatalf("%v: %+v", err, res.Violations)
 	}
-	if got, want := slices.Sorted(slices.Values(res.Points)), slices.Sorted(slices.Values(crash.Points())); !slices.Equal(got, want) {
+	if got, want := slices.Sorted(slices.Values(res.Points)), slices.Sorted(slices.Values(crash.Points(crash.Embedded))); !slices.Equal(got, want) {
 		t.Errorf("died at %q, want %q", got, want)
 	}
-	if res.Kills != len(crash.Points())+c.Random {
-		t.Errorf("%d kills, want %d", res.Kills, len(crash.Points())+c.Random)
+	if res.Kills != len(crash.Points(crash.Embedded))+c.Random {
+		t.Errorf("%d kills, want %d", res.Kills, len(crash.Points(crash.Embedded))+c.Random)
+	}
+}
+
+// In the cluster every named point of each role once, and each time a random instant
+// before it, beside the other roles.
+func TestNothingIsLostPaidOrBookedTwiceInACluster(t *testing.T) {
+	if testing.Short() {
+		t.Skip("kills processes of a cluster for half a minute")
+	}
+	c := crash.Defaults(crash.Cluster, t.Output())
+	res, err := crash.Run(t.Context(), c)
+	if err != nil {
+		t.Fatalf("%v: %+v", err, res.Violations)
+	}
+	if got, want := slices.Sorted(slices.Values(res.Points)), slices.Sorted(slices.Values(crash.Points(crash.Cluster))); !slices.Equal(got, want) {
+		t.Errorf("died at %q, want %q", got, want)
+	}
+	if want := 2 * len(crash.Points(crash.Cluster)); res.Kills != want {
+		t.Errorf("%d kills, want %d", res.Kills, want)
 	}
 }
 
 // A point that someone adds to the code is one to die at.
 func TestEveryPointOfTheCodeIsNamed(t *testing.T) {
-	call := regexp.MustCompile(`oints\.At\((db\.area \+ )?"([a-z_.]+)"\)`)
+	call := regexp.MustCompile(`oints\.At\((db\.area \+ )?"([a-z_.]+)"( \+ string\([a-z\[\].]+opic\))?\)`)
 	found := map[string]bool{}
 	err := filepath.WalkDir("../..", func(path string, d fs.DirEntry, err error) error {
 		switch {
@@ -48,12 +67,17 @@ func TestEveryPointOfTheCodeIsNamed(t *testing.T) {
 		}
 		text, err := os.ReadFile(path)
 		for _, m := range call.FindAllStringSubmatch(string(text), -1) {
-			if m[1] == "" {
+			switch {
+			case m[1] != "":
+				for _, area := range []string{"intake", "core", "prepay", "accounting"} {
+					found[area+m[2]] = true
+				}
+			case m[3] != "":
+				for _, topic := range []string{"intents", "callbacks", "dispatch", "outcomes", "payments", "postings", "directory"} {
+					found[m[2]+topic] = true
+				}
+			default:
 				found[m[2]] = true
-				continue
-			}
-			for _, area := range []string{"intake", "core", "prepay", "accounting"} {
-				found[area+m[2]] = true
 			}
 		}
 		return err
@@ -61,14 +85,16 @@ func TestEveryPointOfTheCodeIsNamed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, p := range crash.Points() {
-		if !found[p] {
+	died := map[string]bool{}
+	for _, p := range append(crash.Points(crash.Embedded), crash.Points(crash.Cluster)...) {
+		if died[p] = true; !found[p] {
 			t.Errorf("%s is nowhere in the code", p)
 		}
-		delete(found, p)
 	}
 	for p := range found {
-		t.Errorf("%s is in the code, and nobody dies there", p)
+		if !died[p] {
+			t.Errorf("%s is in the code, and nobody dies there", p)
+		}
 	}
 }
 
@@ -91,13 +117,15 @@ func TestConfigNamesTheField(t *testing.T) {
 		change func(*crash.Config)
 		field  string
 	}{
-		"a point that is none": {func(c *crash.Config) { c.Points = []string{"core.nowhere"} }, "-point core.nowhere"},
-		"too many kills":       {func(c *crash.Config) { c.Random = 1e6 }, "-n"},
-		"no load":              {func(c *crash.Config) { c.Rate = 0 }, "-rate"},
-		"no patience":          {func(c *crash.Config) { c.DrainMax = 0 }, "bounds"},
+		"a profile that is none": {func(c *crash.Config) { c.Profile = "cloud" }, "-profile"},
+		"a point of the other":   {func(c *crash.Config) { c.Points = []string{"kafka.appended.intents"} }, "-point kafka.appended.intents"},
+		"a point that is none":   {func(c *crash.Config) { c.Points = []string{"core.nowhere"} }, "-point core.nowhere"},
+		"too many kills":         {func(c *crash.Config) { c.Random = 1e6 }, "-n"},
+		"no load":                {func(c *crash.Config) { c.Rate = 0 }, "-rate"},
+		"no patience":            {func(c *crash.Config) { c.DrainMax = 0 }, "bounds"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := crash.Defaults(t.Output())
+			c := crash.Defaults(crash.Embedded, t.Output())
 			tc.change(&c)
 			_, err := crash.Run(t.Context(), c)
 			if !fault.Is(err, fault.Invalid) || !strings.Contains(err.Error(), tc.field) {

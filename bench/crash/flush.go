@@ -11,6 +11,9 @@ import (
 	"regexp"
 	"strings"
 	"time"
+
+	"github.com/tallystick/tallystick/bench/judge"
+	"github.com/tallystick/tallystick/bench/rig"
 )
 
 // kill -9 shows nothing about the disk: what a process wrote survives it in the
@@ -29,43 +32,44 @@ const flushFor = 3 * time.Second
 // countFlushes runs a child under strace and wants at least one flush of the
 // intake's files for each batch that was acknowledged, and about as many of each
 // other area's for its transactions.
-func (r *rig) countFlushes(ctx context.Context, res *Result) error {
+func (e *embedded) countFlushes(ctx context.Context) error {
 	strace, err := exec.LookPath("strace")
 	if err == nil {
 		// Present, and forbidden, is as good as absent.
 		err = exec.CommandContext(ctx, strace, "-f", "-o", os.DevNull, "true").Run()
 	}
 	if err != nil {
-		fmt.Fprintf(r.cfg.Out, "\n!!! FLUSHES ARE NOT COUNTED: strace does not run here (%v). Whether a commit reaches the disk was NOT checked. !!!\n\n", err)
+		e.print("\n!!! FLUSHES ARE NOT COUNTED: strace does not run here (%v). Whether a commit reaches the disk was NOT checked. !!!\n", err)
 		return nil
 	}
-	trace := filepath.Join(r.dir, "flushes.trace")
+	trace := filepath.Join(e.dir, "flushes.trace")
 	// -D: the child is the process that we start, and strace its grandchild.
-	l, err := r.start(r.environ(), strace, "-D", "-f", "-y", "--seccomp-bpf", "-e", "trace=fsync,fdatasync", "-e", "signal=none", "-o", trace)
+	err = e.start(nil, strace, "-D", "-f", "-y", "--seccomp-bpf", "-e", "trace=fsync,fdatasync", "-e", "signal=none", "-o", trace)
 	if err != nil {
 		return err
 	}
-	defer l.kill()
-	if l.awaitReady(ctx, r) == 0 {
-		return fmt.Errorf("under strace it was not ready within %s: %s", r.cfg.ReadyMax, l.fate())
+	defer e.p.Kill()
+	if err := e.p.Ready(ctx, e.folder.Addr, e.cfg.ReadyMax); err != nil {
+		return fmt.Errorf("under strace: %w", err)
 	}
 	load, stop := context.WithTimeout(ctx, flushFor)
 	defer stop()
 	select {
-	case <-r.shop.open(load, r.cfg):
-	case <-l.ended:
-		return fmt.Errorf("under strace the child ended by itself: %s", l.fate())
-	case <-time.After(flushFor + r.cfg.DrainMax):
-		return fmt.Errorf("under strace some merchants had no answer within %s", r.cfg.DrainMax)
+	case <-e.shop.open(load, e.cfg):
+	case <-e.p.Done():
+		return fmt.Errorf("under strace: %w", e.p.Ended())
+	case <-time.After(flushFor + e.cfg.DrainMax):
+		return fmt.Errorf("under strace some merchants had no answer within %s", e.cfg.DrainMax)
 	}
-	commits, err := r.metrics("tallystick_store_commits_total{")
+	commits, err := rig.ReadFigures(ctx, e.folder.OperatorAddr)
 	if err != nil {
 		return err
 	}
-	if err := l.stopGracefully(r.cfg.ReadyMax); err != nil {
+	if err := e.stop(); err != nil {
 		return err
 	}
-	if res.Flushes, err = readFlushes(ctx, trace, l.cmd.Process.Pid); err != nil {
+	res := &e.res
+	if res.Flushes, err = readFlushes(ctx, trace, e.p.Pid()); err != nil {
 		return err
 	}
 	res.Commits = map[string]int64{}
@@ -80,9 +84,9 @@ func (r *rig) countFlushes(ctx context.Context, res *Result) error {
 		case n == 0:
 			return fmt.Errorf("%s committed nothing while flushes were counted: this shows nothing", area)
 		case res.Flushes[area] < least:
-			res.add(other, "%s committed %d transactions with %d flushes: a commit that is not flushed is a promise on paper", area, n, res.Flushes[area])
+			res.Add(judge.Other, "%s committed %d transactions with %d flushes: a commit that is not flushed is a promise on paper", area, n, res.Flushes[area])
 		}
-		fmt.Fprintf(r.cfg.Out, "flushes of %-10s %5d, commits %5d\n", area, res.Flushes[area], n)
+		e.print("flushes of %-10s %5d, commits %5d", area, res.Flushes[area], n)
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/tallystick/tallystick/bench/judge"
 	"github.com/tallystick/tallystick/bench/load"
 )
 
@@ -17,7 +18,7 @@ import (
 type shop struct {
 	client *load.Client
 	seed   uint64
-	// bankrupt ends all asking; closed by whoever closes the rig.
+	// bankrupt ends all asking; closed by whoever closes the bench.
 	bankrupt chan struct{}
 
 	mu     sync.Mutex
@@ -25,15 +26,10 @@ type shop struct {
 	acked  int
 }
 
-// order is the log of one.
+// order is one, with its log.
 type order struct {
 	load.Order
-	// Vouchers are all that were promised: one, however often it was asked.
-	Vouchers []string
-	Acks     int
-	Unsure   int    // no answer, or 504: it may be kept
-	Refused  int    // 503 or 429: by that try, it certainly was not
-	Wrong    string // an answer that a valid order must not get
+	told judge.Order
 }
 
 // outMax bounds the orders that wait for an answer: more are not offered.
@@ -41,6 +37,17 @@ const outMax = 4_000
 
 func newShop(c *load.Client, seed uint64) *shop {
 	return &shop{client: c, seed: seed, bankrupt: make(chan struct{})}
+}
+
+// log is what was promised so far.
+func (s *shop) log() (all []*judge.Order) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, o := range s.orders {
+		told := o.told
+		all = append(all, &told)
+	}
+	return all
 }
 
 func (s *shop) acknowledged() int {
@@ -86,6 +93,7 @@ func (s *shop) next(make1 func(int) load.Order) (o *order) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	o = &order{Order: make1(len(s.orders))}
+	o.told.OrderID = o.OrderID
 	s.orders = append(s.orders, o)
 	return o
 }
@@ -113,7 +121,7 @@ func (s *shop) buy(ctx context.Context, o *order) {
 	}
 	// The promise is known to whoever shows its token: 404 would deny it.
 	if _, status, _ := s.client.Await(first, 0, 0); status == http.StatusNotFound {
-		o.Wrong = "the voucher of a 202 is 404"
+		o.told.Wrong = "the voucher of a 202 is 404"
 	}
 }
 
@@ -121,7 +129,7 @@ func (s *shop) buy(ctx context.Context, o *order) {
 func (s *shop) insist(o *order, r *rand.Rand) (load.Accepted, bool) {
 	for {
 		a, acked := s.ask(o)
-		if acked || o.Wrong != "" {
+		if acked || o.told.Wrong != "" {
 			return a, acked
 		}
 		select {
@@ -139,20 +147,17 @@ func (s *shop) ask(o *order) (load.Accepted, bool) {
 	defer s.mu.Unlock()
 	switch {
 	case status == http.StatusAccepted && err == nil:
-		if o.Acks == 0 {
+		if o.told.Acks == 0 {
 			s.acked++
 		}
-		o.Acks++
-		if len(o.Vouchers) == 0 || o.Vouchers[len(o.Vouchers)-1] != a.Voucher {
-			o.Vouchers = append(o.Vouchers, a.Voucher)
-		}
+		o.told.Accepted(a.Voucher)
 		return a, true
 	case status == 0 || status == http.StatusGatewayTimeout || status == http.StatusAccepted:
-		o.Unsure++
+		o.told.Unsure++
 	case status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests:
-		o.Refused++
+		o.told.Refused++
 	default:
-		o.Wrong = err.Error()
+		o.told.Wrong = err.Error()
 	}
 	return a, false
 }

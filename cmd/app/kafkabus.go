@@ -111,7 +111,7 @@ func entering() []bus.Topic { return []bus.Topic{bus.Intents, bus.Callbacks} }
 // openKafka connects, and checks the topics where brokers answer.
 func (a *App) openKafka(ctx context.Context) (transport, error) {
 	cfg := a.Config.kafka()
-	cfg.SASL.Password = a.KafkaPassword
+	cfg.SASL.Password, cfg.Points = a.KafkaPassword, a.Points
 	c, err := kafka.Connect(cfg)
 	if err != nil {
 		return nil, err

@@ -41,6 +41,8 @@ type Config struct {
 	BatchBytesMax int
 	TLS           TLS
 	SASL          SASL
+	// Points, which may be nil, are passed in tests that kill.
+	Points fault.Points
 }
 
 // DefaultConfig lacks Brokers and Groups.

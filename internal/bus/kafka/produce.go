@@ -80,6 +80,7 @@ func (c *Cluster) produce(ctx context.Context, cargos []cargo) {
 		case a.ErrorCode != 0:
 			cargos[i].err = fateOf(kafka.Error(a.ErrorCode), a.BaseOffset)
 		default:
+			c.cfg.Points.At("kafka.appended." + string(cargos[i].topic))
 			cargos[i].first = a.BaseOffset
 		}
 	}
