@@ -64,9 +64,10 @@ demo:
 sim:
 	go test ./bench/sim -count=1 -timeout 0 -run TestSeeds -seeds $(SEEDS) -first $(FIRST)
 
-# Kill -9, N times, at named and at random points.
+# Kill -9, N times in each profile, at named and at random points.
 torture:
 	go run ./bench crash -n $(N)
+	go run ./bench crash -profile cluster -n $(N)
 
 # A cluster under load, while engines die and processes stand still.
 chaos:
