@@ -20,6 +20,10 @@ const directoryPoint = "kafka.appended.directory"
 // clusterGroups are few, so that a start is short.
 const clusterGroups = 8
 
+func clusterRoles() []app.Role {
+	return []app.Role{app.RoleGateway, app.RoleCore, app.RolePrepay, app.RoleAccounting}
+}
+
 type clusterPoint struct {
 	role app.Role
 	name string
@@ -38,8 +42,7 @@ func clusterPoints() []clusterPoint {
 	}
 }
 
-// clusterSchedule draws all kills from the seed, as schedule does. Each role has its own,
-// one after the other.
+// clusterSchedule draws all kills from the seed, as schedule does. Each role has its own.
 func (c *Config) clusterSchedule() (stops []stop) {
 	r := rand.New(rand.NewPCG(c.Seed, 0xdead)) //nolint:gosec // a bench
 	const members = 2
@@ -48,14 +51,14 @@ func (c *Config) clusterSchedule() (stops []stop) {
 		roleOf[p.name] = p.role
 	}
 	for _, name := range c.Points {
-		s := stop{role: roleOf[name], member: r.IntN(members), point: name, passing: 1 + r.Int64N(10), after: time.Duration(1 + r.Int64N(int64(time.Second)))}
+		s := stop{role: roleOf[name], point: name, passing: 1 + r.Int64N(10)}
 		if name == directoryPoint {
 			s.passing = 1
 		}
 		stops = append(stops, s)
 	}
 	r.Shuffle(len(stops), func(i, j int) { stops[i], stops[j] = stops[j], stops[i] })
-	roles := []app.Role{app.RoleGateway, app.RoleCore, app.RolePrepay, app.RoleAccounting}
+	roles := clusterRoles()
 	last := map[app.Role]int{}
 	for i := range c.Random {
 		s := stop{role: roles[i%len(roles)], member: r.IntN(members), after: time.Duration(1 + r.Int64N(int64(4*time.Second)))}
@@ -120,31 +123,17 @@ func (c *cluster) kills(ctx context.Context, stops []stop) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer c.timing.Wait()
 	defer cancel()
-	for _, m := range c.rig.Members() {
-		if err := c.start(ctx, m); err != nil {
-			return err
-		}
-	}
-	if err := c.serve(ctx); err != nil {
-		return err
-	}
 	of := map[app.Role][]stop{}
 	for _, s := range stops {
 		of[s.role] = append(of[s.role], s)
 	}
-	ended := make(chan error, len(of))
-	for role, stops := range of {
-		members := c.rig.Members(role)
-		go func() {
-			var err error
-			for i := 0; i < len(stops) && err == nil; i++ {
-				err = c.kill(ctx, members[stops[i].member], stops[i])
-			}
-			ended <- err
-		}()
+	roles := clusterRoles()
+	ended := make(chan error, len(roles))
+	for _, role := range roles {
+		go func() { ended <- c.killsOf(ctx, c.rig.Members(role), of[role]) }()
 	}
 	var errs []error
-	for range of {
+	for range roles {
 		err := <-ended
 		if err != nil {
 			cancel() // the others end as well
@@ -154,8 +143,48 @@ func (c *cluster) kills(ctx context.Context, stops []stop) error {
 	return errors.Join(errs...)
 }
 
-// kill kills a member at a random instant, and starts it again. For a point it is started
-// to die there as well, and then again.
+// killsOf lets the members of a role die at points, each at the next one that is left,
+// and then at random, one after the other.
+func (c *cluster) killsOf(ctx context.Context, members []*rig.Member, stops []stop) error {
+	points := make(chan stop, len(stops))
+	for _, s := range stops {
+		if s.point != "" {
+			points <- s
+		}
+	}
+	close(points)
+	ended := make(chan error, len(members))
+	for _, m := range members {
+		go func() { ended <- c.killAt(ctx, m, points) }()
+	}
+	var errs []error
+	for range members {
+		errs = append(errs, <-ended)
+	}
+	err := errors.Join(errs...)
+	for i := 0; i < len(stops) && err == nil; i++ {
+		if stops[i].point == "" {
+			err = c.kill(ctx, members[stops[i].member], stops[i])
+		}
+	}
+	return err
+}
+
+// killAt starts a member until it has died at all points, and then to stay.
+func (c *cluster) killAt(ctx context.Context, m *rig.Member, points <-chan stop) error {
+	for s := range points {
+		if err := c.start(ctx, m, s.crashAt()); err != nil {
+			return err
+		}
+		if err := c.await(ctx, m.Process(), s); err != nil {
+			return err
+		}
+		c.end(s, m.Name, m.Process(), *c.started[m])
+	}
+	return c.start(ctx, m)
+}
+
+// kill kills a member at a random instant, and starts it again.
 func (c *cluster) kill(ctx context.Context, m *rig.Member, s stop) error {
 	if s.refused {
 		unrefuse, err := c.refuseOne(s.after)
@@ -168,16 +197,6 @@ func (c *cluster) kill(ctx context.Context, m *rig.Member, s stop) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-time.After(s.after):
-	}
-	c.end(stop{refused: s.refused}, m.Name, m.Process(), *c.started[m])
-	if s.point == "" {
-		return c.start(ctx, m)
-	}
-	if err := c.start(ctx, m, s.crashAt()); err != nil {
-		return err
-	}
-	if err := c.await(ctx, m.Process(), s); err != nil {
-		return err
 	}
 	c.end(s, m.Name, m.Process(), *c.started[m])
 	return c.start(ctx, m)
@@ -228,7 +247,7 @@ func (c *cluster) quiet(ctx context.Context) bool {
 		}
 	}
 	held, silent := c.rig.Sum(ctx, "tallystick_lease_groups")
-	return silent == 0 && held == 3*clusterGroups
+	return silent == 0 && held == 3*clusterGroups // of each area
 }
 
 func (c *cluster) stop() error { return c.rig.Stop() }
