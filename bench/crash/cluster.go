@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -52,8 +53,11 @@ func (c *Config) clusterSchedule() (stops []stop) {
 	}
 	for _, name := range c.Points {
 		s := stop{role: roleOf[name], point: name, passing: 1 + r.Int64N(10)}
-		if name == directoryPoint {
+		switch {
+		case name == directoryPoint:
 			s.passing = 1
+		case strings.HasSuffix(name, "_commit"):
+			s.passing += 10 + r.Int64N(40)
 		}
 		stops = append(stops, s)
 	}
