@@ -211,7 +211,7 @@ func (c *cluster) kill(ctx context.Context, m *rig.Member, s stop) error {
 func (c *cluster) await(ctx context.Context, p *rig.Process, s stop) error {
 	patience := time.NewTimer(c.cfg.PointMax)
 	defer patience.Stop()
-	tick := time.NewTicker(500 * time.Millisecond)
+	tick := time.NewTicker(100 * time.Millisecond) // quicker than cores look, or one of them may always be the first
 	defer tick.Stop()
 	for {
 		select {
