@@ -68,11 +68,24 @@ func (a *App) Listen() (err error) {
 
 // FreeAddress is a loopback address that was free a moment ago.
 func FreeAddress() (string, error) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	all, err := FreeAddresses(1)
 	if err != nil {
-		return "", fault.Wrap("free address", err)
+		return "", err
 	}
-	return ln.Addr().String(), fault.Wrap("free address", ln.Close())
+	return all[0], nil
+}
+
+// FreeAddresses are loopback addresses that were free a moment ago, no two the same.
+func FreeAddresses(n int) (out []string, err error) {
+	for range n {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, fault.Wrap("free address", err)
+		}
+		defer ln.Close() //nolint:errcheck // nobody has connected
+		out = append(out, ln.Addr().String())
+	}
+	return out, nil
 }
 
 // Addr is the address of the public API, once Listen has returned; empty where
