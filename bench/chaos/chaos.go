@@ -111,7 +111,7 @@ func (b *bench) run(ctx context.Context, dir string) (err error) {
 		return err
 	}
 	b.print("starting engines and two processes of each role")
-	cfg := rig.ClusterConfig{Dir: dir, Exe: exe, Each: 2, Databases: 1, Groups: 16, Linked: true, Env: []string{"TALLYSTICK_LEASE_TTL=3s", "TALLYSTICK_POSTGRES_IDLE_TIMEOUT=3s",
+	cfg := rig.ClusterConfig{Dir: dir, Exe: exe, Each: 2, Databases: 1, Groups: groups, Linked: true, Env: []string{"TALLYSTICK_LEASE_TTL=3s", "TALLYSTICK_POSTGRES_IDLE_TIMEOUT=3s",
 		"TALLYSTICK_PREPAY_BACKOFF_POLL_FIRST_MILLIS=5000", "TALLYSTICK_PREPAY_BACKOFF_MAX_MILLIS=5000"}}
 	if b.patient {
 		cfg.Env = append(cfg.Env, "TALLYSTICK_API_ACCEPT_TIMEOUT=20s", "TALLYSTICK_API_ACCEPT_DEADLINE=30s")
@@ -252,6 +252,10 @@ func (b *bench) open(ctx context.Context) float64 {
 	return n
 }
 
+// groups are those of the installation, each at work in the areas core, prepay and
+// accounting.
+const groups, areas = 16, 3
+
 // drained waits until no more is open and unread than usual, and every client has
 // been told a voucher.
 func (b *bench) drained(ctx context.Context) error {
@@ -261,10 +265,12 @@ func (b *bench) drained(ctx context.Context) error {
 		}
 		open, silent := b.cluster.Sum(ctx, "tallystick_core_open_payments", app.RoleCore)
 		lag, dumb := b.cluster.Sum(ctx, "tallystick_consumer_lag")
+		// What nobody is on duty for shows no lag.
+		atWork, mute := b.cluster.Sum(ctx, "tallystick_lease_groups")
 		b.shop.mu.Lock()
 		waiting := b.shop.waiting
 		b.shop.mu.Unlock()
-		if silent+dumb == 0 && open <= b.usual*1.5+b.rate/2 && lag <= 2*b.rate && waiting <= int(b.rate/4) {
+		if silent+dumb+mute == 0 && atWork == float64(groups*areas) && open <= b.usual*1.5+b.rate/2 && lag <= 2*b.rate && waiting <= int(b.rate/4) {
 			return nil
 		}
 	}

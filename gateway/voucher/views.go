@@ -37,7 +37,7 @@ type Config struct {
 // DefaultConfig is for one replica of a few thousand payments per second.
 func DefaultConfig() Config {
 	return Config{ViewBytesMax: 32 << 20, WaitersPerVoucherMax: 16, WaitersPerMerchantMax: 10_000, WaitersMax: 20_000,
-		BatchMessagesMax: 1000, AskAfter: 500 * time.Millisecond, AskElsewhereAfter: 100 * time.Millisecond, QueryTimeout: 2 * time.Second}
+		BatchMessagesMax: 1000, AskAfter: 500 * time.Millisecond, AskElsewhereAfter: 250 * time.Millisecond, QueryTimeout: 2 * time.Second}
 }
 
 // Validate names the bound that is not positive, or too small for the others.

@@ -378,7 +378,7 @@ func TestWaiting(t *testing.T) {
 			h := newHarness(t, nil)
 			c, y := h.order("o1", "k")
 			go func() {
-				time.Sleep(99 * time.Millisecond)
+				time.Sleep(voucher.DefaultConfig().AskElsewhereAfter - time.Millisecond)
 				h.source.emit(c, payment(y, event.Created, 1))
 				h.step()
 				time.Sleep(2 * time.Second)
@@ -400,7 +400,7 @@ func TestWaiting(t *testing.T) {
 			h.core.payments[y], h.core.contexts[y] = payment(y, event.Pending, 2), c
 			start := time.Now()
 			h.want(h.await(wait(h, y, 0, 30*time.Second)), voucher.Ready, 2)
-			if took := time.Since(start); took != 100*time.Millisecond || h.core.questions() != 1 {
+			if took := time.Since(start); took != voucher.DefaultConfig().AskElsewhereAfter || h.core.questions() != 1 {
 				t.Errorf("took %s and %d questions", took, h.core.questions())
 			}
 		})
