@@ -108,7 +108,7 @@ func DefaultConfig() Config {
 		Roles:            "gateway,core,prepay,accounting", Bus: BusEmbedded, Coordination: CoordinationLocal, Kafka: defaultKafka(), Redis: defaultRedis(),
 		Stores: StoresSQLite, Postgres: defaultPostgres(), Lease: defaultLease(), Move: defaultMove(),
 		Intake: IntakeConfig{BatchRecordsMax: 1024, BatchBytesMax: 1 << 20, QueueBatchesMax: 8, UnreadBytesMax: 64 << 20,
-			UnreadAgeMax: 30 * time.Second, TrimEveryBatches: 256, MeasureEvery: 250 * time.Millisecond},
+			UnreadAgeMax: 5 * time.Minute, TrimEveryBatches: 256, MeasureEvery: 250 * time.Millisecond},
 		Consumers: ConsumersConfig{MessagesMax: 512, PauseMax: 20 * time.Millisecond, LedgerPause: 50 * time.Millisecond, ParkedMax: 100_000,
 			Idle: time.Second, BackoffMax: 5 * time.Second, TimersEvery: time.Second, StallAlarm: 30 * time.Second},
 		Retention: defaultRetention(),
