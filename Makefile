@@ -67,7 +67,7 @@ sim:
 # Kill -9, N times in each profile, at named and at random points.
 torture:
 	go run ./bench crash -n $(N)
-	go run ./bench crash -profile cluster -n $(N)
+	go run ./bench crash -cluster -n $(N)
 
 # A cluster under load, while engines die and processes stand still.
 chaos:

@@ -73,10 +73,9 @@ func newBench(ctx context.Context, cfg Config) (b *bench, err error) {
 		return b, err
 	}
 	addrs := ""
-	switch cfg.Profile {
-	case Cluster:
+	if cfg.Cluster {
 		addrs, err = b.newCluster(ctx)
-	default:
+	} else {
 		addrs, err = b.newEmbedded()
 	}
 	if err != nil {

@@ -15,15 +15,9 @@ import (
 	"github.com/tallystick/tallystick/internal/fault"
 )
 
-// The profiles.
-const (
-	Embedded = "embedded" // one process that plays all roles
-	Cluster  = "cluster"  // two of each role, on PostgreSQL, Kafka and Redis
-)
-
 // Points are the named places to die at, in the order of a payment's way.
-func Points(profile string) (names []string) {
-	if profile == Cluster {
+func Points(cluster bool) (names []string) {
+	if cluster {
 		for _, p := range clusterPoints() {
 			names = append(names, p.name)
 		}
@@ -40,7 +34,7 @@ func Points(profile string) (names []string) {
 
 // Config says how often and where to kill. All bounds must be positive.
 type Config struct {
-	Profile string
+	Cluster bool // two processes of each role, on PostgreSQL, Kafka and Redis, instead of one that plays all roles
 	Seed    uint64
 	Points  []string // once each, in an order drawn from the seed
 	Random  int      // kills at random instants
@@ -57,10 +51,10 @@ type Config struct {
 }
 
 // Defaults are all points, and five random kills; in the cluster one of each role.
-func Defaults(profile string, out io.Writer) Config {
-	c := Config{Profile: profile, Seed: 1, Points: Points(profile), Random: 5, Rate: 80, Flushes: true, RoundKills: 50,
+func Defaults(cluster bool, out io.Writer) Config {
+	c := Config{Cluster: cluster, Seed: 1, Points: Points(cluster), Random: 5, Rate: 80, Flushes: true, RoundKills: 50,
 		PointMax: 40 * time.Second, DrainMax: 90 * time.Second, ReadyMax: 40 * time.Second, Out: out}
-	if profile == Cluster {
+	if cluster {
 		c.Random, c.Rate, c.Flushes = 4, 30, false
 		c.PointMax, c.DrainMax, c.ReadyMax = 2*time.Minute, 3*time.Minute, time.Minute
 	}
@@ -72,12 +66,9 @@ func (c *Config) Validate() error {
 	bad := func(field, fix string) error {
 		return &fault.Error{Kind: fault.Invalid, Op: "crash", Field: field, Code: "bad_value", Fix: fix}
 	}
-	if c.Profile != Embedded && c.Profile != Cluster {
-		return bad("-profile", "use embedded or cluster")
-	}
 	for _, p := range c.Points {
-		if !slices.Contains(Points(c.Profile), p) {
-			return bad("-point "+p, "use some of "+strings.Join(Points(c.Profile), ","))
+		if !slices.Contains(Points(c.Cluster), p) {
+			return bad("-point "+p, "use some of "+strings.Join(Points(c.Cluster), ","))
 		}
 	}
 	switch {
@@ -93,7 +84,7 @@ func (c *Config) Validate() error {
 
 // Bench is `go run ./bench crash`.
 func Bench(ctx context.Context, fs *flag.FlagSet, args []string, out io.Writer) (map[string]any, error) {
-	profile := fs.String("profile", Embedded, "embedded, or cluster: real engines, two processes of each role")
+	cluster := fs.Bool("cluster", false, "real engines, and two processes of each role, instead of one process")
 	short := fs.Bool("short", false, "all points and 5 random kills, instead of 25; in the cluster 4 instead of 84")
 	n := fs.Int("n", -1, "kills at random instants; with -point none by default")
 	points := fs.String("point", "", "only these points, separated by commas; one may come several times")
@@ -105,7 +96,7 @@ func Bench(ctx context.Context, fs *flag.FlagSet, args []string, out io.Writer) 
 	if err := fs.Parse(args); err != nil {
 		return nil, err
 	}
-	c := Defaults(*profile, out)
+	c := Defaults(*cluster, out)
 	c.Seed, c.Keep, c.Flushes = *seed, *keep, c.Flushes && *flushes
 	switch {
 	case *points == "none":
@@ -113,7 +104,7 @@ func Bench(ctx context.Context, fs *flag.FlagSet, args []string, out io.Writer) 
 	case *points != "":
 		c.Points, c.Random = strings.Split(*points, ","), 0
 	case *short:
-	case c.Profile == Cluster:
+	case c.Cluster:
 		c.Random = 84
 	default:
 		c.Random = 25
@@ -144,7 +135,7 @@ type stop struct {
 // schedule draws all kills from the seed. The first passings of the points that
 // every transaction passes belong to the start itself: random kills are for that.
 func (c *Config) schedule() []stop {
-	if c.Profile == Cluster {
+	if c.Cluster {
 		return c.clusterSchedule()
 	}
 	r := rand.New(rand.NewPCG(c.Seed, 0xdead)) //nolint:gosec // a bench

@@ -19,17 +19,17 @@ func TestNothingIsLostPaidOrBookedTwice(t *testing.T) {
 	if testing.Short() {
 		t.Skip("kills processes for half a minute")
 	}
-	c := crash.Defaults(crash.Embedded, t.Output())
+	c := crash.Defaults(false, t.Output())
 	c.Rate = 50
 	res, err := crash.Run(t.Context(), c)
 	if err != nil {
 		t.Fatalf("%v: %+v", err, res.Violations)
 	}
-	if got, want := slices.Sorted(slices.Values(res.Points)), slices.Sorted(slices.Values(crash.Points(crash.Embedded))); !slices.Equal(got, want) {
+	if got, want := slices.Sorted(slices.Values(res.Points)), slices.Sorted(slices.Values(crash.Points(false))); !slices.Equal(got, want) {
 		t.Errorf("died at %q, want %q", got, want)
 	}
-	if res.Kills != len(crash.Points(crash.Embedded))+c.Random {
-		t.Errorf("%d kills, want %d", res.Kills, len(crash.Points(crash.Embedded))+c.Random)
+	if res.Kills != len(crash.Points(false))+c.Random {
+		t.Errorf("%d kills, want %d", res.Kills, len(crash.Points(false))+c.Random)
 	}
 }
 
@@ -39,15 +39,15 @@ func TestNothingIsLostPaidOrBookedTwiceInACluster(t *testing.T) {
 	if testing.Short() {
 		t.Skip("kills processes of a cluster for half a minute")
 	}
-	c := crash.Defaults(crash.Cluster, t.Output())
+	c := crash.Defaults(true, t.Output())
 	res, err := crash.Run(t.Context(), c)
 	if err != nil {
 		t.Fatalf("%v: %+v", err, res.Violations)
 	}
-	if got, want := slices.Sorted(slices.Values(res.Points)), slices.Sorted(slices.Values(crash.Points(crash.Cluster))); !slices.Equal(got, want) {
+	if got, want := slices.Sorted(slices.Values(res.Points)), slices.Sorted(slices.Values(crash.Points(true))); !slices.Equal(got, want) {
 		t.Errorf("died at %q, want %q", got, want)
 	}
-	if want := len(crash.Points(crash.Cluster)) + c.Random; res.Kills != want {
+	if want := len(crash.Points(true)) + c.Random; res.Kills != want {
 		t.Errorf("%d kills, want %d", res.Kills, want)
 	}
 }
@@ -86,7 +86,7 @@ func TestEveryPointOfTheCodeIsNamed(t *testing.T) {
 		t.Fatal(err)
 	}
 	died := map[string]bool{}
-	for _, p := range append(crash.Points(crash.Embedded), crash.Points(crash.Cluster)...) {
+	for _, p := range append(crash.Points(false), crash.Points(true)...) {
 		if died[p] = true; !found[p] {
 			t.Errorf("%s is nowhere in the code", p)
 		}
@@ -117,15 +117,14 @@ func TestConfigNamesTheField(t *testing.T) {
 		change func(*crash.Config)
 		field  string
 	}{
-		"a profile that is none": {func(c *crash.Config) { c.Profile = "cloud" }, "-profile"},
-		"a point of the other":   {func(c *crash.Config) { c.Points = []string{"kafka.appended.intents"} }, "-point kafka.appended.intents"},
-		"a point that is none":   {func(c *crash.Config) { c.Points = []string{"core.nowhere"} }, "-point core.nowhere"},
-		"too many kills":         {func(c *crash.Config) { c.Random = 1e6 }, "-n"},
-		"no load":                {func(c *crash.Config) { c.Rate = 0 }, "-rate"},
-		"no patience":            {func(c *crash.Config) { c.DrainMax = 0 }, "bounds"},
+		"a point of the other": {func(c *crash.Config) { c.Points = []string{"kafka.appended.intents"} }, "-point kafka.appended.intents"},
+		"a point that is none": {func(c *crash.Config) { c.Points = []string{"core.nowhere"} }, "-point core.nowhere"},
+		"too many kills":       {func(c *crash.Config) { c.Random = 1e6 }, "-n"},
+		"no load":              {func(c *crash.Config) { c.Rate = 0 }, "-rate"},
+		"no patience":          {func(c *crash.Config) { c.DrainMax = 0 }, "bounds"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := crash.Defaults(crash.Embedded, t.Output())
+			c := crash.Defaults(false, t.Output())
 			tc.change(&c)
 			_, err := crash.Run(t.Context(), c)
 			if !fault.Is(err, fault.Invalid) || !strings.Contains(err.Error(), tc.field) {
