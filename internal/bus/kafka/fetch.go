@@ -18,20 +18,26 @@ import (
 // wait. next is the offset behind what was read. With an error, out is what lies
 // before it.
 func (c *Cluster) fetch(ctx context.Context, topic bus.Topic, group int, offset int64, wait time.Duration) (out []bus.Message, next int64, err error) {
-	next, err = c.scan(ctx, topic, group, offset, wait, func(r *kafka.Record) error {
-		m, err := c.message(topic, group, r)
-		if err == nil {
-			out = append(out, m)
-		}
-		return err
-	})
+	next, err = c.scan(ctx, topic, group, offset, c.cfg.FetchBytesMax, wait, c.collect(partition{topic, group}, &out))
 	return out, next, err
 }
 
-// scan calls fn for each record from an offset, in order.
-func (c *Cluster) scan(ctx context.Context, topic bus.Topic, group int, offset int64, wait time.Duration, fn func(*kafka.Record) error) (next int64, err error) {
+// collect is for scan and readRecords: it puts messages of a partition behind others.
+func (c *Cluster) collect(of partition, out *[]bus.Message) func(*kafka.Record) error {
+	return func(r *kafka.Record) error {
+		m, err := c.message(of.topic, of.group, r)
+		if err == nil {
+			*out = append(*out, m)
+		}
+		return err
+	}
+}
+
+// scan calls fn for each record from an offset, in order: about bytesMax of them, or one
+// batch that is larger.
+func (c *Cluster) scan(ctx context.Context, topic bus.Topic, group int, offset int64, bytesMax int, wait time.Duration, fn func(*kafka.Record) error) (next int64, err error) {
 	res, err := c.client.Fetch(ctx, &kafka.FetchRequest{Topic: c.topic(topic), Partition: group, Offset: offset, MinBytes: 1,
-		MaxBytes: int64(c.cfg.FetchBytesMax), MaxWait: wait})
+		MaxBytes: int64(bytesMax), MaxWait: wait})
 	if err != nil {
 		return offset, unavailable(err)
 	}
@@ -42,7 +48,7 @@ func (c *Cluster) scan(ctx context.Context, topic bus.Topic, group int, offset i
 		case err != nil:
 			return offset, err
 		case offset < s.first: // it was deleted: the reader sees the gap
-			return c.scan(ctx, topic, group, s.first, wait, fn)
+			return c.scan(ctx, topic, group, s.first, bytesMax, wait, fn)
 		case offset <= s.last: // it was asked of a broker that knew less then
 			return offset, unavailable(res.Error)
 		default:
@@ -55,26 +61,16 @@ func (c *Cluster) scan(ctx context.Context, topic bus.Topic, group int, offset i
 }
 
 // timeAt is when what is at an offset, or first behind it, was made.
-func (c *Cluster) timeAt(ctx context.Context, of partition, offset int64) (at time.Time, err error) {
-	res, err := c.client.Fetch(ctx, &kafka.FetchRequest{Topic: c.topic(of.topic), Partition: of.group, Offset: offset, MinBytes: 1,
-		MaxBytes: 1, MaxWait: c.cfg.FetchWait}) // a batch is sent whole
-	if err == nil {
-		err = res.Error
-	}
-	if err != nil {
-		return at, unavailable(err)
-	}
-	_, err = c.readRecords(of.topic, of.group, offset, res.Records, func(r *kafka.Record) error {
-		m, err := c.message(of.topic, of.group, r)
-		if at.IsZero() && err == nil {
-			at = time.UnixMilli(m.AtMillis)
-		}
-		return err
-	})
-	if err == nil && at.IsZero() {
+func (c *Cluster) timeAt(ctx context.Context, of partition, offset int64) (time.Time, error) {
+	var msgs []bus.Message
+	_, err := c.scan(ctx, of.topic, of.group, offset, 1, c.cfg.FetchWait, c.collect(of, &msgs))
+	switch {
+	case len(msgs) > 0:
+		return time.UnixMilli(msgs[0].AtMillis), nil
+	case err == nil:
 		err = fault.New(fault.Unavailable, "kafka", "%s/%d gives nothing at %d", c.topic(of.topic), of.group, offset)
 	}
-	return at, err
+	return time.Time{}, err
 }
 
 // readRecords calls fn for each record of an answer from an offset on.
@@ -215,7 +211,7 @@ func (c *Cluster) endIn(ctx context.Context, of partition, s span) (e endOf, err
 // lastIn is the last place in a part of a partition.
 func (c *Cluster) lastIn(ctx context.Context, of partition, s span) (last bus.Place, err error) {
 	for at := s.first; at < s.last; {
-		next, err := c.scan(ctx, of.topic, of.group, at, c.cfg.FetchWait, func(r *kafka.Record) error {
+		next, err := c.scan(ctx, of.topic, of.group, at, c.cfg.FetchBytesMax, c.cfg.FetchWait, func(r *kafka.Record) error {
 			p, err := c.placeOf(of.topic, of.group, r)
 			if p.Epoch > last.Epoch || p.Epoch == last.Epoch && p.Seq > last.Seq {
 				last = p

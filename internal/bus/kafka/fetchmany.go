@@ -113,13 +113,7 @@ func (c *Cluster) fetchMany(ctx context.Context, wishes []wish) ([]catch, error)
 			case p.ErrorCode != 0:
 				k.err = unavailable(kafka.Error(p.ErrorCode))
 			case p.RecordSet.Records != nil:
-				k.next, k.err = c.readRecords(topic, k.group, k.at, p.RecordSet.Records, func(r *kafka.Record) error {
-					m, err := c.message(topic, k.group, r)
-					if err == nil {
-						k.out = append(k.out, m)
-					}
-					return err
-				})
+				k.next, k.err = c.readRecords(topic, k.group, k.at, p.RecordSet.Records, c.collect(of, &k.out))
 			}
 			out = append(out, k)
 		}

@@ -195,52 +195,71 @@ func (b *Backlog) Seen() time.Time {
 func (b *Backlog) Of(topic bus.Topic) (bytes int64, age time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for g := range b.topics[topic] {
-		bytes += b.topics[topic][g].records * b.cfg.RecordBytes
-		age = max(age, b.age(topic, g))
+	now := b.now()
+	for _, p := range b.topics[topic] {
+		age = max(age, p.age(now))
 	}
-	return bytes, age
+	return b.bytes(topic), age
 }
 
-// age is that of the oldest that is unread of a group; b.mu is held.
-func (b *Backlog) age(topic bus.Topic, group int) time.Duration {
-	if since := b.topics[topic][group].since; !since.IsZero() {
-		return b.now().Sub(since)
+// bytes are about those of a topic that are unread; b.mu is held.
+func (b *Backlog) bytes(topic bus.Topic) (n int64) {
+	for i := range b.topics[topic] {
+		n += b.topics[topic][i].records
 	}
-	return 0
+	return n * b.cfg.RecordBytes
+}
+
+// age is for how long the oldest has been unread.
+func (p *unreadPart) age(now time.Time) time.Duration {
+	if p.since.IsZero() {
+		return 0
+	}
+	return now.Sub(p.since)
 }
 
 // Admit refuses, with fault.Unavailable, what a group of a topic would take while too
 // much of the topic is unread, or something of the group for too long: a group that
 // stands still keeps nobody from the others.
 func (b *Backlog) Admit(topic bus.Topic, group int) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	if err := b.roomy(topic); err != nil {
 		return err
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.age(topic, group) > b.cfg.UnreadAgeMax {
-		return &fault.Error{Kind: fault.Unavailable, Op: "intake", Code: "backlog_age", Fix: "retry after a moment",
-			Err: fmt.Errorf("%s of group %d have waited unread for more than %s", topic, group, b.cfg.UnreadAgeMax)}
-	}
-	return nil
+	return b.young(topic, group, b.now())
 }
 
 // Full says why no group of a topic takes anything; nil while one does.
 func (b *Backlog) Full(topic bus.Topic) (err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err := b.roomy(topic); err != nil {
+		return err
+	}
+	now := b.now()
 	for g := range b.topics[topic] {
-		if err = b.Admit(topic, g); err == nil {
+		if err = b.young(topic, g, now); err == nil {
 			return nil
 		}
 	}
 	return err
 }
 
-// roomy refuses while the bound of bytes is passed.
+// roomy refuses while the bound of bytes is passed; b.mu is held.
 func (b *Backlog) roomy(topic bus.Topic) error {
-	if bytes, _ := b.Of(topic); bytes > b.cfg.UnreadBytesMax {
+	if n := b.bytes(topic); n > b.cfg.UnreadBytesMax {
 		return &fault.Error{Kind: fault.Unavailable, Op: "intake", Code: "backlog_bytes", Fix: "retry after a moment",
-			Err: fmt.Errorf("about %d bytes of %s are unread, the bound is %d", bytes, topic, b.cfg.UnreadBytesMax)}
+			Err: fmt.Errorf("about %d bytes of %s are unread, the bound is %d", n, topic, b.cfg.UnreadBytesMax)}
+	}
+	return nil
+}
+
+// young refuses while a group's bound of age is passed; b.mu is held.
+func (b *Backlog) young(topic bus.Topic, group int, now time.Time) error {
+	if b.topics[topic][group].age(now) > b.cfg.UnreadAgeMax {
+		return &fault.Error{Kind: fault.Unavailable, Op: "intake", Code: "backlog_age", Fix: "retry after a moment",
+			Err: fmt.Errorf("%s of group %d have waited unread for more than %s", topic, group, b.cfg.UnreadAgeMax)}
 	}
 	return nil
 }
