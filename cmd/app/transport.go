@@ -9,7 +9,6 @@ import (
 	"github.com/tallystick/tallystick/internal/bus"
 	"github.com/tallystick/tallystick/internal/bus/embedded"
 	"github.com/tallystick/tallystick/internal/bus/kafka"
-	"github.com/tallystick/tallystick/internal/fault"
 )
 
 // transport is how the areas of this process hear of each other, and of those in
@@ -149,12 +148,7 @@ func (e *embeddedBus) reachable() error { return nil }
 
 func (e *embeddedBus) backlog(t bus.Topic) (int64, time.Duration) { return e.log.Backlog(t) }
 
-func (e *embeddedBus) full(t bus.Topic) error {
-	if bytes, age := e.log.Backlog(t); bytes > e.app.Config.Intake.UnreadBytesMax || age > e.app.Config.Intake.UnreadAgeMax {
-		return fault.New(fault.Unavailable, "intake", "%d bytes of %s are unread, the oldest for %s", bytes, t, age)
-	}
-	return nil
-}
+func (e *embeddedBus) full(t bus.Topic) error { return e.log.Full(t) }
 
 func (e *embeddedBus) first() []runner {
 	return []runner{{"intake", func(ctx context.Context) error { return e.log.Run(ctx, e.app.Config.Intake.MeasureEvery) }}}

@@ -16,6 +16,12 @@ func (l *intakeLog) admit() error {
 	if in.failed != nil {
 		return &fault.Error{Kind: fault.Unavailable, Op: "intake", Code: "intake_stopped", Err: in.failed}
 	}
+	return l.full()
+}
+
+// full refuses while nobody reads for too long, or too much.
+func (l *intakeLog) full() error {
+	in := l.in
 	if l.unread.bytes > in.cfg.UnreadBytesMax {
 		return &fault.Error{Kind: fault.Unavailable, Op: "intake", Code: "backlog_bytes", Fix: "retry after a moment",
 			Err: fmt.Errorf("%d bytes of %s are unread, the bound is %d", l.unread.bytes, l.topic, in.cfg.UnreadBytesMax)}
@@ -120,6 +126,14 @@ func (in *Intake) Backlog(topic bus.Topic) (bytes int64, age time.Duration) {
 		return 0, 0
 	}
 	return l.unread.bytes, max(0, in.now().Sub(time.UnixMilli(l.unread.oldestMillis)))
+}
+
+// Full says why nothing of a topic is taken, as too much of it is unread, or something for
+// too long; nil if it is not so.
+func (in *Intake) Full(topic bus.Topic) error {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.logs[topic].full()
 }
 
 func (in *Intake) measure(ctx context.Context) {
