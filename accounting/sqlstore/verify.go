@@ -15,7 +15,7 @@ import (
 // once by account, and holds one entry, or one account's shards, at a time.
 func (s *Store) Verify(ctx context.Context) (accounting.Report, error) {
 	v := &verifier{groups: s.groups}
-	err := s.db.Snapshot(ctx, func(tx *sqldb.Tx) error {
+	err := s.db.Survey(ctx, func(tx *sqldb.Tx) error {
 		for _, step := range []func(*sqldb.Tx) error{v.guards, v.entries, v.balances, v.trials} {
 			if err := step(tx); err != nil {
 				return err

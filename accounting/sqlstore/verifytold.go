@@ -20,7 +20,7 @@ import (
 // else, and holds the group's entries without their postings.
 func (s *Store) VerifyGroup(ctx context.Context, group int, r *accounting.Report) (accounting.Verified, error) {
 	v := &toldVerifier{Verified: accounting.Verified{Entries: map[string]accounting.VerifiedEntry{}}, group: group, report: r, rows: map[string]entryRow{}}
-	err := s.db.Snapshot(ctx, func(tx *sqldb.Tx) error {
+	err := s.db.Survey(ctx, func(tx *sqldb.Tx) error {
 		if err := v.read(tx, s.groups); err != nil {
 			return err
 		}

@@ -120,7 +120,7 @@ func (d Deps) lookAt(ctx context.Context, at database, role Role) (*areaLook, er
 	defer s.Close() //nolint:errcheck // it was read
 	l := &areaLook{role: role, databaseNumber: at.number, heads: map[bus.Topic]map[int]int64{}, places: map[bus.Topic]map[int]int64{},
 		rows: map[int]int64{}, parked: map[int]int64{}}
-	err = s.db().Snapshot(ctx, func(tx *sqldb.Tx) error {
+	err = s.db().Survey(ctx, func(tx *sqldb.Tx) error {
 		if l.states, err = lease.States(tx, d.Config.Lease.TTL); err != nil {
 			return err
 		}

@@ -13,7 +13,7 @@ import (
 // Counts implements core.Store.
 func (s *Store) Counts(ctx context.Context) ([]core.Count, error) {
 	var out []core.Count
-	err := s.db.Snapshot(ctx, func(tx *sqldb.Tx) error {
+	err := s.db.Survey(ctx, func(tx *sqldb.Tx) error {
 		return tx.Query(`SELECT merchant, status, alias_of <> '', count(*) FROM payment_orders GROUP BY 1, 2, 3 ORDER BY 1, 2, 3`, nil,
 			func(scan sqldb.Scan) error {
 				var c core.Count
@@ -28,7 +28,7 @@ func (s *Store) Counts(ctx context.Context) ([]core.Count, error) {
 // Received implements core.Store.
 func (s *Store) Received(ctx context.Context) ([]core.Received, error) {
 	var out []core.Received
-	err := s.db.Snapshot(ctx, func(tx *sqldb.Tx) error {
+	err := s.db.Survey(ctx, func(tx *sqldb.Tx) error {
 		return tx.Query(`SELECT merchant, account, currency, CAST(sum(settled) AS BIGINT), CAST(sum(surplus) AS BIGINT) FROM (
 			SELECT merchant, account, currency, paid_minor AS settled, 0 AS surplus FROM attempts WHERE status = 'succeeded'
 			UNION ALL SELECT merchant, account, currency, 0, paid_minor FROM exceptions) AS money GROUP BY 1, 2, 3 ORDER BY 1, 2, 3`, nil,
@@ -99,7 +99,7 @@ func (s *Store) verify(ctx context.Context, group int, r *core.Report, dispatche
 	v.found.Accepted, v.found.Older = map[string]int64{}, map[string]core.OlderAttempt{}
 	// The snapshot has the tables, the place up to which the log told of them, and the
 	// one up to which it was trimmed: nothing is compared that is not of the same moment.
-	err := s.db.Snapshot(ctx, func(tx *sqldb.Tx) error {
+	err := s.db.Survey(ctx, func(tx *sqldb.Tx) error {
 		if err := v.read(tx, s.groups(), r); err != nil {
 			return err
 		}

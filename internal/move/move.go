@@ -279,7 +279,7 @@ func (v *move) copy(ctx context.Context, owner int, epoch int64) (rows int64, er
 			return 0, err
 		}
 	}
-	err = from.Snapshot(ctx, func(src *sqldb.Tx) error {
+	err = from.Survey(ctx, func(src *sqldb.Tx) error {
 		s, err := lease.At(src, v.group)
 		if err == nil && (!s.Owned || !s.Frozen || s.Member != "" || s.Epoch+1 != epoch) {
 			err = fault.New(fault.Conflict, "copy", "the group is not any more as it was seen")

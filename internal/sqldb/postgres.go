@@ -84,15 +84,17 @@ func (p *Postgres) config(area string, readOnly bool) (*pgx.ConnConfig, error) {
 	set["default_transaction_isolation"] = "read committed"
 	if readOnly {
 		set["default_transaction_read_only"] = "on"
-		return c, nil
 	}
 	// What an area does all day finds a few rows by an index. Until a table is analysed
 	// for the first time, the planner takes it for tiny and reads it whole.
-	for _, way := range []string{"enable_seqscan", "enable_hashjoin", "enable_mergejoin", "jit"} {
+	for _, way := range waysOfWholeTables {
 		set[way] = "off"
 	}
 	return c, nil
 }
+
+// waysOfWholeTables are the planner's ways that pay where many rows are read.
+var waysOfWholeTables = [...]string{"enable_seqscan", "enable_hashjoin", "enable_mergejoin", "jit"}
 
 func (p *Postgres) schema(area string) string {
 	if p.Schema != "" {

@@ -351,6 +351,23 @@ func (db *DB) Snapshot(ctx context.Context, fn func(*Tx) error) error {
 	return db.read(ctx, true, fn)
 }
 
+// Survey is Snapshot for who reads tables whole. PostgreSQL plans its statements with
+// all ways that it has, those of the others with the ones alone that find a few rows.
+func (db *DB) Survey(ctx context.Context, fn func(*Tx) error) error {
+	return db.Snapshot(ctx, func(tx *Tx) error {
+		if db.postgres {
+			var list []statement
+			for _, way := range waysOfWholeTables {
+				list = append(list, statement{query: `SET LOCAL ` + way + ` = on`})
+			}
+			if err := tx.sendAll(list, func(int, int64) {}); err != nil {
+				return err
+			}
+		}
+		return fn(tx)
+	})
+}
+
 func (db *DB) read(ctx context.Context, snapshot bool, fn func(*Tx) error) error {
 	var c *conn
 	select {

@@ -24,7 +24,7 @@ import (
 func (s *Store) VerifyGroup(ctx context.Context, group int, dispatch *embedded.Log, r *prepay.Report) (prepay.Verified, error) {
 	v := &verification{Verified: prepay.Verified{Calls: map[string]prepay.VerifiedCall{}, Unread: map[string]bool{}, Older: map[string]money.Amount{}},
 		group: group, report: r, amounts: map[string]money.Amount{}, made: map[string]int64{}, gone: map[string]absent{}}
-	err := s.db.Snapshot(ctx, func(tx *sqldb.Tx) error {
+	err := s.db.Survey(ctx, func(tx *sqldb.Tx) error {
 		err := v.read(tx, s.Outcomes().Groups())
 		if err != nil {
 			return err
