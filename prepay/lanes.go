@@ -106,6 +106,7 @@ func (p *Prepay) looked(due []DueOf, picked Picked, nowMillis int64) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.drawnFull = false
 	for i, d := range due {
 		l := p.lanes[d.Account]
 		l.lookAtMillis = nowMillis + p.Config.LookMillis
@@ -114,6 +115,7 @@ func (p *Prepay) looked(due []DueOf, picked Picked, nowMillis int64) {
 		}
 		if count[d.Account] == d.Limit {
 			l.lookAtMillis = nowMillis // there may be more
+			p.drawnFull = true
 		}
 	}
 }

@@ -108,10 +108,13 @@ type Deps struct {
 	// NotifyURL is where the PSP of a channel account calls back. It is fixed with
 	// a number's first call and should never change, as PSPs register it.
 	NotifyURL func(channel, account string) string
-	Points    fault.Points
-	Metrics   *metrics.Set
-	Log       *slog.Logger
-	Config    Config
+	// PauseMax bounds the pause after a transaction that took all there was: as long as
+	// it took itself, so that more comes into the next one. 0 is no pause.
+	PauseMax time.Duration
+	Points   fault.Points
+	Metrics  *metrics.Set
+	Log      *slog.Logger
+	Config   Config
 }
 
 // Prepay makes the calls. Apply, StepLanes, StepRecord, StepSweep, AskNow and
@@ -129,6 +132,7 @@ type Prepay struct {
 	// are looked at again, as some were not final then.
 	cleaned, cleanAt int64
 	lanes            map[string]*lane
+	drawnFull        bool     // the last draw gave a lane as many calls as it had free slots
 	answers          []answer // what calls came to, not recorded yet: at most one per slot
 }
 

@@ -25,9 +25,13 @@ func (p *Prepay) Run(ctx context.Context) error {
 	recording, stopRecording := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopRecording()
 	var drawers, recorder sync.WaitGroup
-	drawers.Go(func() { p.loop(drawing, stopDrawing, "lanes", p.StepLanes, p.wakeLanes, p.untilNextLook) })
-	drawers.Go(func() { p.loop(drawing, stopDrawing, "sweep", p.StepSweep, nil, p.untilNextSweep) })
-	recorder.Go(func() { p.loop(recording, stopDrawing, "record", p.StepRecord, p.wakeRecord, nil) })
+	forLong := func() time.Duration { return time.Hour }
+	lanes := loop{name: "lanes", step: p.StepLanes, wake: p.wakeLanes, idle: p.untilNextLook, more: p.mayDrawMore}
+	sweep := loop{name: "sweep", step: p.StepSweep, idle: p.untilNextSweep}
+	record := loop{name: "record", step: p.StepRecord, wake: p.wakeRecord, idle: forLong, more: p.mayRecordMore}
+	drawers.Go(func() { p.run(drawing, stopDrawing, lanes) })
+	drawers.Go(func() { p.run(drawing, stopDrawing, sweep) })
+	recorder.Go(func() { p.run(recording, stopDrawing, record) })
 	drawers.Wait()
 	err := p.drain(drawing)
 	stopRecording()
@@ -70,27 +74,38 @@ func (p *Prepay) InFlight() int {
 	return n
 }
 
-// loop steps until ctx ends, waiting for wake, or for as long as idle says, when
-// there is nothing to do.
-func (p *Prepay) loop(ctx context.Context, stop context.CancelCauseFunc, name string, step func(context.Context) (bool, error),
-	wake <-chan struct{}, idle func() time.Duration) {
+// loop is one of the things that Run does all the time.
+type loop struct {
+	name string
+	step func(context.Context) (worked bool, err error)
+	wake <-chan struct{}
+	idle func() time.Duration // until the next step, unless it is woken
+	more func() bool          // a step could not do all that there is: the next one follows without a pause
+}
+
+// run steps until ctx ends.
+func (p *Prepay) run(ctx context.Context, stop context.CancelCauseFunc, l loop) {
 	backoff := time.Duration(0)
 	for ctx.Err() == nil {
-		worked, err := step(ctx)
-		wait := time.Hour
+		begun := p.Now()
+		worked, err := l.step(ctx)
+		wake, wait := l.wake, time.Duration(0)
 		switch {
 		case fault.Is(err, fault.Unknown):
 			stop(err)
 			return
 		case err != nil && ctx.Err() == nil:
 			backoff = min(max(2*backoff, 10*time.Millisecond), backoffMax)
-			p.Log.Error("prepay will retry", "loop", name, "error", err, "backoff_millis", backoff.Milliseconds())
+			p.Log.Error("prepay will retry", "loop", l.name, "error", err, "backoff_millis", backoff.Milliseconds())
 			wait = backoff
-		case worked:
+		case !worked:
+			wait = l.idle()
+		case l.more == nil || l.more():
 			backoff = 0
 			continue
-		case idle != nil:
-			wait = idle()
+		default:
+			backoff = 0
+			wake, wait = nil, min(p.Now().Sub(begun), p.PauseMax)
 		}
 		t := time.NewTimer(wait)
 		select {
@@ -100,6 +115,21 @@ func (p *Prepay) loop(ctx context.Context, stop context.CancelCauseFunc, name st
 		}
 		t.Stop()
 	}
+}
+
+// mayDrawMore reports whether the last draw gave a lane as many calls as it had free
+// slots.
+func (p *Prepay) mayDrawMore() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.drawnFull
+}
+
+// mayRecordMore reports whether there are as many answers as one step records.
+func (p *Prepay) mayRecordMore() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.answers) >= p.Config.AnswersMax
 }
 
 // untilNextLook is how long no lane that has a free slot needs to look.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -121,6 +122,92 @@ func TestRunPolls(t *testing.T) {
 		w.must(w.store.Close())
 	})
 }
+
+// slowStore takes its time for each transaction, and remembers those that changed
+// something.
+type slowStore struct {
+	prepay.Store
+	draw, record   time.Duration
+	mu             sync.Mutex
+	draws, records []span
+}
+
+type span struct{ from, to time.Time }
+
+func (s *slowStore) Update(ctx context.Context, pick prepay.Pick, decide func(prepay.Picked) (prepay.Change, error)) error {
+	from, changed := time.Now(), false
+	err := s.Store.Update(ctx, pick, func(p prepay.Picked) (prepay.Change, error) {
+		ch, err := decide(p)
+		changed = len(ch.Update) > 0
+		return ch, err
+	})
+	spans, takes := &s.records, s.record
+	if len(pick.Due) > 0 {
+		spans, takes = &s.draws, s.draw
+	}
+	if changed {
+		time.Sleep(takes)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		*spans = append(*spans, span{from, time.Now()})
+	}
+	return err
+}
+
+// After a transaction that took all there was, the next one waits for as long as it
+// took, with a bound; there is no pause while more waits than one of them can take.
+func TestRunPauses(t *testing.T) {
+	const ms = time.Millisecond
+	for _, c := range []struct {
+		name                string
+		draw, record        time.Duration // for which a transaction takes
+		slots, answers      int           // of a lane, and in a transaction
+		every               time.Duration // one comes
+		spans               func(s *slowStore) []span
+		leastWait, mostWait time.Duration
+	}{
+		{"draws as long as one took", 10 * ms, 1 * ms, 100, 100, 2 * ms, (*slowStore).drawn, 10 * ms, 12 * ms},
+		{"draws with a bound", 50 * ms, 1 * ms, 100, 100, 2 * ms, (*slowStore).drawn, 20 * ms, 22 * ms},
+		{"draws not while more waits", 10 * ms, 1 * ms, 1, 100, 0, (*slowStore).drawn, 1 * ms, 1 * ms},
+		{"records as long as one took", 1 * ms, 10 * ms, 100, 100, 2 * ms, (*slowStore).recorded, 10 * ms, 12 * ms},
+		{"records with a bound", 1 * ms, 50 * ms, 100, 100, 2 * ms, (*slowStore).recorded, 20 * ms, 22 * ms},
+		{"records not while more waits", 1 * ms, 10 * ms, 200, 5, 0, (*slowStore).recorded, 0, 1 * ms},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			synctest.Test(t, func(t *testing.T) {
+				store := &slowStore{draw: c.draw, record: c.record}
+				w := running(t, dir, slow{0, nil}, func(s prepay.Store) prepay.Store { store.Store = s; return store })
+				w.limits.ConcurrentMax = c.slots
+				d := w.pp.Deps
+				d.PauseMax, d.Config.AnswersMax = 20*ms, c.answers
+				var err error
+				w.pp, err = prepay.New(d)
+				w.must(err)
+				ctx, stop := context.WithCancel(context.Background())
+				ended := make(chan error, 1)
+				go func() { ended <- w.pp.Run(ctx) }()
+				for i := range 100 {
+					time.Sleep(c.every)
+					w.pay(fmt.Sprint(i), "a")
+				}
+				time.Sleep(10 * time.Second)
+				stop()
+				w.must(<-ended)
+				spans := c.spans(store)
+				for i := range len(spans) - 2 { // the last one may not be full
+					if wait := spans[i+1].from.Sub(spans[i].to); wait < c.leastWait || wait > c.mostWait {
+						t.Errorf("%d of %d: %v later, want %v to %v", i+1, len(spans), wait, c.leastWait, c.mostWait)
+					}
+				}
+				w.must(w.store.Close())
+			})
+		})
+	}
+}
+
+func (s *slowStore) drawn() []span    { return s.draws }
+func (s *slowStore) recorded() []span { return s.records }
 
 func TestRunEndsWhenACommitIsUnknown(t *testing.T) {
 	dir := t.TempDir()

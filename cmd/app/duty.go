@@ -106,7 +106,7 @@ func (a *App) prepayDeps(store prepay.Store) prepay.Deps {
 	}
 	return prepay.Deps{Store: store, Channels: a.Channels, Executor: a.Executor, IDs: a.ids, Now: a.Now, Rand: chance,
 		NotifyURL: func(channel, account string) string { return base + "/v1/callbacks/" + channel + "/" + account },
-		Points:    a.Points, Metrics: a.Metrics, Log: a.Log, Config: config}
+		PauseMax:  a.Config.Consumers.PauseMax, Points: a.Points, Metrics: a.Metrics, Log: a.Log, Config: config}
 }
 
 // open looks whether the logs are those that were read and published: a store from

@@ -29,6 +29,7 @@ type KafkaConfig struct {
 	FetchWait         time.Duration `yaml:"fetch_wait"`
 	FetchGather       time.Duration `yaml:"fetch_gather"`
 	RelayGather       time.Duration `yaml:"relay_gather"`
+	CallbackGather    time.Duration `yaml:"callback_gather"`
 	FetchBytesMax     int           `yaml:"fetch_bytes_max"`
 	BufferBytesMax    int           `yaml:"buffer_bytes_max"`
 	QueueBytesMax     int64         `yaml:"queue_bytes_max"`
@@ -59,7 +60,7 @@ func defaultKafka() KafkaConfig {
 	c, i := kafka.DefaultConfig(), kafka.DefaultIntakeConfig()
 	return KafkaConfig{TopicPrefix: c.Prefix, Replication: c.Replication, MinInSync: c.MinInSync, Retention: c.Retention, StartTimeout: 30 * time.Second,
 		ProduceTimeout: c.ProduceTimeout, FetchWait: c.FetchWait, FetchGather: c.FetchGather, RelayGather: c.RelayGather, FetchBytesMax: c.FetchBytesMax, BufferBytesMax: c.BufferBytesMax,
-		QueueBytesMax: i.QueueBytesMax, BatchRecordsMax: i.BatchRecordsMax, BatchBytesMax: i.BatchBytesMax, DirectoryBytesMax: 4 << 20, RecordBytes: 800}
+		CallbackGather: i.CallbackGather, QueueBytesMax: i.QueueBytesMax, BatchRecordsMax: i.BatchRecordsMax, BatchBytesMax: i.BatchBytesMax, DirectoryBytesMax: 4 << 20, RecordBytes: 800}
 }
 
 // validateDirectory checks the bound of what is published.
@@ -84,7 +85,7 @@ func (c Config) kafka() kafka.Config {
 }
 
 func (c Config) kafkaIntake() kafka.IntakeConfig {
-	return kafka.IntakeConfig{BatchRecordsMax: c.Kafka.BatchRecordsMax, BatchBytesMax: c.Kafka.BatchBytesMax, QueueBytesMax: c.Kafka.QueueBytesMax}
+	return kafka.IntakeConfig{BatchRecordsMax: c.Kafka.BatchRecordsMax, BatchBytesMax: c.Kafka.BatchBytesMax, QueueBytesMax: c.Kafka.QueueBytesMax, CallbackGather: c.Kafka.CallbackGather}
 }
 
 // kafkaBus is Apache Kafka.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/segmentio/kafka-go"
 
@@ -16,11 +17,14 @@ type IntakeConfig struct {
 	BatchRecordsMax int   // records of one partition in one request
 	BatchBytesMax   int   // bytes of one partition in one request; less than the brokers' message.max.bytes
 	QueueBytesMax   int64 // bytes in memory, of all partitions: above it nothing is taken
+	// CallbackGather is how long a callback waits at most for something that it can go
+	// with: nobody looks at a page meanwhile. 0 is not at all.
+	CallbackGather time.Duration
 }
 
 // DefaultIntakeConfig fits brokers as they come.
 func DefaultIntakeConfig() IntakeConfig {
-	return IntakeConfig{BatchRecordsMax: 1024, BatchBytesMax: 768 << 10, QueueBytesMax: 16 << 20}
+	return IntakeConfig{BatchRecordsMax: 1024, BatchBytesMax: 768 << 10, QueueBytesMax: 16 << 20, CallbackGather: 10 * time.Millisecond}
 }
 
 // Validate names the first bound that is not positive.
@@ -30,8 +34,11 @@ func (c IntakeConfig) Validate() error {
 		v    int64
 	}{{"batch_records_max", int64(c.BatchRecordsMax)}, {"batch_bytes_max", int64(c.BatchBytesMax)}, {"queue_bytes_max", c.QueueBytesMax}} {
 		if f.v <= 0 {
-			return &fault.Error{Kind: fault.Invalid, Op: "kafka", Field: "kafka.intake." + f.name, Code: "not_positive", Fix: "set it to at least 1"}
+			return &fault.Error{Kind: fault.Invalid, Op: "kafka", Field: "kafka." + f.name, Code: "not_positive", Fix: "set it to at least 1"}
 		}
+	}
+	if c.CallbackGather < 0 || c.CallbackGather > time.Second {
+		return &fault.Error{Kind: fault.Invalid, Op: "kafka", Field: "kafka.callback_gather", Code: "bad_value", Fix: "use 0s to 1s: each callback is answered so much later"}
 	}
 	return nil
 }
@@ -152,8 +159,12 @@ func (in *Intake) Append(topic bus.Topic, e *bus.Event) (bus.Ticket, error) {
 			Err: fmt.Errorf("%d bytes wait for the brokers", in.bytes)}
 	case b == nil:
 		b = &batch{done: make(chan struct{})}
-		l.queued = b
-		in.ship.stir() // what joins a batch that waits already wakes nobody
+		l.queued = b // what joins a batch that waits already wakes nobody
+		if topic == bus.Callbacks && in.cfg.CallbackGather > 0 {
+			in.ship.stirIn(in.cfg.CallbackGather)
+		} else {
+			in.ship.stir()
+		}
 	}
 	b.records, b.withdrawn = append(b.records, r), append(b.withdrawn, false)
 	b.bytes += size

@@ -44,6 +44,7 @@ type shipper struct {
 
 	mu      sync.Mutex   // guards what follows, and the lanes' states
 	sending map[int]bool // brokers that have a request, or for which one gathers
+	later   bool         // stir comes by itself
 }
 
 type laneState struct {
@@ -67,6 +68,22 @@ func (s *shipper) stir() {
 	case s.wake <- struct{}{}:
 	default:
 	}
+}
+
+// stirIn makes run look within a time, and not again for who comes meanwhile.
+func (s *shipper) stirIn(d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.later {
+		return
+	}
+	s.later = true
+	time.AfterFunc(d, func() {
+		s.mu.Lock()
+		s.later = false
+		s.mu.Unlock()
+		s.stir()
+	})
 }
 
 // run ships until ctx ends, and whatever is under way has ended.

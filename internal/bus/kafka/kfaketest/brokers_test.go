@@ -101,6 +101,43 @@ func TestEachPartitionHasItsAnswer(t *testing.T) {
 	}
 }
 
+// A callback waits a moment for what it can go with, and does not wait for ever.
+func TestCallbacksGoWithOthers(t *testing.T) {
+	t.Parallel()
+	fake, cluster := open(t, bus.Intents, bus.Callbacks)
+	var mu sync.Mutex
+	got := map[int]string{} // by request
+	answering(fake, func(n int, topic bus.Topic, _ int) (int16, int64, bool) {
+		mu.Lock()
+		defer mu.Unlock()
+		got[n] += string(topic) + " "
+		return 0, int64(n), true
+	})
+	cfg := kafka.DefaultIntakeConfig()
+	cfg.CallbackGather = time.Second
+	in, err := kafka.NewIntake(cluster, cfg, nil, bus.Intents, bus.Callbacks)
+	must(t, err)
+	run(t, in.Run)
+	time.Sleep(1100 * time.Millisecond) // the library's map of the leaders is at most a second old
+	e := bustest.Events("c", 1, 1)[0]
+	appended := func(topic bus.Topic) bus.Ticket {
+		ticket, err := in.Append(topic, &e)
+		must(t, err)
+		return ticket
+	}
+	first := appended(bus.Callbacks)
+	time.Sleep(50 * time.Millisecond)
+	second := appended(bus.Intents)
+	<-second.Done()
+	<-first.Done()
+	<-appended(bus.Callbacks).Done()
+	mu.Lock()
+	defer mu.Unlock()
+	if len(got) != 2 || got[1] != "callbacks intents " && got[1] != "intents callbacks " || got[2] != "callbacks " {
+		t.Errorf("requests with %v, want both in the first, and one of a callback alone", got)
+	}
+}
+
 // A partition that takes a record at an offset that was given away has lost what it had
 // acknowledged: that is no yes.
 func TestAPartitionThatLostItsTail(t *testing.T) {
