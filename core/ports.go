@@ -25,6 +25,9 @@ type Store interface {
 	// payment order and at most RejectedShownMax others that were rejected; nil if there
 	// is none.
 	Trade(ctx context.Context, code ids.Code) (*Trade, error)
+	// List gives payment orders of a merchant, in the order of lists. It reads no more
+	// than it gives.
+	List(ctx context.Context, l event.Listing) ([]event.Listed, error)
 
 	// Counts counts all payment orders by merchant and status, aliases apart: core's side
 	// of the orders equation. It reads the whole table.
@@ -166,6 +169,9 @@ type Trades interface {
 	// Trade gives a trade by its X or by the Y of any of its payment orders; nil if
 	// there is none.
 	Trade(ctx context.Context, code ids.Code) (*Trade, error)
+	// List gives payment orders of a merchant, in the order of lists: all that there are,
+	// or an error.
+	List(ctx context.Context, l event.Listing) ([]event.Listed, error)
 }
 
 // Payment gives a payment order by Y, and its context; ok is false if core has
@@ -189,4 +195,9 @@ func (q Queries) Trade(ctx context.Context, code ids.Code) (event.Trade, bool, e
 		return event.Trade{}, false, err
 	}
 	return t.Snapshot(), true, nil
+}
+
+// List gives payment orders of a merchant.
+func (q Queries) List(ctx context.Context, l event.Listing) ([]event.Listed, error) {
+	return q.Store.List(ctx, l)
 }

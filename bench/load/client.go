@@ -60,6 +60,14 @@ type View struct {
 	Voucher string `json:"voucher"`
 	Status  string `json:"status"`
 	Version int64  `json:"version"`
+
+	AcceptedAtMillis int64 `json:"accepted_at_millis"`
+}
+
+// Page is one of a merchant's list.
+type Page struct {
+	Payments []View `json:"payments"`
+	More     bool   `json:"more"`
 }
 
 // Final reports whether the voucher's state will not change any more.
@@ -88,6 +96,17 @@ func (c *Client) Await(a Accepted, since int64, wait time.Duration) (v View, sta
 	path := "/v1/vouchers/" + a.Voucher + "?wait=" + strconv.Itoa(int(wait.Seconds())) + "&since=" + strconv.FormatInt(since, 10)
 	status, err = c.do("GET", path, a.Token, "", nil, &v)
 	return v, status, err
+}
+
+// List asks for a page of the merchant's payments, the last accepted first: of the first
+// ones, or of those behind one.
+func (c *Client) List(after string, limit int) (p Page, status int, err error) {
+	path := "/v1/payments?limit=" + strconv.Itoa(limit)
+	if after != "" {
+		path += "&after=" + after
+	}
+	status, err = c.do("GET", path, c.apiKey, "", nil, &p)
+	return p, status, err
 }
 
 func (c *Client) do(method, path, bearer, key string, body []byte, into any) (int, error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -143,6 +144,7 @@ func TestGroupsMoveUnderLoad(t *testing.T) {
 	c.settled(t.Context(), promised)
 	promised = append(promised, c.frozen(gateways, cores[0], 2)...)
 	p := startPayer(t, gateways, 100)
+	listed := startLister(t, gateways, slices.Clone(promised))
 	for _, m := range []struct{ group, to int }{{0, 2}, {3, 1}, {0, 1}} {
 		accepted := len(p.so(0))
 		moved, err := app.MoveGroup(t.Context(), c.deps(), m.group, m.to, app.MoveOptions{As: "postgres"})
@@ -164,12 +166,18 @@ func TestGroupsMoveUnderLoad(t *testing.T) {
 			}
 		}
 	}
+	if n := listed(); n < 3 {
+		t.Errorf("%d lists were read while groups moved", n)
+	}
 	p.stop()
 	promised = append(promised, p.vouchers...)
 	if len(p.refused) > 0 || len(promised) < 40 {
 		t.Errorf("%d accepted, and not: %q", len(promised), p.refused)
 	}
 	v := c.settled(t.Context(), promised)
+	if list := lists(t, gateways); len(list) != len(promised) || len(lacks(list, promised)) > 0 {
+		t.Errorf("%d are listed, %d promised, not listed %v", len(list), len(promised), lacks(list, promised))
+	}
 	if v.Orders[0].Accepted != int64(len(promised)) {
 		t.Errorf("%d accepted, %d promised", v.Orders[0].Accepted, len(promised))
 	}
@@ -402,6 +410,9 @@ func TestOneDeadDatabaseStallsItsGroupsAlone(t *testing.T) {
 		t.Errorf("the list: %+v", list)
 	}
 	c.isSeenWithout(2, []int{2, 3})
+	if page, status, _ := gateways[0].client.List("", 10); status != 503 || len(page.Payments) > 0 {
+		t.Errorf("a list of a part: %d %+v", status, page)
+	}
 	var startErr error
 	for range 100 { // its children may still be there for a moment
 		if startErr = c.pgs[1].Start(t.Context()); startErr == nil {
@@ -411,7 +422,11 @@ func TestOneDeadDatabaseStallsItsGroupsAlone(t *testing.T) {
 	}
 	must(t, startErr)
 	promised = append(promised, dead...)
-	c.settled(t.Context(), append(promised, pay(t, gateways, 40, 45)...))
+	promised = append(promised, pay(t, gateways, 40, 45)...)
+	c.settled(t.Context(), promised)
+	if missing := lacks(lists(t, gateways), promised); len(missing) > 0 {
+		t.Errorf("the list lacks %v", missing)
+	}
 	for _, s := range all {
 		s.stop()
 	}

@@ -21,47 +21,42 @@ import (
 //
 //	GET /internal/v1/payments/{y}    {"found":true,"payment":{...},"context":{...}}
 //	GET /internal/v1/trades/{code}   {"found":true,"trade":{...}}
+//	POST /internal/v1/list           a event.Listing; {"found":true,"listed":[...]}
 const (
 	internalPayments = "/internal/v1/payments/"
 	internalTrades   = "/internal/v1/trades/"
+	internalList     = "/internal/v1/list"
 )
 
-// internalAnswer is the body of both.
+// internalAnswer is the body of all.
 type internalAnswer struct {
-	Found   bool          `json:"found"`
-	Payment event.Payment `json:"payment,omitzero"`
-	Context ids.Context   `json:"context,omitzero"`
-	Trade   event.Trade   `json:"trade,omitzero"`
+	Found   bool           `json:"found"`
+	Payment event.Payment  `json:"payment,omitzero"`
+	Context ids.Context    `json:"context,omitzero"`
+	Trade   event.Trade    `json:"trade,omitzero"`
+	Listed  []event.Listed `json:"listed,omitzero"`
 }
 
 // queries are what the gateway asks of core.
 type queries interface {
 	Payment(ctx context.Context, y ids.Code) (event.Payment, ids.Context, bool, error)
 	Trade(ctx context.Context, code ids.Code) (event.Trade, bool, error)
+	List(ctx context.Context, l event.Listing) ([]event.Listed, error)
 }
 
 // answerQueries is an operator handler that answers core's questions as well.
 func answerQueries(q core.Queries, timeout time.Duration, next fasthttp.RequestHandler) fasthttp.RequestHandler {
 	return func(c *fasthttp.RequestCtx) {
-		path := string(c.Path())
-		y, payment := strings.CutPrefix(path, internalPayments)
-		x, trade := strings.CutPrefix(path, internalTrades)
-		if !payment && !trade || !c.IsGet() {
+		ctx, cancel := context.WithTimeout(context.Background(), timeout) //nolint:contextcheck // fasthttp has none that ends
+		defer cancel()
+		a, known, err := answer(ctx, q, c)
+		if !known {
 			next(c)
 			return
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), timeout) //nolint:contextcheck // fasthttp has none that ends
-		defer cancel()
-		var a internalAnswer
-		code, err := ids.ParseCode(map[bool]string{true: y, false: x}[payment])
-		switch {
-		case err != nil:
+		if fault.Is(err, fault.Invalid) {
 			c.Error(err.Error(), fasthttp.StatusBadRequest)
 			return
-		case payment:
-			a.Payment, a.Context, a.Found, err = q.Payment(ctx, code)
-		default:
-			a.Trade, a.Found, err = q.Trade(ctx, code)
 		}
 		var body []byte
 		if err == nil {
@@ -74,6 +69,35 @@ func answerQueries(q core.Queries, timeout time.Duration, next fasthttp.RequestH
 		c.SetContentType("application/json")
 		c.SetBody(body)
 	}
+}
+
+// answer answers one question; known is false if it is none.
+func answer(ctx context.Context, q core.Queries, c *fasthttp.RequestCtx) (a internalAnswer, known bool, err error) {
+	path := string(c.Path())
+	if path == internalList && c.IsPost() {
+		var l event.Listing
+		if err := json.Unmarshal(c.PostBody(), &l); err != nil {
+			return a, true, fault.New(fault.Invalid, "list", "%w", err)
+		}
+		a.Found = true
+		a.Listed, err = q.List(ctx, l)
+		return a, true, err
+	}
+	y, payment := strings.CutPrefix(path, internalPayments)
+	x, trade := strings.CutPrefix(path, internalTrades)
+	if !payment && !trade || !c.IsGet() {
+		return a, false, nil
+	}
+	code, err := ids.ParseCode(map[bool]string{true: y, false: x}[payment])
+	switch {
+	case err != nil:
+		return a, true, fault.New(fault.Invalid, "code", "%w", err)
+	case payment:
+		a.Payment, a.Context, a.Found, err = q.Payment(ctx, code)
+	default:
+		a.Trade, a.Found, err = q.Trade(ctx, code)
+	}
+	return a, true, err
 }
 
 // remoteQueries ask core in other processes, any of which can answer: one after
@@ -96,11 +120,12 @@ func newRemoteQueries(bases string) remoteQueries {
 	return r
 }
 
-func (r remoteQueries) ask(ctx context.Context, path string, code ids.Code) (a internalAnswer, err error) {
+// ask asks for a path, or sends a body there.
+func (r remoteQueries) ask(ctx context.Context, path string, body []byte) (a internalAnswer, err error) {
 	first := r.next.Load()
 	for i := range r.bases {
 		at := (first + uint32(i)) % uint32(len(r.bases)) //nolint:gosec // a handful
-		if a, err = r.askOne(ctx, r.bases[at], path, code); err == nil || ctx.Err() != nil {
+		if a, err = r.askOne(ctx, r.bases[at]+path, body); err == nil || ctx.Err() != nil {
 			if i > 0 {
 				r.next.Store(at) // the ones before do not answer
 			}
@@ -110,11 +135,15 @@ func (r remoteQueries) ask(ctx context.Context, path string, code ids.Code) (a i
 	return a, err
 }
 
-func (r remoteQueries) askOne(ctx context.Context, base, path string, code ids.Code) (a internalAnswer, err error) {
+func (r remoteQueries) askOne(ctx context.Context, url string, body []byte) (a internalAnswer, err error) {
 	req, res := fasthttp.AcquireRequest(), fasthttp.AcquireResponse()
 	defer fasthttp.ReleaseRequest(req)
 	defer fasthttp.ReleaseResponse(res)
-	req.SetRequestURI(base + path + string(code))
+	req.SetRequestURI(url)
+	if body != nil {
+		req.Header.SetMethod(fasthttp.MethodPost)
+		req.SetBody(body)
+	}
 	deadline, ok := ctx.Deadline()
 	if !ok {
 		deadline = time.Now().Add(5 * time.Second)
@@ -133,12 +162,22 @@ func (r remoteQueries) askOne(ctx context.Context, base, path string, code ids.C
 
 // Payment implements queries.
 func (r remoteQueries) Payment(ctx context.Context, y ids.Code) (event.Payment, ids.Context, bool, error) {
-	a, err := r.ask(ctx, internalPayments, y)
+	a, err := r.ask(ctx, internalPayments+string(y), nil)
 	return a.Payment, a.Context, a.Found, err
 }
 
 // Trade implements queries.
 func (r remoteQueries) Trade(ctx context.Context, code ids.Code) (event.Trade, bool, error) {
-	a, err := r.ask(ctx, internalTrades, code)
+	a, err := r.ask(ctx, internalTrades+string(code), nil)
 	return a.Trade, a.Found, err
+}
+
+// List implements queries.
+func (r remoteQueries) List(ctx context.Context, l event.Listing) ([]event.Listed, error) {
+	body, err := json.Marshal(l)
+	if err != nil {
+		return nil, err
+	}
+	a, err := r.ask(ctx, internalList, body)
+	return a.Listed, err
 }

@@ -3,11 +3,13 @@ package app
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
 	"github.com/tallystick/tallystick/accounting"
 	"github.com/tallystick/tallystick/core"
+	"github.com/tallystick/tallystick/core/event"
 	"github.com/tallystick/tallystick/internal/bus"
 	"github.com/tallystick/tallystick/internal/fault"
 	"github.com/tallystick/tallystick/internal/ids"
@@ -48,6 +50,58 @@ func (a *App) Trade(ctx context.Context, code ids.Code) (*core.Trade, error) {
 		c = nil
 	}
 	return nil, errNoOwner(code, group, why)
+}
+
+// List implements core.Trades over all databases: a page of each is merged. It takes all
+// groups: where one is missing, as it is on its way or its database does not answer,
+// there is no list, and never one without it.
+func (a *App) List(ctx context.Context, l event.Listing) ([]event.Listed, error) {
+	var missing []int
+	for _, pause := range movePauses() {
+		if bus.Sleep(ctx, pause); ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		all, owned, err := a.lists(ctx, l)
+		if err != nil {
+			return nil, err
+		}
+		missing = nil
+		for g := range a.Config.Groups {
+			if !slices.Contains(owned, g) {
+				missing = append(missing, g)
+			}
+		}
+		if len(missing) == 0 {
+			return l.InOrder(all), nil
+		}
+	}
+	return nil, &fault.Error{Kind: fault.Unavailable, Op: "list", Code: "group_unreachable", Err: fmt.Errorf("no database owns groups %v now", missing)}
+}
+
+// lists asks all databases for a list, side by side.
+func (a *App) lists(ctx context.Context, l event.Listing) (all []event.Listed, owned []int, err error) {
+	type part struct {
+		listed []event.Listed
+		owned  []int
+	}
+	var asks []func() (part, error)
+	for _, c := range a.cells {
+		if c.role != RoleCore {
+			continue
+		}
+		asks = append(asks, func() (p part, err error) {
+			read, err := c.readStores(ctx)
+			if err == nil {
+				p.listed, p.owned, err = read.Core.OwnList(ctx, l)
+			}
+			return p, fault.Wrap(c.name(), err)
+		})
+	}
+	parts, err := sideBySide(ctx, asks)
+	for _, p := range parts {
+		all, owned = append(all, p.listed...), append(owned, p.owned...)
+	}
+	return all, owned, err
 }
 
 // owner is the cell whose database owns a group; nil if none is known to, and then

@@ -310,19 +310,27 @@ func (s *Stores) CheckVouchers(ctx context.Context, vouchers []string) (byStatus
 	return checkVouchers(ctx, s.Core, vouchers)
 }
 
-func checkVouchers(ctx context.Context, trades core.Trades, vouchers []string) (byStatus map[event.Status]int, violations []string, err error) {
+// oneTrade is the part of core.Trades that finds one.
+type oneTrade interface {
+	Trade(ctx context.Context, code ids.Code) (*core.Trade, error)
+}
+
+func checkVouchers(ctx context.Context, trades oneTrade, vouchers []string) (byStatus map[event.Status]int, violations []string, err error) {
 	byStatus = map[event.Status]int{}
-	q := core.Queries{Store: trades}
 	for _, id := range vouchers {
 		_, y, err := ids.ParseID(id)
 		if err != nil {
 			return nil, nil, fault.Wrap("voucher "+id, err)
 		}
-		p, _, ok, err := q.Payment(ctx, y)
+		var p *core.Payment
+		t, err := trades.Trade(ctx, y)
+		if t != nil {
+			p = t.Payment(y)
+		}
 		switch {
 		case err != nil:
 			return nil, nil, err
-		case !ok:
+		case p == nil:
 			violations = append(violations, "voucher "+id+" was promised, and core does not know it")
 		case !p.Status.Final() && p.NextAction == "":
 			violations = append(violations, fmt.Sprintf("voucher %s is %s without a next action", id, p.Status))

@@ -6,3 +6,6 @@ func (s *Store) Waiting() int {
 	defer s.together.mu.Unlock()
 	return len(s.together.waiting)
 }
+
+// ListSQL finds a page of a list.
+var ListSQL = listSQL

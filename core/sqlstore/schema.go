@@ -9,9 +9,9 @@ import (
 // migrations bring core's database up to date. A released one never changes.
 func migrations(postgres bool) []string {
 	if postgres {
-		return []string{lease.Schema + embedded.Schema(bus.Dispatch, bus.Payments) + schema, lease.MovesSchema}
+		return []string{lease.Schema + embedded.Schema(bus.Dispatch, bus.Payments) + schema, lease.MovesSchema, lists}
 	}
-	return []string{embedded.Schema(bus.Dispatch, bus.Payments) + schema}
+	return []string{embedded.Schema(bus.Dispatch, bus.Payments) + schema, lists}
 }
 
 // A code is random, and an index on it does not stay in one place: there are two
@@ -53,3 +53,6 @@ CREATE TABLE exceptions (id INTEGER PRIMARY KEY, payment_id INTEGER NOT NULL REF
   at_millis INTEGER NOT NULL);
 CREATE UNIQUE INDEX exceptions_transaction ON exceptions (payment_id, out_trade_no, transaction_id);
 `
+
+// lists is for merchants' lists: see core.Listing.
+const lists = `CREATE INDEX payment_orders_of_merchant ON payment_orders (merchant, accepted_at_millis, y);`

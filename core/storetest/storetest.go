@@ -60,6 +60,7 @@ func Cases() []Case {
 		{"parked messages are kept with the places", parked},
 		{"what is due comes in order of time", due},
 		{"counts add up", counts},
+		{"a merchant's list is in order, page by page", lists},
 		{"the log and the tables are compared", verify},
 	}
 }

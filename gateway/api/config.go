@@ -1,8 +1,10 @@
 package api
 
 import (
+	"fmt"
 	"time"
 
+	"github.com/tallystick/tallystick/core/event"
 	"github.com/tallystick/tallystick/internal/fault"
 )
 
@@ -21,6 +23,8 @@ type Config struct {
 	TokenAfterExpiry time.Duration `yaml:"token_after_expiry"`
 	// WaitMax bounds ?wait= of a voucher.
 	WaitMax time.Duration `yaml:"wait_max"`
+	// PageMax bounds ?limit= of a list.
+	PageMax int `yaml:"page_max"`
 	// RecentMax is how many accepted keys are remembered to answer repeats and
 	// conflicts at once. What is forgotten is still settled by core.
 	RecentMax int `yaml:"recent_max"`
@@ -50,7 +54,7 @@ type HTTPConfig struct {
 func DefaultConfig() Config {
 	return Config{BodyBytesMax: 16 << 10, AcceptTimeout: time.Second, AcceptDeadline: 3 * time.Second,
 		ExpiresMin: time.Minute, ExpiresMax: 24 * time.Hour, ExpiresDefault: 15 * time.Minute, TokenAfterExpiry: 24 * time.Hour,
-		WaitMax: time.Minute, RecentMax: 50_000, HintsMax: 50_000, QueryTimeout: 2 * time.Second, RetryAfter: time.Second, SlowAfter: time.Second,
+		WaitMax: time.Minute, PageMax: 100, RecentMax: 50_000, HintsMax: 50_000, QueryTimeout: 2 * time.Second, RetryAfter: time.Second, SlowAfter: time.Second,
 		HTTP: HTTPConfig{ConnsMax: 20_000, HeaderBytesMax: 4096, WriteBufferBytes: 2048, RequestBodyMaxHard: 256 << 10,
 			ReadTimeout: 10 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: 75 * time.Second}}
 }
@@ -62,7 +66,7 @@ func (c Config) Validate() error {
 		value int64
 	}{{"body_bytes_max", int64(c.BodyBytesMax)}, {"accept_timeout", int64(c.AcceptTimeout)}, {"accept_deadline", int64(c.AcceptDeadline)},
 		{"expires_min", int64(c.ExpiresMin)}, {"expires_max", int64(c.ExpiresMax)}, {"expires_default", int64(c.ExpiresDefault)},
-		{"token_after_expiry", int64(c.TokenAfterExpiry)}, {"wait_max", int64(c.WaitMax)}, {"recent_max", int64(c.RecentMax)}, {"hints_max", int64(c.HintsMax)},
+		{"token_after_expiry", int64(c.TokenAfterExpiry)}, {"wait_max", int64(c.WaitMax)}, {"page_max", int64(c.PageMax)}, {"recent_max", int64(c.RecentMax)}, {"hints_max", int64(c.HintsMax)},
 		{"query_timeout", int64(c.QueryTimeout)}, {"retry_after", int64(c.RetryAfter)}, {"slow_after", int64(c.SlowAfter)},
 		{"http.conns_max", int64(c.HTTP.ConnsMax)}, {"http.header_bytes_max", int64(c.HTTP.HeaderBytesMax)},
 		{"http.write_buffer_bytes", int64(c.HTTP.WriteBufferBytes)}, {"http.request_body_max_hard", int64(c.HTTP.RequestBodyMaxHard)},
@@ -77,6 +81,8 @@ func (c Config) Validate() error {
 		return configError("accept_deadline", "too_small", "set it later than accept_timeout")
 	case c.ExpiresMin < time.Second || c.ExpiresMin > c.ExpiresDefault || c.ExpiresDefault > c.ExpiresMax:
 		return configError("expires_default", "contradiction", "keep 1s <= expires_min <= expires_default <= expires_max")
+	case c.PageMax >= event.ListMax:
+		return configError("page_max", "too_large", fmt.Sprintf("set it to at most %d", event.ListMax-1))
 	case c.HTTP.RequestBodyMaxHard < c.BodyBytesMax:
 		return configError("http.request_body_max_hard", "too_small", "set it to at least body_bytes_max")
 	}

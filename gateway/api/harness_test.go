@@ -127,6 +127,7 @@ type core struct {
 	payments map[ids.Code]event.Payment
 	trades   map[ids.Code]event.Trade
 	contexts map[ids.Code]ids.Context
+	listed   []event.Listing // what was asked for
 }
 
 var errDown = errors.New("core is down at db-7.internal")
@@ -149,6 +150,24 @@ func (c *core) Trade(_ context.Context, code ids.Code) (event.Trade, bool, error
 	}
 	t, ok := c.trades[code]
 	return t, ok, nil
+}
+
+func (c *core) List(_ context.Context, l event.Listing) ([]event.Listed, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.down {
+		return nil, errDown
+	}
+	c.listed = append(c.listed, l)
+	var all []event.Listed
+	for y, p := range c.payments {
+		at := p.AcceptedAtMillis
+		behind := l.AfterY == "" || at < l.AfterMillis || at == l.AfterMillis && y < l.AfterY
+		if x := c.contexts[y]; x.Merchant == l.Merchant && at >= l.FromMillis && (l.UntilMillis == 0 || at < l.UntilMillis) && behind {
+			all = append(all, event.Listed{Payment: p, Context: x})
+		}
+	}
+	return l.InOrder(all), nil
 }
 
 // knows makes core know a payment and its trade.

@@ -33,6 +33,7 @@ type route int
 const (
 	routeOther route = iota
 	routePayments
+	routeList
 	routeVoucher
 	routeVoucherWait
 	routeTrade
@@ -43,7 +44,7 @@ const (
 )
 
 // routePatterns are the label values of the routes.
-var routePatterns = [routes]string{"other", "POST /v1/payments", "GET /v1/vouchers/{id}", "GET /v1/vouchers/{id}?wait",
+var routePatterns = [routes]string{"other", "POST /v1/payments", "GET /v1/payments", "GET /v1/vouchers/{id}", "GET /v1/vouchers/{id}?wait",
 	"GET /v1/trades/{id}", "POST /v1/callbacks/{channel}/{account}", "GET /healthz", "GET /readyz"}
 
 // routeMetrics are rate, errors and duration per route.

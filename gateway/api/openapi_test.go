@@ -155,6 +155,7 @@ func TestTrafficKeepsTheContract(t *testing.T) {
 	h.pay(strings.Replace(goodBody, "order-1", "order-77", 1), "")
 	h.get("/v1/vouchers/"+string(ids.VoucherID)+someY, apiKey)
 	h.get("/v1/trades/order-1", apiKey)
+	h.get("/v1/payments", apiKey)
 	c.complete()
 }
 
@@ -190,6 +191,11 @@ func (p panicking) Await(ctx context.Context, a voucher.Ask) (voucher.View, erro
 type panickingQueries struct {
 	*core
 	boom func()
+}
+
+func (p panickingQueries) List(ctx context.Context, l event.Listing) ([]event.Listed, error) {
+	p.boom()
+	return p.core.List(ctx, l)
 }
 
 func (p panickingQueries) Trade(ctx context.Context, c ids.Code) (event.Trade, bool, error) {
@@ -240,6 +246,12 @@ func reads(h *harness) {
 		h.get(v+"?token="+a.get("token"), "")
 	}
 	h.get(trade, apiKey)
+	h.get("/v1/payments?limit=1", apiKey)
+	h.get("/v1/payments?limit=0", apiKey)
+	h.get("/v1/payments", "")
+	for range 20 { // more than a burst
+		h.get("/v1/payments", slowKey)
+	}
 	h.get("/v1/trades/order-3", apiKey)
 	h.get("/v1/trades/never-heard-of", apiKey)
 	other, _, _ := h.acceptedAs("order-4")
@@ -268,6 +280,7 @@ func reads(h *harness) {
 	}
 	h.get("/v1/vouchers/"+ids.VoucherID.With(unheld.Y), apiKey)
 	h.get(trade, apiKey)
+	h.get("/v1/payments", apiKey)
 	h.core.down = false
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -141,8 +142,12 @@ func (s *Server) dispatch(x *exchange) error {
 	path := x.Path()
 	switch {
 	case bytes.Equal(path, pathPayments):
+		if x.IsGet() {
+			x.route = routeList
+			return s.getPayments(x)
+		}
 		x.route = routePayments
-		return s.only(x, "POST", s.postPayment)
+		return s.only(x, "POST", s.postPayment, "GET")
 	case segment(path, pathVouchers):
 		x.route = routeVoucher
 		return s.only(x, "GET", s.getVoucher)
@@ -169,9 +174,10 @@ func segment(path, prefix []byte) bool {
 	return bytes.HasPrefix(path, prefix) && len(path) > len(prefix) && bytes.IndexByte(path[len(prefix):], '/') < 0
 }
 
-func (s *Server) only(x *exchange, method string, h func(*exchange) error) error {
+// only serves a method of a path that may have others.
+func (s *Server) only(x *exchange, method string, h func(*exchange) error, others ...string) error {
 	if string(x.Method()) != method {
-		x.Response.Header.Set("Allow", method)
+		x.Response.Header.Set("Allow", strings.Join(append(others, method), ", "))
 		return &fault.Error{Kind: fault.Invalid, Op: "gateway", Code: "method_not_allowed"}
 	}
 	return h(x)

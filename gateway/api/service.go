@@ -29,9 +29,11 @@ type Views interface {
 }
 
 // Queries is what the API asks core: the trade of a code, which may be its X or
-// any Y of it, and whether there is one.
+// any Y of it, and whether there is one; a payment order, with its context; and lists.
 type Queries interface {
 	Trade(ctx context.Context, code ids.Code) (event.Trade, bool, error)
+	Payment(ctx context.Context, y ids.Code) (event.Payment, ids.Context, bool, error)
+	List(ctx context.Context, l event.Listing) ([]event.Listed, error)
 }
 
 // Deps is what the API is made of. Points, Metrics, Log, Callbacks, Probes, Buckets

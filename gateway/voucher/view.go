@@ -80,9 +80,9 @@ func StatusOf(p *event.Payment) Status {
 	}
 }
 
-// viewOf drops what nobody waits for, and the credential once it is of no use:
+// ViewOf drops what nobody waits for, and the credential once it is of no use:
 // a code that was paid or closed must not be shown again.
-func viewOf(p *event.Payment, c ids.Context) View {
+func ViewOf(p *event.Payment, c ids.Context) View {
 	v := View{Y: p.Y, AliasOf: p.AliasOf, Context: c, Status: StatusOf(p), Version: p.Version, Reason: p.Reason, OrderID: p.OrderID,
 		IdempotencyKey: p.IdempotencyKey, Amount: p.Amount, Method: p.Method, Subject: p.Subject,
 		AcceptedAtMillis: p.AcceptedAtMillis, ExpiresAtMillis: p.ExpiresAtMillis, NextAction: p.NextAction, NextAtMillis: p.NextAtMillis}

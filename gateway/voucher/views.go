@@ -291,7 +291,7 @@ func (v *Views) fold(p *event.Payment, c ids.Context) {
 	if p.Version <= e.view.Version {
 		return
 	}
-	next := viewOf(p, c)
+	next := ViewOf(p, c)
 	if e.view.Version == 0 && v.decided != nil {
 		v.decided(p.Y, next.Status)
 	}

@@ -31,11 +31,14 @@ const ownedSQL = `SELECT grp FROM leases ORDER BY grp`
 // Owned are the groups of a database, in order.
 func Owned(ctx context.Context, db *sqldb.DB) (groups []int, err error) {
 	err = db.Read(ctx, func(tx *sqldb.Tx) error {
-		groups, err = column(tx, ownedSQL)
+		groups, err = OwnedIn(tx)
 		return err
 	})
 	return groups, fault.Wrap("owned groups", err)
 }
+
+// OwnedIn is Owned as a transaction sees it.
+func OwnedIn(tx *sqldb.Tx) ([]int, error) { return column(tx, ownedSQL) }
 
 func column(tx *sqldb.Tx, query string, args ...any) (groups []int, err error) {
 	err = tx.Query(query, args, func(scan sqldb.Scan) error {
