@@ -82,6 +82,11 @@ func lists(t TB, s Store) {
 	if have := times(ask(bounded)); !slices.Equal(have, []int64{30, 30}) {
 		t.Fatalf("behind one that is out of bounds: %v", have)
 	}
+	bounded.UntilMillis = 30
+	if have := times(ask(bounded)); !slices.Equal(have, []int64{20, 10}) {
+		t.Fatalf("behind one that is far out of bounds: %v", have)
+	}
+	bounded.UntilMillis = 40
 	bounded.AfterMillis, bounded.AfterY = want[2].Payment.AcceptedAtMillis, want[2].Payment.Y
 	if have := ask(bounded); len(have) != 2 || have[0].Payment.Y != want[3].Payment.Y {
 		t.Fatalf("behind one of three of a moment: %v", times(have))
