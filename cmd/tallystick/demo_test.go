@@ -15,6 +15,17 @@ import (
 	"github.com/tallystick/tallystick/bench/load"
 )
 
+// asTheProduct makes this binary behave as the product's, for those who start it.
+const asTheProduct = "TEST_BINARY_IS_THE_PRODUCT"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asTheProduct) != "" {
+		main()
+		return
+	}
+	os.Exit(m.Run())
+}
+
 // told runs a command and gives what it printed; each line is shown to watch,
 // which may be nil, as it comes.
 func told(t *testing.T, ctx context.Context, watch func(line string), args ...string) (code int, out string) {
@@ -166,5 +177,25 @@ func TestADemoThatIsKept(t *testing.T) {
 	}, "demo", "--for", "500ms", "--rate", "20", "--keep", "--data", dir)
 	if code != 0 || !strings.Contains(out, explained) {
 		t.Errorf("exit code %d", code)
+	}
+}
+
+// The demo of the cluster explains everything as well, with engines and processes of
+// its own, and leaves none of them behind.
+func TestDemoOfTheCluster(t *testing.T) {
+	t.Setenv(asTheProduct, "1") // what it starts is this binary
+	dir := filepath.Join(t.TempDir(), "demo")
+	code, out := told(t, t.Context(), nil, "demo", "--profile", "cluster", "--for", "3s", "--rate", "10", "--data", dir)
+	if code != 0 || !strings.Contains(out, explained) || strings.Count(out, "operators http://") != 8 {
+		t.Errorf("exit code %d", code)
+	}
+	pids, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range pids {
+		if line, err := os.ReadFile(path); err == nil && strings.Contains(string(line), dir) { //nolint:gosec // of our own
+			t.Errorf("left behind: %s", strings.ReplaceAll(string(line), "\x00", " "))
+		}
 	}
 }
