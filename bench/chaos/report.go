@@ -1,59 +1,139 @@
 package chaos
 
 import (
+	_ "embed"
 	"fmt"
-	"html"
+	"html/template"
+	"math"
 	"os"
 	"strings"
+	"time"
 )
 
-// The chart: a second is so many pixels wide, the rate so many high.
+//go:embed report.html
+var reportHTML string
+
+// The charts' own units: the page stretches them to its width.
 const (
-	secondWide = 3
-	chartHigh  = 220
+	chartWide = 1000.0
+	chartHigh = 180.0
 )
 
-// writeReport writes what happened, second by second, as a page with one chart.
+// page is what report.html shows.
+type page struct {
+	Rate    float64
+	Charts  []chart
+	Results []result
+	Failed  []string
+}
+
+// chart is some figures, second by second, over the whole time.
+type chart struct {
+	Title  string
+	Lines  []line
+	Bands  []band
+	Rows   []tick // of the height
+	Ticks  []tick // of the time
+	Height float64
+}
+
+type line struct{ Name, Colour, Points string }
+
+// band is the time of a trouble; its number is that in the table.
+type band struct {
+	Number     int
+	From, Wide float64
+}
+
+type tick struct {
+	At   float64
+	Text string
+}
+
+// writeReport writes what happened as a page with charts.
 func (b *bench) writeReport() error {
-	var p strings.Builder
-	seconds := b.shop.seconds
-	top := 1
-	for _, s := range seconds {
-		top = max(top, s.Offered, s.Settled)
+	t, err := template.New("report").Funcs(template.FuncMap{"number": func(i int) int { return i + 1 }}).Parse(reportHTML)
+	if err != nil {
+		return err
 	}
-	y := func(n int) float64 { return chartHigh - float64(n)*chartHigh/float64(top) }
-	width := len(seconds)*secondWide + 20
-	fmt.Fprintf(&p, `<!doctype html><meta charset="utf-8"><title>Chaos</title><style>body{font:14px sans-serif;margin:2em}td,th{padding:.2em .8em;text-align:right}td:first-child,th:first-child{text-align:left}</style>
-<h1>What clients saw while things went wrong</h1><p>%g payments per second were offered. Grey bands are the time of each trouble.</p>
-<svg width="%d" height="%d" xmlns="http://www.w3.org/2000/svg">`, b.rate, width, chartHigh+60)
-	for i, r := range b.results {
-		x, to := r.from.Sub(b.shop.begun).Seconds()*secondWide, r.to.Sub(b.shop.begun).Seconds()*secondWide
-		fmt.Fprintf(&p, `<rect x="%.1f" y="0" width="%.1f" height="%d" fill="#ddd"/><text x="%.1f" y="%d" font-size="11">%s</text>`,
-			x, max(2, to-x), chartHigh, x, chartHigh+14+14*(i%3), html.EscapeString(r.Name))
+	seconds, begun := b.shop.seconds, b.shop.begun
+	p := page{Rate: b.rate, Results: b.results, Failed: b.failed, Charts: []chart{
+		newChart("Answers to clients, per second", seconds, map[string]func(second) int{
+			"accepted": func(s second) int { return s.Accepted }, "refused": func(s second) int { return s.Refused }, "unknown": func(s second) int { return s.Unknown }}),
+		newChart("Payments booked, per second", seconds, map[string]func(second) int{"booked": func(s second) int { return s.Settled }}),
+	}}
+	for i := range p.Charts {
+		p.Charts[i].Bands = bands(b.results, begun, len(seconds))
 	}
-	line := func(colour string, of func(second) int) {
+	f, err := os.OpenFile(b.report, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := t.Execute(f, p); err != nil {
+		_ = f.Close()
+		return err
+	}
+	return f.Close()
+}
+
+// colours are those of the lines, in the order in which they are drawn.
+var colours = []struct{ name, colour string }{{"accepted", "#1a7f37"}, {"booked", "#0969da"}, {"refused", "#bf8700"}, {"unknown", "#cf222e"}}
+
+// newChart draws some figures of each second. It is as high as the highest of them.
+func newChart(title string, seconds []second, figures map[string]func(second) int) chart {
+	c := chart{Title: title, Height: chartHigh}
+	most := 1
+	for _, of := range figures {
+		for _, s := range seconds {
+			most = max(most, of(s))
+		}
+	}
+	step := nice(float64(most) / 4)
+	top := step * math.Ceil(float64(most)/step)
+	high := func(n float64) float64 { return chartHigh * (1 - n/top) }
+	for n := 0.0; n <= top; n += step {
+		c.Rows = append(c.Rows, tick{high(n), fmt.Sprint(n)})
+	}
+	wide := chartWide / float64(max(1, len(seconds)))
+	every := 5
+	for _, s := range []int{10, 30, 60, 120, 300, 600} {
+		if len(seconds)/every > 12 {
+			every = s
+		}
+	}
+	for s := 0; s < len(seconds); s += every {
+		c.Ticks = append(c.Ticks, tick{float64(s) * wide, (time.Duration(s) * time.Second).String()})
+	}
+	for _, l := range colours {
+		of := figures[l.name]
+		if of == nil {
+			continue
+		}
 		points := make([]string, len(seconds))
 		for i, s := range seconds {
-			points[i] = fmt.Sprintf("%d,%.1f", i*secondWide, y(of(s)))
+			points[i] = fmt.Sprintf("%.1f,%.1f", float64(i)*wide, high(float64(of(s))))
 		}
-		fmt.Fprintf(&p, `<polyline fill="none" stroke="%s" stroke-width="1.5" points="%s"/>`, colour, strings.Join(points, " "))
+		c.Lines = append(c.Lines, line{l.name, l.colour, strings.Join(points, " ")})
 	}
-	line("#1a7f37", func(s second) int { return s.Accepted })
-	line("#0969da", func(s second) int { return s.Settled })
-	line("#bf8700", func(s second) int { return s.Refused })
-	line("#cf222e", func(s second) int { return s.Unknown })
-	p.WriteString(`</svg><p><b style="color:#1a7f37">accepted</b>, <b style="color:#0969da">booked</b>, <b style="color:#bf8700">refused (429, 503)</b>, <b style="color:#cf222e">unknown (504, no answer)</b>, each per second</p>
-<table><tr><th>trouble<th>lasted, s<th>offered<th>accepted<th>refused<th>unknown<th>later than 1 s<th>slowest, ms<th>accepting again, s<th>backlog drained, s</tr>`)
-	for _, r := range b.results {
-		fmt.Fprintf(&p, `<tr><td>%s<td>%.0f<td>%d<td>%d<td>%d<td>%d<td>%d<td>%.0f<td>%.1f<td>%.1f</tr>`, html.EscapeString(r.Name), r.Seconds, r.Offered, r.Accepted,
-			r.Refused, r.Unknown, r.Late, r.SlowestMillis, r.AcceptsAfter, r.DrainedAfter)
+	return c
+}
+
+// nice is 1, 2 or 5 times a power of ten: at least n, and at least 1.
+func nice(n float64) float64 {
+	power := math.Pow(10, math.Floor(math.Log10(max(1, n))))
+	for _, f := range []float64{1, 2, 5} {
+		if f*power >= n {
+			return f * power
+		}
 	}
-	p.WriteString("</table>")
-	for _, f := range b.failed {
-		fmt.Fprintf(&p, "<p><b>Not as promised:</b> %s", html.EscapeString(f))
+	return 10 * power
+}
+
+// bands are the times of the troubles.
+func bands(results []result, begun time.Time, seconds int) (out []band) {
+	wide := chartWide / float64(max(1, seconds))
+	for i, r := range results {
+		out = append(out, band{i + 1, r.from.Sub(begun).Seconds() * wide, max(2, r.to.Sub(r.from).Seconds()*wide)})
 	}
-	if len(b.failed) == 0 {
-		p.WriteString("<p>In the end nothing was lost and nothing came twice: vouchers, core, prepay, the ledger and the PSP's takings agree.")
-	}
-	return os.WriteFile(b.report, []byte(p.String()), 0o600)
+	return out
 }
