@@ -176,6 +176,8 @@ func (c Config) validate() error {
 		return bad("shutdown_timeout", "not_positive", "give a duration such as 30s")
 	case c.Prepay.DrainMillis >= c.ShutdownTimeout.Milliseconds():
 		return bad("prepay.drain_millis", "too_large", "keep it below shutdown_timeout, or calls that are out are left behind")
+	case c.API.Linger >= c.ShutdownTimeout:
+		return bad("api.linger", "too_large", "keep it below shutdown_timeout, or what is under way is cut off")
 	case c.StoreCacheKiBMax < 64:
 		return bad("store_cache_kib_max", "too_small", "use at least 64")
 	case c.DiskFreeBytesMin < 0:

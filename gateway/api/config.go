@@ -8,7 +8,7 @@ import (
 	"github.com/tallystick/tallystick/internal/fault"
 )
 
-// Config bounds the API. All values must be positive.
+// Config bounds the API. All values but Linger must be positive.
 type Config struct {
 	BodyBytesMax int `yaml:"body_bytes_max"` // of a payment request
 	// AcceptTimeout is when an intent that is not committed yet is taken back;
@@ -34,7 +34,11 @@ type Config struct {
 	QueryTimeout time.Duration `yaml:"query_timeout"` // of one question to core
 	RetryAfter   time.Duration `yaml:"retry_after"`   // told with 429 and 503
 	SlowAfter    time.Duration `yaml:"slow_after"`    // an answer that took longer is logged; long-polls are not
-	HTTP         HTTPConfig    `yaml:"http"`
+	// Linger is for how long a gateway that is stopped goes on answering, where there are
+	// others: each answer ends its connection, and balancers see that it is not ready. 0 is
+	// not at all.
+	Linger time.Duration `yaml:"linger"`
+	HTTP   HTTPConfig    `yaml:"http"`
 }
 
 // HTTPConfig bounds the HTTP server.
@@ -54,7 +58,7 @@ type HTTPConfig struct {
 func DefaultConfig() Config {
 	return Config{BodyBytesMax: 16 << 10, AcceptTimeout: time.Second, AcceptDeadline: 3 * time.Second,
 		ExpiresMin: time.Minute, ExpiresMax: 24 * time.Hour, ExpiresDefault: 15 * time.Minute, TokenAfterExpiry: 24 * time.Hour,
-		WaitMax: time.Minute, PageMax: 100, RecentMax: 50_000, HintsMax: 50_000, QueryTimeout: 2 * time.Second, RetryAfter: time.Second, SlowAfter: time.Second,
+		WaitMax: time.Minute, PageMax: 100, RecentMax: 50_000, HintsMax: 50_000, QueryTimeout: 2 * time.Second, RetryAfter: time.Second, SlowAfter: time.Second, Linger: time.Second,
 		HTTP: HTTPConfig{ConnsMax: 20_000, HeaderBytesMax: 4096, WriteBufferBytes: 2048, RequestBodyMaxHard: 256 << 10,
 			ReadTimeout: 10 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: 75 * time.Second}}
 }
@@ -81,6 +85,8 @@ func (c Config) Validate() error {
 		return configError("accept_deadline", "too_small", "set it later than accept_timeout")
 	case c.ExpiresMin < time.Second || c.ExpiresMin > c.ExpiresDefault || c.ExpiresDefault > c.ExpiresMax:
 		return configError("expires_default", "contradiction", "keep 1s <= expires_min <= expires_default <= expires_max")
+	case c.Linger < 0 || c.Linger > 10*time.Second:
+		return configError("linger", "out_of_range", "use 0s to 10s")
 	case c.PageMax >= event.ListMax:
 		return configError("page_max", "too_large", fmt.Sprintf("set it to at most %d", event.ListMax-1))
 	case c.HTTP.RequestBodyMaxHard < c.BodyBytesMax:

@@ -8,6 +8,7 @@ import (
 
 	"github.com/valyala/fasthttp"
 
+	"github.com/tallystick/tallystick/internal/bus"
 	"github.com/tallystick/tallystick/internal/fault"
 )
 
@@ -77,10 +78,16 @@ func (s *Server) Serve(ln net.Listener) error {
 	return fault.Wrap("gateway", s.http.Serve(listener{ln}))
 }
 
-// Shutdown stops accepting, lets long-polls answer at once with what is known,
-// finishes what is under way, and returns when all is done or ctx ends.
+// Shutdown lets long-polls answer at once with what is known, stops accepting, finishes
+// what is under way, and returns when all is done or ctx ends. Where there are other
+// gateways, everything is answered for a while before that, and each answer ends its
+// connection: a request that meets a connection's end is lost, and its client can't know
+// that nobody has read it.
 func (s *Server) Shutdown(ctx context.Context) error {
-	s.closing.Store(true)
+	first := !s.closing.Swap(true)
 	s.endPoll()
+	if first && s.d.Others {
+		bus.Sleep(ctx, s.d.Config.Linger)
+	}
 	return fault.Wrap("gateway shutdown", s.http.ShutdownWithContext(ctx))
 }

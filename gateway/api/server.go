@@ -106,6 +106,9 @@ func (s *Server) finish(x *exchange) {
 	h.SetCanonical(headerTraceID, x.trace)
 	h.SetCanonical(headerTraceparentID, x.parent[:])
 	h.SetCanonical(headerCacheControl, noStore)
+	if s.closing.Load() {
+		h.SetConnectionClose()
+	}
 	took := s.d.Now().Sub(x.start)
 	status := x.Response.StatusCode()
 	s.routes.requests[x.route][min(max(status/100, 2), 5)].Inc()
