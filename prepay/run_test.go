@@ -161,17 +161,19 @@ func TestRunPauses(t *testing.T) {
 	for _, c := range []struct {
 		name                string
 		draw, record        time.Duration // for which a transaction takes
+		first               int           // wait already
 		slots, answers      int           // of a lane, and in a transaction
 		every               time.Duration // one comes
 		spans               func(s *slowStore) []span
 		leastWait, mostWait time.Duration
 	}{
-		{"draws as long as one took", 10 * ms, 1 * ms, 100, 100, 2 * ms, (*slowStore).drawn, 10 * ms, 12 * ms},
-		{"draws with a bound", 50 * ms, 1 * ms, 100, 100, 2 * ms, (*slowStore).drawn, 20 * ms, 22 * ms},
-		{"draws not while more waits", 10 * ms, 1 * ms, 1, 100, 0, (*slowStore).drawn, 1 * ms, 1 * ms},
-		{"records as long as one took", 1 * ms, 10 * ms, 100, 100, 2 * ms, (*slowStore).recorded, 10 * ms, 12 * ms},
-		{"records with a bound", 1 * ms, 50 * ms, 100, 100, 2 * ms, (*slowStore).recorded, 20 * ms, 22 * ms},
-		{"records not while more waits", 1 * ms, 10 * ms, 200, 5, 0, (*slowStore).recorded, 0, 1 * ms},
+		{"draws as long as one took", 10 * ms, 1 * ms, 0, 100, 100, 2 * ms, (*slowStore).drawn, 10 * ms, 12 * ms},
+		{"draws with a bound", 50 * ms, 1 * ms, 0, 100, 100, 2 * ms, (*slowStore).drawn, 20 * ms, 22 * ms},
+		{"draws as before when no more waits", 10 * ms, 1 * ms, 100, 100, 100, 2 * ms, (*slowStore).drawn, 10 * ms, 12 * ms},
+		{"draws not while more waits", 10 * ms, 1 * ms, 0, 1, 100, 0, (*slowStore).drawn, 1 * ms, 1 * ms},
+		{"records as long as one took", 1 * ms, 10 * ms, 0, 100, 100, 2 * ms, (*slowStore).recorded, 10 * ms, 12 * ms},
+		{"records with a bound", 1 * ms, 50 * ms, 0, 100, 100, 2 * ms, (*slowStore).recorded, 20 * ms, 22 * ms},
+		{"records not while more waits", 1 * ms, 10 * ms, 0, 200, 5, 0, (*slowStore).recorded, 0, 1 * ms},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -186,6 +188,9 @@ func TestRunPauses(t *testing.T) {
 				w.must(err)
 				ctx, stop := context.WithCancel(context.Background())
 				ended := make(chan error, 1)
+				for i := range c.first {
+					w.pay(fmt.Sprint("first", i), "a")
+				}
 				go func() { ended <- w.pp.Run(ctx) }()
 				for i := range 100 {
 					time.Sleep(c.every)
@@ -194,7 +199,7 @@ func TestRunPauses(t *testing.T) {
 				time.Sleep(10 * time.Second)
 				stop()
 				w.must(<-ended)
-				spans := c.spans(store)
+				spans := c.spans(store)[min(c.first, 2):]
 				for i := range len(spans) - 2 { // the last one may not be full
 					if wait := spans[i+1].from.Sub(spans[i].to); wait < c.leastWait || wait > c.mostWait {
 						t.Errorf("%d of %d: %v later, want %v to %v", i+1, len(spans), wait, c.leastWait, c.mostWait)
