@@ -25,8 +25,8 @@ type Store interface {
 	// payment order and at most RejectedShownMax others that were rejected; nil if there
 	// is none.
 	Trade(ctx context.Context, code ids.Code) (*Trade, error)
-	// List gives payment orders of a merchant, in the order of lists. It reads no more
-	// than it gives.
+	// List gives payment orders of a merchant, in the order of lists. It costs by what it
+	// gives, whatever else there is.
 	List(ctx context.Context, l event.Listing) ([]event.Listed, error)
 
 	// Counts counts all payment orders by merchant and status, aliases apart: core's side

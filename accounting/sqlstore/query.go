@@ -179,7 +179,7 @@ func (s *Store) TrialBalance(ctx context.Context) ([]accounting.Trial, error) {
 // Totals implements accounting.Store.
 func (s *Store) Totals(ctx context.Context) ([]accounting.Total, error) {
 	var out []accounting.Total
-	err := s.db.Read(ctx, func(tx *sqldb.Tx) error {
+	err := s.db.Survey(ctx, func(tx *sqldb.Tx) error {
 		// The sums are of few groups; the rows are read in journal order.
 		return tx.Query(`SELECT e.merchant, e.channel_account, a.currency, a.name, `+debitSQL("p.minor")+`, `+creditSQL("p.minor")+`
 			FROM postings p JOIN entries e ON e.id = p.id >> 8 JOIN accounts a ON a.id = p.account_id

@@ -176,6 +176,8 @@ func (c Config) validate() error {
 		return bad("shutdown_timeout", "not_positive", "give a duration such as 30s")
 	case c.Prepay.DrainMillis >= c.ShutdownTimeout.Milliseconds():
 		return bad("prepay.drain_millis", "too_large", "keep it below shutdown_timeout, or calls that are out are left behind")
+	case c.Bus == BusKafka && 2*c.Kafka.CallbackGather > c.Callback.CommitTimeout:
+		return bad("kafka.callback_gather", "too_large", "set it to at most half of callback.commit_timeout, which would take the callback back")
 	case c.API.Linger >= c.ShutdownTimeout:
 		return bad("api.linger", "too_large", "keep it below shutdown_timeout, or what is under way is cut off")
 	case c.StoreCacheKiBMax < 64:

@@ -103,17 +103,25 @@ func answer(ctx context.Context, q core.Queries, c *fasthttp.RequestCtx) (a inte
 // remoteQueries ask core in other processes, any of which can answer: one after
 // the other, until one does.
 type remoteQueries struct {
-	client *fasthttp.Client
+	client *fasthttp.Client // of questions that one database answers
+	lists  *fasthttp.Client // of those that wait for all: they keep nobody from the others
 	bases  []string
 	next   *atomic.Uint32
 }
 
-// queryConnsMax bounds a gateway's connections to one core.
-const queryConnsMax = 64
+// queryConnsMax bounds a gateway's connections to one core, and listConnsMax its lists
+// that are read there at the same time.
+const (
+	queryConnsMax = 64
+	listConnsMax  = 8
+)
 
 func newRemoteQueries(bases string) remoteQueries {
-	r := remoteQueries{next: new(atomic.Uint32), client: &fasthttp.Client{MaxConnsPerHost: queryConnsMax, MaxIdleConnDuration: 10 * time.Second,
-		MaxResponseBodySize: 4 << 20, NoDefaultUserAgentHeader: true, MaxConnWaitTimeout: time.Second}}
+	client := func(most int) *fasthttp.Client {
+		return &fasthttp.Client{MaxConnsPerHost: most, MaxIdleConnDuration: 10 * time.Second, MaxResponseBodySize: 4 << 20,
+			NoDefaultUserAgentHeader: true, MaxConnWaitTimeout: time.Second}
+	}
+	r := remoteQueries{next: new(atomic.Uint32), client: client(queryConnsMax), lists: client(listConnsMax)}
 	for _, b := range strings.Fields(bases) {
 		r.bases = append(r.bases, strings.TrimSuffix(b, "/"))
 	}
@@ -121,11 +129,11 @@ func newRemoteQueries(bases string) remoteQueries {
 }
 
 // ask asks for a path, or sends a body there.
-func (r remoteQueries) ask(ctx context.Context, path string, body []byte) (a internalAnswer, err error) {
+func (r remoteQueries) ask(ctx context.Context, client *fasthttp.Client, path string, body []byte) (a internalAnswer, err error) {
 	first := r.next.Load()
 	for i := range r.bases {
 		at := (first + uint32(i)) % uint32(len(r.bases)) //nolint:gosec // a handful
-		if a, err = r.askOne(ctx, r.bases[at]+path, body); err == nil || ctx.Err() != nil {
+		if a, err = askOne(ctx, client, r.bases[at]+path, body); err == nil || ctx.Err() != nil {
 			if i > 0 {
 				r.next.Store(at) // the ones before do not answer
 			}
@@ -135,7 +143,7 @@ func (r remoteQueries) ask(ctx context.Context, path string, body []byte) (a int
 	return a, err
 }
 
-func (r remoteQueries) askOne(ctx context.Context, url string, body []byte) (a internalAnswer, err error) {
+func askOne(ctx context.Context, client *fasthttp.Client, url string, body []byte) (a internalAnswer, err error) {
 	req, res := fasthttp.AcquireRequest(), fasthttp.AcquireResponse()
 	defer fasthttp.ReleaseRequest(req)
 	defer fasthttp.ReleaseResponse(res)
@@ -148,7 +156,7 @@ func (r remoteQueries) askOne(ctx context.Context, url string, body []byte) (a i
 	if !ok {
 		deadline = time.Now().Add(5 * time.Second)
 	}
-	if err := r.client.DoDeadline(req, res, deadline); err != nil {
+	if err := client.DoDeadline(req, res, deadline); err != nil {
 		return a, fault.New(fault.Unavailable, "ask core", "%w", err)
 	}
 	if s := res.StatusCode(); s != 200 {
@@ -162,13 +170,13 @@ func (r remoteQueries) askOne(ctx context.Context, url string, body []byte) (a i
 
 // Payment implements queries.
 func (r remoteQueries) Payment(ctx context.Context, y ids.Code) (event.Payment, ids.Context, bool, error) {
-	a, err := r.ask(ctx, internalPayments+string(y), nil)
+	a, err := r.ask(ctx, r.client, internalPayments+string(y), nil)
 	return a.Payment, a.Context, a.Found, err
 }
 
 // Trade implements queries.
 func (r remoteQueries) Trade(ctx context.Context, code ids.Code) (event.Trade, bool, error) {
-	a, err := r.ask(ctx, internalTrades+string(code), nil)
+	a, err := r.ask(ctx, r.client, internalTrades+string(code), nil)
 	return a.Trade, a.Found, err
 }
 
@@ -178,6 +186,6 @@ func (r remoteQueries) List(ctx context.Context, l event.Listing) ([]event.Liste
 	if err != nil {
 		return nil, err
 	}
-	a, err := r.ask(ctx, internalList, body)
+	a, err := r.ask(ctx, r.lists, internalList, body)
 	return a.Listed, err
 }

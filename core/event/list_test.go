@@ -25,6 +25,13 @@ func TestInOrder(t *testing.T) {
 			t.Errorf("%d of them: %s, want %s", limit, have, want)
 		}
 	}
+	older, newer := of("b", 5), of("b", 5)
+	older.Payment.Version, newer.Payment.Version = 3, 4
+	for _, both := range [][]event.Listed{{older, newer}, {newer, older}} {
+		if list := (event.Listing{Limit: 3}).InOrder(both); len(list) != 1 || list[0].Payment.Version != 4 {
+			t.Errorf("of two states: %+v", list)
+		}
+	}
 	if list := (event.Listing{Limit: 3}).InOrder(nil); len(list) != 0 {
 		t.Errorf("of nothing: %v", list)
 	}

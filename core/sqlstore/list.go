@@ -39,11 +39,11 @@ func (s *Store) OwnList(ctx context.Context, l event.Listing) (out []event.Liste
 }
 
 func listSQL(among string) string {
-	return `SELECT y FROM payment_orders WHERE merchant = ? AND traffic = ? AND accepted_at_millis >= ? AND (accepted_at_millis, y) < (?, ?)` + among +
-		` ORDER BY accepted_at_millis DESC, y DESC LIMIT ?`
+	return `SELECT y, trade_id FROM payment_orders WHERE merchant = ? AND traffic = ? AND accepted_at_millis >= ? AND (accepted_at_millis, y) < (?, ?) AND alias_of = ''` +
+		among + ` ORDER BY accepted_at_millis DESC, y DESC LIMIT ?`
 }
 
-// list finds the payment orders by an index, and reads them with their trades.
+// list finds the payment orders by an index, and reads them and the rows of their trades.
 func list(tx *sqldb.Tx, l event.Listing, among string, args []any) ([]event.Listed, error) {
 	if l.Limit < 1 || l.Limit > event.ListMax {
 		return nil, fault.New(fault.Invalid, "list", "a limit of %d, use 1 to %d", l.Limit, event.ListMax)
@@ -57,27 +57,29 @@ func list(tx *sqldb.Tx, l event.Listing, among string, args []any) ([]event.List
 		afterMillis, afterY = until, "" // no Y is lower
 	}
 	var page []ids.Code
+	var trades []int64
 	all := slices.Concat([]any{l.Merchant, string(traffic.Real), l.FromMillis, afterMillis, afterY}, args, []any{l.Limit})
 	err := tx.Query(listSQL(among), all, func(scan sqldb.Scan) error {
 		var y ids.Code
-		err := scan(&y)
-		page = append(page, y)
+		var trade int64
+		err := scan(&y, &trade)
+		page, trades = append(page, y), append(trades, trade)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	trades, err := load(tx, core.Want{Payments: page})
-	if err != nil {
+	slices.Sort(trades)
+	rows := loader{tx: tx, trades: map[int64]*core.Trade{}, payments: map[int64]*core.Payment{}}
+	if err := sqldb.QueryIn(tx, selectTrades+`id IN (?*)`, slices.Compact(trades), rows.trade); err != nil {
+		return nil, err
+	}
+	if err := sqldb.QueryIn(tx, selectPayments+`y IN (?*)`, page, rows.payment); err != nil {
 		return nil, err
 	}
 	var out []event.Listed
-	for _, t := range trades {
-		for _, p := range t.Payments {
-			if slices.Contains(page, p.Y) {
-				out = append(out, event.Listed{Payment: p.Snapshot(), Context: p.Context})
-			}
-		}
+	for _, p := range rows.payments {
+		out = append(out, event.Listed{Payment: p.Snapshot(), Context: p.Context})
 	}
 	return l.InOrder(out), nil
 }

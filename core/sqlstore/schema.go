@@ -54,5 +54,5 @@ CREATE TABLE exceptions (id INTEGER PRIMARY KEY, payment_id INTEGER NOT NULL REF
 CREATE UNIQUE INDEX exceptions_transaction ON exceptions (payment_id, out_trade_no, transaction_id);
 `
 
-// lists is for merchants' lists: see core.Listing.
-const lists = `CREATE INDEX payment_orders_of_merchant ON payment_orders (merchant, accepted_at_millis, y);`
+// lists is for merchants' lists: see event.Listing.
+const lists = `CREATE INDEX payment_orders_of_merchant ON payment_orders (merchant, traffic, accepted_at_millis, y);`

@@ -52,7 +52,7 @@ var catalogue = []Problem{
 	{"headers_too_large", 431, "Headers too large", "The headers are over the configured bound. Nothing was accepted.", "Send less."},
 	{"internal", 500, "Internal error", "A bug on our side. For a payment request this counts as no answer: it may or may not have been accepted.", "Ask again with the same key."},
 	{"not_accepted", 503, "Not accepted", "The payment was certainly not accepted: the gateway cannot keep more at the moment.", "Send again after `Retry-After`, with the same key."},
-	{"view_unavailable", 503, "State not known at the moment", "This replica does not hold the voucher, and core is not reached. It says nothing about the payment.", "Ask again after `Retry-After`."},
+	{"view_unavailable", 503, "State not known at the moment", "What was asked for is not held here, and core, or one of its databases, is not reached. It says nothing about a payment.", "Ask again after `Retry-After`."},
 	{"callback_not_kept", 503, "Callback not kept", "The callback could not be committed.", "The PSP repeats it."},
 	{"not_ready", 503, "Not ready", "The process lacks what it needs; at `/readyz`, `missing` names it. Nothing was accepted.", "Send traffic to another replica."},
 	{"acceptance_unknown", 504, "Acceptance unknown", "Nobody can say yet whether the payment was accepted. The body names its ids, and gives no token.", "Ask again with the same key and body, or read the voucher with the API key."},

@@ -168,6 +168,9 @@ func (in *Intake) Append(topic bus.Topic, e *bus.Event) (bus.Ticket, error) {
 	}
 	b.records, b.withdrawn = append(b.records, r), append(b.withdrawn, false)
 	b.bytes += size
+	if 2*len(b.records) >= in.cfg.BatchRecordsMax || 2*b.bytes >= in.cfg.BatchBytesMax {
+		in.ship.stir() // what gathers goes before it is full, and the next one refused
+	}
 	in.bytes += int64(size)
 	return &ticket{in: in, batch: b, index: len(b.records) - 1}, nil
 }
@@ -187,6 +190,7 @@ func (in *Intake) Run(ctx context.Context) error {
 	<-ctx.Done()
 	in.mu.Lock()
 	in.ended = true // what is taken from here on would have no one to send it
+	in.ship.stir()  // and what gathers goes now
 	in.release(0)
 	in.mu.Unlock()
 	<-in.drained
