@@ -19,7 +19,7 @@ import (
 // his intent are at the broker, and one payment comes of them.
 func TestABrokerThatStandsStill(t *testing.T) {
 	long(t)
-	in := newInstallation(t, sim.Faults{AutoPayShare: 1})
+	in := newInstallationOn(t, ownBroker(t), sim.Faults{AutoPayShare: 1})
 	core, err := app.FreeAddress()
 	must(t, err)
 	s := in.start(in.folder("gateway"), "TALLYSTICK_ROLES=gateway", "TALLYSTICK_CORE_URL=http://"+core, "TALLYSTICK_LISTEN=127.0.0.1:0", "TALLYSTICK_KAFKA_PRODUCE_TIMEOUT=500ms")
@@ -73,7 +73,7 @@ func TestABrokerThatStandsStill(t *testing.T) {
 		}
 		freeze(round * n)
 		for range 20 {
-			for _, m := range in.messages("tallystick.", bus.Intents) {
+			for _, m := range in.messages(in.prefix, bus.Intents) {
 				if _, ours := unknown[m.ID]; ours {
 					written[m.ID] = true
 				}
@@ -104,7 +104,7 @@ func TestABrokerThatStandsStill(t *testing.T) {
 	defer worker.stop()
 	worker.drain(t)
 	copies, twice, found := map[string]int{}, 0, 0
-	for _, m := range in.messages("tallystick.", bus.Intents) {
+	for _, m := range in.messages(in.prefix, bus.Intents) {
 		copies[m.ID]++
 	}
 	for voucher := range unknown {

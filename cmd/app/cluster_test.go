@@ -36,39 +36,52 @@ type cluster struct {
 	ports []string // public of two gateways, operators' of two cores
 }
 
-// newCluster makes one on so many databases of one server.
+// newCluster makes one on so many databases of the server that tests share.
 func newCluster(t *testing.T, databases int, faults sim.Faults) *cluster {
 	t.Helper()
-	return newClusterOn(t, 1, databases, faults)
+	return newClusterOf(newInstallation(t, faults), []*engines.Postgres{server.Engine(t)}, databases)
 }
 
-// newClusterOn makes one on so many databases of so many servers, in turn.
-func newClusterOn(t *testing.T, servers, databases int, faults sim.Faults) *cluster {
+// newClusterOf makes one on so many databases of servers, in turn.
+func newClusterOf(in *installation, pgs []*engines.Postgres, databases int) *cluster {
+	t := in.t
 	t.Helper()
-	c := &cluster{installation: newInstallation(t, faults)}
-	for range servers {
-		pg, err := engines.StartPostgres(t.Context(), false)
-		must(t, err)
-		t.Cleanup(func() { _ = pg.Close() })
-		c.pgs = append(c.pgs, pg)
-	}
-	urls := ""
+	c := &cluster{installation: in, pgs: pgs}
 	for i := range databases {
-		name, pg := fmt.Sprint("pay", i+1), c.pgs[i%servers]
-		_, err := pg.Query(t.Context(), "postgres", "CREATE DATABASE "+name)
+		_, err := c.server(i+1).Query(t.Context(), "postgres", "CREATE DATABASE "+c.database(i+1))
 		must(t, err)
-		urls += fmt.Sprintf("%d=%s ", i+1, pg.URL(name))
 	}
 	for range 4 {
 		addr, err := app.FreeAddress()
 		must(t, err)
 		c.ports = append(c.ports, addr)
 	}
-	c.env = append(c.env, "TALLYSTICK_STORES=postgres", "TALLYSTICK_POSTGRES_DATABASES="+urls, "TALLYSTICK_LEASE_TTL=1s", "TALLYSTICK_POSTGRES_IDLE_TIMEOUT=2s", "TALLYSTICK_LEASE_RENEW_EVERY=100ms",
+	c.env = append(c.env, "TALLYSTICK_STORES=postgres", "TALLYSTICK_POSTGRES_DATABASES="+c.urls(databases), "TALLYSTICK_POSTGRES_USER_PREFIX="+c.place+"_", "TALLYSTICK_LEASE_TTL=1s", "TALLYSTICK_POSTGRES_IDLE_TIMEOUT=2s", "TALLYSTICK_LEASE_RENEW_EVERY=100ms",
 		"TALLYSTICK_PUBLIC_URL=http://"+c.ports[0], "TALLYSTICK_CORE_URL=http://"+c.ports[2]+" http://"+c.ports[3])
 	_, err := app.Migrate(t.Context(), c.deps(), "postgres", "")
 	must(t, err)
 	return c
+}
+
+// server is where a database is, by its number, and database is its name there.
+func (c *cluster) server(number int) *engines.Postgres { return c.pgs[(number-1)%len(c.pgs)] }
+
+func (c *cluster) database(number int) string { return fmt.Sprint(c.place, "_pay", number) }
+
+// urls are those of the first so many databases.
+func (c *cluster) urls(databases int) (urls string) {
+	for n := 1; n <= databases; n++ {
+		urls += fmt.Sprintf("%d=%s ", n, c.server(n).URL(c.database(n)))
+	}
+	return urls
+}
+
+// ask runs SQL in a database, as who may do anything.
+func (c *cluster) ask(number int, sql string) string {
+	c.t.Helper()
+	out, err := c.server(number).Query(c.t.Context(), c.database(number), sql)
+	must(c.t, err)
+	return out
 }
 
 // deps are those of a process that looks from outside.
@@ -206,7 +219,7 @@ func TestCommitsWithoutAnAnswer(t *testing.T) {
 // one owns, and a database that was lost is not taken for a new one.
 func TestMigrateGivesNothingAwayTwice(t *testing.T) {
 	c := newCluster(t, 2, sim.Faults{})
-	urls := []string{"1=" + c.pgs[0].URL("pay1"), "2=" + c.pgs[0].URL("pay2")}
+	urls := strings.Fields(c.urls(2))
 	migrate := func(databases string) error {
 		_, err := app.Migrate(t.Context(), c.deps("TALLYSTICK_POSTGRES_DATABASES="+databases), "postgres", "")
 		return err
@@ -217,15 +230,14 @@ func TestMigrateGivesNothingAwayTwice(t *testing.T) {
 			t.Errorf("only %s: %v", one, err)
 		}
 	}
-	for _, query := range []string{"DROP DATABASE pay2", "CREATE DATABASE pay2"} {
-		_, err := c.pgs[0].Query(t.Context(), "postgres", query)
+	for _, do := range []string{"DROP", "CREATE"} {
+		_, err := c.server(2).Query(t.Context(), "postgres", do+" DATABASE "+c.database(2))
 		must(t, err)
 	}
 	if err := migrate(urls[0] + " " + urls[1]); !fault.Is(err, fault.Conflict) {
 		t.Errorf("a database that was lost: %v", err)
 	}
-	owned, err := c.pgs[0].Query(t.Context(), "pay1", "SELECT count(*) FROM core.leases")
-	if must(t, err); owned != "2" {
+	if owned := c.ask(1, "SELECT count(*) FROM core.leases"); owned != "2" {
 		t.Errorf("database 1 owns %s of 4 groups", owned)
 	}
 }
@@ -234,19 +246,14 @@ func TestMigrateGivesNothingAwayTwice(t *testing.T) {
 // member renews meanwhile.
 func TestADutyThatOpensSlowly(t *testing.T) {
 	c := newCluster(t, 1, sim.Faults{})
-	ask := func(sql string) string {
-		t.Helper()
-		out, err := c.pgs[0].Query(t.Context(), "pay1", sql)
-		must(t, err)
-		return out
-	}
+	ask := func(sql string) string { return c.ask(1, sql) }
 	log := &lockedBuffer{}
 	c.tweak = func(d *app.Deps) { d.Log = obs.NewLogger(log, slog.LevelInfo, d.Now) }
 	core := c.core(0)
 	soon(t, "it has all groups", func() bool { return core.shows(`tallystick_lease_groups{area="core",database="1"} 4`) })
 	opened := make(chan error, 1)
 	go func() { // a store is not opened without a look at this one
-		_, err := c.pgs[0].Query(t.Context(), "pay1", "BEGIN; LOCK TABLE core.stamp; SELECT pg_sleep(3); COMMIT")
+		_, err := c.server(1).Query(t.Context(), c.database(1), "BEGIN; LOCK TABLE core.stamp; SELECT pg_sleep(3); COMMIT")
 		opened <- err
 	}()
 	soon(t, "it would open slowly", func() bool {
@@ -277,26 +284,22 @@ func TestADutyThatOpensSlowly(t *testing.T) {
 func TestAGroupThatTwoDatabasesOwn(t *testing.T) {
 	c := newCluster(t, 2, sim.Faults{AutoPayShare: 1})
 	for _, area := range []string{"core", "prepay", "accounting"} {
-		_, err := c.pgs[0].Query(t.Context(), "pay1", "INSERT INTO "+area+".leases (grp) SELECT 3 WHERE NOT EXISTS (SELECT 1 FROM "+area+".leases WHERE grp = 3)")
-		must(t, err)
+		c.ask(1, "INSERT INTO "+area+".leases (grp) SELECT 3 WHERE NOT EXISTS (SELECT 1 FROM "+area+".leases WHERE grp = 3)")
 	}
 	log := &lockedBuffer{}
 	c.tweak = func(d *app.Deps) { d.Log = obs.NewLogger(log, slog.LevelInfo, d.Now) }
 	core := c.core(0)
-	held := func(database string) string {
-		out, err := c.pgs[0].Query(t.Context(), database, "SELECT grp FROM core.leases WHERE member <> '' ORDER BY grp")
-		must(t, err)
-		return strings.ReplaceAll(out, "\n", " ")
+	held := func(database int) string {
+		return strings.ReplaceAll(c.ask(database, "SELECT grp FROM core.leases WHERE member <> '' ORDER BY grp"), "\n", " ")
 	}
-	for held("pay1") != "0 1" || held("pay2") != "2" {
+	for held(1) != "0 1" || held(2) != "2" {
 		time.Sleep(20 * time.Millisecond) // it ends with the test's own time, if never
 	}
 	twice := `tallystick_lease_groups_owned_twice{area="core",database="2"} `
 	soon(t, "it shows", func() bool { return core.shows(twice + "1") })
 	time.Sleep(500 * time.Millisecond) // some renewals
-	_, err := c.pgs[0].Query(t.Context(), "pay1", "DELETE FROM core.leases WHERE grp = 3")
-	must(t, err)
-	for held("pay2") != "2 3" {
+	c.ask(1, "DELETE FROM core.leases WHERE grp = 3")
+	for held(2) != "2 3" {
 		time.Sleep(20 * time.Millisecond)
 	}
 	soon(t, "it shows no more", func() bool { return core.shows(twice + "0") })

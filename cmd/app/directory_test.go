@@ -69,7 +69,7 @@ func (in *installation) bare(name string) string {
 // nothing there. All say when the brokers are gone, and the gateway starts with what it
 // knows then.
 func TestTheDirectoryIsPublished(t *testing.T) {
-	in := newInstallation(t, sim.Faults{AutoPayShare: 1})
+	in := newInstallationOn(t, ownBroker(t), sim.Faults{AutoPayShare: 1})
 	ports := make([]string, 2)
 	for i := range ports {
 		addr, err := app.FreeAddress()
@@ -262,7 +262,7 @@ func TestNobodyIsOnDutyWithoutADirectory(t *testing.T) {
 // those that were not checked yet; a process that has started without brokers is ended
 // by them.
 func TestTopicsThatDoNotFitAreRefused(t *testing.T) {
-	in := newInstallation(t, sim.Faults{})
+	in := newInstallationOn(t, ownBroker(t), sim.Faults{})
 	env := append(slices.Clone(in.env), "TALLYSTICK_ROLES=gateway", "TALLYSTICK_CORE_URL=http://127.0.0.1:1", "TALLYSTICK_LISTEN=127.0.0.1:0")
 	in.start(in.folder("first"), env...).stop() // makes them
 	env = append(env, "TALLYSTICK_GROUPS=8")

@@ -118,7 +118,7 @@ func TestOnlyAMoveRemovesFromTheJournal(t *testing.T) {
 	const remove = "SET ROLE %s; SET search_path = accounting; BEGIN; SELECT set_config('tallystick.forget', '%d', TRUE); DELETE FROM %s WHERE %s; ROLLBACK"
 	where := map[string]string{"postings": "id >> 8 IN (SELECT id FROM entries WHERE grp = %d)", "entries": "grp = %d", "balances": "id & 1023 = %d"}
 	try := func(table, role string, named, group int) error {
-		_, err := d.pg.Query(context.WithoutCancel(t.Context()), "pay1", fmt.Sprintf(remove, role, named, table, fmt.Sprintf(where[table], group)))
+		_, err := d.pg.Query(context.WithoutCancel(t.Context()), d.name(1), fmt.Sprintf(remove, role, named, table, fmt.Sprintf(where[table], group)))
 		return err
 	}
 	for table := range where {
@@ -128,7 +128,7 @@ func TestOnlyAMoveRemovesFromTheJournal(t *testing.T) {
 	}
 	d.query(1, "DELETE FROM accounting.leases WHERE grp = 0") // as a move does
 	for table := range where {
-		if err := try(table, "tallystick_accounting", 0, 0); err == nil {
+		if err := try(table, d.at+"_accounting", 0, 0); err == nil {
 			t.Errorf("%s can be removed by the role that serves", table)
 		}
 		if err := try(table, "postgres", 1, 0); err == nil {

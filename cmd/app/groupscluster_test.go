@@ -76,9 +76,7 @@ func (c *cluster) frozen(gateways []*system, core *system, group int) []string {
 	c.t.Helper()
 	ask := func(sql string) string {
 		c.t.Helper()
-		out, err := c.pgs[0].Query(c.t.Context(), "pay2", fmt.Sprintf(sql, group))
-		must(c.t, err)
-		return out
+		return c.ask(2, fmt.Sprintf(sql, group))
 	}
 	until := func(what string, done func() bool) {
 		c.t.Helper()
@@ -193,7 +191,7 @@ func TestGroupsMoveUnderLoad(t *testing.T) {
 // worked on where it is.
 func TestAGroupThatCameFromADatabaseThatHangs(t *testing.T) {
 	long(t)
-	c := newClusterOn(t, 2, 2, sim.Faults{AutoPayShare: 1})
+	c := newClusterOf(newInstallation(t, sim.Faults{AutoPayShare: 1}), ownServers(t, 2), 2)
 	c.env = append(c.env, "TALLYSTICK_LEASE_TTL=4s", "TALLYSTICK_LEASE_RENEW_EVERY=1s") // most likely the source is not looked at in between
 	log := &lockedBuffer{}
 	c.tweak = func(d *app.Deps) { d.Log = obs.NewLogger(log, slog.LevelInfo, d.Now) }
@@ -249,7 +247,7 @@ func TestAGroupThatCameFromADatabaseThatHangs(t *testing.T) {
 // before a lease there has run out: nobody knows whether that one has it still.
 func TestAGroupThatADatabaseThatHangsMayHave(t *testing.T) {
 	long(t)
-	c := newClusterOn(t, 2, 2, sim.Faults{})
+	c := newClusterOf(newInstallation(t, sim.Faults{}), ownServers(t, 2), 2)
 	const ttl = 3 * time.Second
 	c.env = append(c.env, "TALLYSTICK_LEASE_TTL="+ttl.String())
 	core := c.core(0)
@@ -259,8 +257,7 @@ func TestAGroupThatADatabaseThatHangsMayHave(t *testing.T) {
 	soon(t, "it has the groups of both", func() bool { return has(2) && core.shows(`tallystick_lease_groups{area="core",database="2"} 2`) })
 	must(t, c.pgs[1].Freeze())
 	begun := time.Now()
-	_, err := c.pgs[0].Query(t.Context(), "pay1", "INSERT INTO core.leases (grp) VALUES (3)")
-	must(t, err)
+	c.ask(1, "INSERT INTO core.leases (grp) VALUES (3)")
 	soon(t, "it is worked on", func() bool { return has(3) })
 	if took := time.Since(begun); took < ttl {
 		t.Errorf("it was worked on after %s", took)
@@ -304,7 +301,7 @@ func (c *cluster) isSeenWithout(database int, groups []int) {
 // asks for them.
 func TestAFrozenDatabaseHoldsUpNoFigures(t *testing.T) {
 	long(t)
-	c := newClusterOn(t, 2, 2, sim.Faults{})
+	c := newClusterOf(newInstallation(t, sim.Faults{}), ownServers(t, 2), 2)
 	core := c.core(0)
 	open := func() int64 { return core.app.Open(event.Pending).Orders }
 	gateways := []*system{c.gateway(0)}
@@ -341,7 +338,7 @@ func TestAFrozenDatabaseHoldsUpNoFigures(t *testing.T) {
 // meanwhile takes its share of those, and keeps it.
 func TestAFrozenDatabaseKeepsNobodyOffTheOthers(t *testing.T) {
 	long(t)
-	c := newClusterOn(t, 2, 2, sim.Faults{})
+	c := newClusterOf(newInstallation(t, sim.Faults{}), ownServers(t, 2), 2)
 	log := &lockedBuffer{}
 	first := c.core(0)
 	has := func(s *system, groups, database int) bool {
@@ -370,7 +367,7 @@ func TestAFrozenDatabaseKeepsNobodyOffTheOthers(t *testing.T) {
 // ones are accepted for all, and when it is back everything settles.
 func TestOneDeadDatabaseStallsItsGroupsAlone(t *testing.T) {
 	long(t)
-	c := newClusterOn(t, 2, 2, sim.Faults{AutoPayShare: 1})
+	c := newClusterOf(newInstallation(t, sim.Faults{AutoPayShare: 1}), ownServers(t, 2), 2)
 	gateways := []*system{c.gateway(0)}
 	core := c.core(0)
 	all := append([]*system{core, c.worker("prepay"), c.worker("accounting")}, gateways...)

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/tallystick/tallystick/cmd/app"
+	"github.com/tallystick/tallystick/internal/engines"
 )
 
 // abandoned is what a crash point panics with.
@@ -81,7 +82,10 @@ func TestMoveIsResumedAfterACrash(t *testing.T) {
 // is run again, and says so when there is nothing to do.
 func TestTheCommandIsKilledAndRunAgain(t *testing.T) {
 	long(t)
-	d := newDatabasesOn(t, 2, true)
+	pg, err := engines.StartPostgres(t.Context(), true)
+	must(t, err)
+	t.Cleanup(func() { _ = pg.Close() })
+	d := newDatabasesOn(t, pg, 2)
 	d.fill()
 	before := d.together()
 	program := filepath.Join(t.TempDir(), "tallystick")

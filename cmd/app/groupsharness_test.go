@@ -24,6 +24,7 @@ const testGroups = 4
 type databases struct {
 	t   *testing.T
 	pg  *engines.Postgres
+	at  string // a prefix of its databases and roles
 	dir string
 	env []string
 	n   int
@@ -32,29 +33,30 @@ type databases struct {
 
 func newDatabases(t *testing.T, n int) *databases {
 	t.Helper()
-	return newDatabasesOn(t, n, false)
+	return newDatabasesOn(t, server.Engine(t), n)
 }
 
-// newDatabasesOn makes them on a server that is durable or is not.
-func newDatabasesOn(t *testing.T, n int, durable bool) *databases {
+func newDatabasesOn(t *testing.T, pg *engines.Postgres, n int) *databases {
 	t.Helper()
-	pg, err := engines.StartPostgres(t.Context(), durable)
-	must(t, err)
-	t.Cleanup(func() { _ = pg.Close() })
 	dir, _ := initialised(t)
-	d := &databases{t: t, pg: pg, dir: dir, n: n, dbs: map[string]*sqldb.DB{}}
+	d := &databases{t: t, pg: pg, at: place(), dir: dir, n: n, dbs: map[string]*sqldb.DB{}}
 	urls := ""
 	for i := range n {
-		_, err := pg.Query(t.Context(), "postgres", fmt.Sprint("CREATE DATABASE pay", i+1))
+		_, err := pg.Query(t.Context(), "postgres", "CREATE DATABASE "+d.name(i+1))
 		must(t, err)
-		urls += fmt.Sprintf("%d=%s ", i+1, pg.URL(fmt.Sprint("pay", i+1)))
+		urls += fmt.Sprintf("%d=%s ", i+1, d.url(i+1))
 	}
 	d.env = []string{"TALLYSTICK_BUS=kafka", "TALLYSTICK_KAFKA_BROKERS=127.0.0.1:1", fmt.Sprint("TALLYSTICK_GROUPS=", testGroups), "TALLYSTICK_STORES=postgres",
-		"TALLYSTICK_POSTGRES_DATABASES=" + urls, "TALLYSTICK_LEASE_TTL=1s", "TALLYSTICK_LEASE_RENEW_EVERY=100ms", "TALLYSTICK_POSTGRES_IDLE_TIMEOUT=2s", "TALLYSTICK_MOVE_LOOK_EVERY=20ms"}
-	_, err = app.Migrate(t.Context(), d.deps(), "postgres", "")
+		"TALLYSTICK_POSTGRES_DATABASES=" + urls, "TALLYSTICK_POSTGRES_USER_PREFIX=" + d.at + "_", "TALLYSTICK_LEASE_TTL=1s", "TALLYSTICK_LEASE_RENEW_EVERY=100ms", "TALLYSTICK_POSTGRES_IDLE_TIMEOUT=2s", "TALLYSTICK_MOVE_LOOK_EVERY=20ms"}
+	_, err := app.Migrate(t.Context(), d.deps(), "postgres", "")
 	must(t, err)
 	return d
 }
+
+// name is a database's, by its number.
+func (d *databases) name(number int) string { return fmt.Sprint(d.at, "_pay", number) }
+
+func (d *databases) url(number int) string { return d.pg.URL(d.name(number)) }
 
 func (d *databases) deps(env ...string) app.Deps {
 	d.t.Helper()
@@ -79,7 +81,7 @@ func (d *databases) open(area string, number int) *sqldb.DB {
 	if db := d.dbs[key]; db != nil {
 		return db
 	}
-	o := sqldb.Options{NoSync: true, Postgres: &sqldb.Postgres{URL: d.pg.URL(fmt.Sprint("pay", number)), Number: number}}
+	o := sqldb.Options{NoSync: true, Postgres: &sqldb.Postgres{URL: d.url(number), Number: number}}
 	var db *sqldb.DB
 	switch area {
 	case "core":
@@ -111,7 +113,7 @@ func (d *databases) number(area string, number int, query string, args ...any) (
 
 func (d *databases) query(number int, sql string) string {
 	d.t.Helper()
-	out, err := d.pg.Query(d.t.Context(), fmt.Sprint("pay", number), sql)
+	out, err := d.pg.Query(d.t.Context(), d.name(number), sql)
 	must(d.t, err)
 	return out
 }

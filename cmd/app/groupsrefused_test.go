@@ -1,7 +1,6 @@
 package app_test
 
 import (
-	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -101,7 +100,7 @@ func (d *databases) ownsItsTradesAlone(crash func(point string, to int)) {
 		if d.number("core", n, `SELECT count(*) FROM trade_orders WHERE biz_code = ?`, x) != 1 {
 			d.t.Fatalf("database %d has not the trade: the test shows nothing", n)
 		}
-		s, err := corestore.Open(d.t.Context(), sqldb.Options{NoSync: true, Postgres: &sqldb.Postgres{URL: d.pg.URL(fmt.Sprint("pay", n)), Number: n}}, testGroups, time.Now)
+		s, err := corestore.Open(d.t.Context(), sqldb.Options{NoSync: true, Postgres: &sqldb.Postgres{URL: d.url(n), Number: n}}, testGroups, time.Now)
 		must(d.t, err)
 		trade, owned, err := s.OwnTrade(d.t.Context(), ids.Code(x))
 		must(d.t, err)

@@ -29,17 +29,23 @@ type installation struct {
 	made   app.Initialised
 	psp    *sim.Sim
 	broker *engines.Kafka
+	place  string // in its broker and databases
+	prefix string // of its topics
 	env    []string
 	tweak  func(*app.Deps) // of each process that is started
 }
 
+// newInstallation makes one on the broker that tests share.
 func newInstallation(t *testing.T, faults sim.Faults) *installation {
 	t.Helper()
-	in := &installation{t: t}
+	return newInstallationOn(t, broker.get(t), faults)
+}
+
+func newInstallationOn(t *testing.T, broker *engines.Kafka, faults sim.Faults) *installation {
+	t.Helper()
+	in := &installation{t: t, broker: broker, place: place()}
+	in.prefix = in.place + "."
 	var err error
-	in.broker, err = engines.StartSecureKafka(t.Context(), t.TempDir())
-	must(t, err)
-	t.Cleanup(func() { _ = in.broker.Kill() })
 	in.made, err = app.Init(filepath.Join(t.TempDir(), "made"))
 	must(t, err)
 	secure := in.broker.Secure
@@ -56,7 +62,7 @@ func newInstallation(t *testing.T, faults sim.Faults) *installation {
 	must(t, os.WriteFile(filepath.Join(in.made.Dir, app.SnapshotFile), published(1, in.directory()), 0o600))
 	stop := (&system{psp: in.psp}).runPSP(t)
 	t.Cleanup(stop)
-	in.env = []string{"TALLYSTICK_BUS=kafka", "TALLYSTICK_KAFKA_BROKERS=" + secure.SASLAddr, "TALLYSTICK_KAFKA_TLS_ENABLED=true",
+	in.env = []string{"TALLYSTICK_BUS=kafka", "TALLYSTICK_KAFKA_TOPIC_PREFIX=" + in.prefix, "TALLYSTICK_KAFKA_BROKERS=" + secure.SASLAddr, "TALLYSTICK_KAFKA_TLS_ENABLED=true",
 		"TALLYSTICK_KAFKA_TLS_CA_FILE=" + secure.CAFile, "TALLYSTICK_KAFKA_SASL_MECHANISM=SCRAM-SHA-512", "TALLYSTICK_KAFKA_SASL_USERNAME=" + secure.Username,
 		"TALLYSTICK_KAFKA_REPLICATION=1", "TALLYSTICK_KAFKA_MIN_IN_SYNC=1",
 		"TALLYSTICK_KAFKA_START_TIMEOUT=60s", "TALLYSTICK_KAFKA_FETCH_WAIT=100ms", "TALLYSTICK_GROUPS=4", "TALLYSTICK_LISTEN_OPERATOR=127.0.0.1:0",

@@ -118,10 +118,9 @@ func TestMessagesOfANewerRelease(t *testing.T) {
 	s.verified(t, vouchers, n)
 	s.stop()
 
-	const own = "tallystick."
 	given := map[bus.Topic][]bus.Message{}
 	for _, topic := range []bus.Topic{bus.Intents, bus.Callbacks, bus.Dispatch, bus.Outcomes, bus.Payments} {
-		given[topic] = in.messages(own, topic)
+		given[topic] = in.messages(in.prefix, topic)
 	}
 	for _, role := range []struct {
 		name   string
@@ -135,7 +134,7 @@ func TestMessagesOfANewerRelease(t *testing.T) {
 		t.Run(role.name, func(t *testing.T) {
 			in := *in
 			in.t = t
-			prefix := role.name + "."
+			prefix := in.prefix + role.name + "."
 			reads := role.reads
 			for _, topic := range reads {
 				in.write(prefix, topic, given[topic])
@@ -180,8 +179,9 @@ func TestMessagesOfANewerRelease(t *testing.T) {
 	t.Run("voucher view", func(t *testing.T) {
 		in := *in
 		in.t = t
+		prefix := in.prefix + "view."
 		// It begins at the end of the topic, and hears of all that comes.
-		s := in.start(in.folder("gateway"), "TALLYSTICK_ROLES=gateway", "TALLYSTICK_CORE_URL=http://127.0.0.1:1", "TALLYSTICK_KAFKA_TOPIC_PREFIX=view.", "TALLYSTICK_LISTEN=127.0.0.1:0")
+		s := in.start(in.folder("gateway"), "TALLYSTICK_ROLES=gateway", "TALLYSTICK_CORE_URL=http://127.0.0.1:1", "TALLYSTICK_KAFKA_TOPIC_PREFIX="+prefix, "TALLYSTICK_LISTEN=127.0.0.1:0")
 		defer s.stop()
 		a, status, err := s.client.Pay(order(0)) // it holds what it accepted
 		if status != 202 || a.Voucher != vouchers[0] {
@@ -193,7 +193,7 @@ func TestMessagesOfANewerRelease(t *testing.T) {
 				own = append(own, m)
 			}
 		}
-		in.write("view.", bus.Payments, own)
+		in.write(prefix, bus.Payments, own)
 		for tries := 0; ; tries++ {
 			view, status, err := s.client.Await(a, 0, 0)
 			if status == 200 && view.Final() {

@@ -67,7 +67,7 @@ func (c *cluster) asked() map[int]map[string]int {
 func (c *cluster) without(fn func(dir string) error) {
 	c.t.Helper()
 	must(c.t, c.broker.Stop())
-	must(c.t, fn(c.broker.PartitionDir("tallystick.dispatch", lostGroup)))
+	must(c.t, fn(c.broker.PartitionDir(c.prefix+"dispatch", lostGroup)))
 	must(c.t, c.broker.Start(c.t.Context()))
 }
 
@@ -96,14 +96,9 @@ func (c *cluster) withoutTheDatabase(log *lockedBuffer, core, prepay *system) {
 // partition is back, so is the group, with the processes that run.
 func TestALostPartitionStallsItsGroupAlone(t *testing.T) {
 	long(t)
-	c := newCluster(t, 1, sim.Faults{})
+	c := newClusterOf(newInstallationOn(t, ownBroker(t), sim.Faults{}), ownServers(t, 1), 1)
 	c.env = append(c.env, "TALLYSTICK_LEASE_REFUSED_EVERY=300ms", "TALLYSTICK_PREPAY_BACKOFF_MAX_MILLIS=500")
-	ask := func(sql string) string {
-		t.Helper()
-		out, err := c.pgs[0].Query(t.Context(), "pay1", sql)
-		must(t, err)
-		return out
-	}
+	ask := func(sql string) string { return c.ask(1, sql) }
 	log := &lockedBuffer{}
 	c.tweak = func(d *app.Deps) { d.Log = obs.NewLogger(log, slog.LevelInfo, d.Now) }
 	gateways := []*system{c.gateway(0)}

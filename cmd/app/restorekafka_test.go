@@ -63,7 +63,7 @@ func (s *system) verified(t *testing.T, vouchers []string, accepted int64) {
 func (in *installation) told(deps app.Deps) (told, places string) {
 	t := in.t
 	cfg := kafka.DefaultConfig()
-	cfg.Brokers, cfg.Groups = []string{in.broker.Addr}, testGroups
+	cfg.Brokers, cfg.Prefix, cfg.Groups = []string{in.broker.Addr}, in.prefix, testGroups
 	c, err := kafka.Connect(cfg)
 	must(t, err)
 	defer c.Close() //nolint:errcheck // it was read
@@ -132,7 +132,7 @@ func TestRestoreOnKafka(t *testing.T) {
 	s.stop()
 
 	// Other brokers, and such as have lost what they had.
-	if err := in.open(dir, all, "TALLYSTICK_KAFKA_TOPIC_PREFIX=other."); !fault.Is(err, fault.Conflict) || !strings.Contains(err.Error(), "kafka.brokers: another_bus") {
+	if err := in.open(dir, all, "TALLYSTICK_KAFKA_TOPIC_PREFIX="+in.prefix+"other."); !fault.Is(err, fault.Conflict) || !strings.Contains(err.Error(), "kafka.brokers: another_bus") {
 		t.Errorf("opened on other topics: %v", err)
 	}
 	must(t, os.WriteFile(filepath.Join(dir, app.DirectoryFile), in.directory(), 0o600)) // which is read there

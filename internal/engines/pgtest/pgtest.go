@@ -25,13 +25,19 @@ type Server struct {
 // Main runs the tests of a package and stops the server, if it was started.
 func (s *Server) Main(m *testing.M) {
 	code := m.Run()
-	if s.engine != nil {
-		if err := s.engine.Close(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			code = 1
-		}
+	if err := s.Close(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
 	}
 	os.Exit(code)
+}
+
+// Close stops the server, if it was started.
+func (s *Server) Close() error {
+	if s.engine == nil {
+		return nil
+	}
+	return s.engine.Close()
 }
 
 // Engine is the server, started if it is not.
