@@ -106,7 +106,16 @@ func (k *Kafka) PartitionDir(topic string, partition int) string {
 }
 
 func (k *Kafka) java(class string) []string {
-	return append(slices.Concat(javaFlags, k.flags), "-cp", filepath.Join(k.libs, "*"), class)
+	flags := slices.Concat(javaFlags, k.flags)
+	if classes := filepath.Join(k.libs, "classes.jsa"); exists(classes) { // which install has kept
+		flags = append(flags, "-XX:SharedArchiveFile="+classes)
+	}
+	return append(flags, "-cp", filepath.Join(k.libs, "*"), class)
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 // Start starts the broker again, with the data that it has, and waits for it.
