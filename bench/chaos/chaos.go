@@ -111,7 +111,7 @@ func (b *bench) run(ctx context.Context, dir string) (err error) {
 		return err
 	}
 	b.print("starting engines and two processes of each role")
-	cfg := rig.ClusterConfig{Dir: dir, Exe: exe, Each: 2, Databases: 1, Groups: groups, Linked: true, Env: []string{"TALLYSTICK_LEASE_TTL=3s", "TALLYSTICK_POSTGRES_IDLE_TIMEOUT=3s",
+	cfg := rig.ClusterConfig{Dir: dir, Exe: exe, Each: 2, Databases: 1, Groups: groups, Brief: b.patient, Linked: true, Env: []string{"TALLYSTICK_LEASE_TTL=3s", "TALLYSTICK_POSTGRES_IDLE_TIMEOUT=3s",
 		"TALLYSTICK_PREPAY_BACKOFF_POLL_FIRST_MILLIS=5000", "TALLYSTICK_PREPAY_BACKOFF_MAX_MILLIS=5000"}}
 	if b.patient {
 		cfg.Env = append(cfg.Env, "TALLYSTICK_API_ACCEPT_TIMEOUT=20s", "TALLYSTICK_API_ACCEPT_DEADLINE=30s")

@@ -91,7 +91,7 @@ func (b *bench) newCluster(ctx context.Context) (addrs string, err error) {
 	}
 	c := &cluster{bench: b, started: map[*rig.Member]*time.Time{}}
 	// A member that is dead is missed soon.
-	c.rig, err = rig.NewCluster(ctx, rig.ClusterConfig{Dir: b.dir, Exe: b.exe, Each: 2, Databases: 2, Groups: clusterGroups,
+	c.rig, err = rig.NewCluster(ctx, rig.ClusterConfig{Dir: b.dir, Exe: b.exe, Each: 2, Databases: 2, Groups: clusterGroups, Brief: true,
 		Env: append(environ(), "TALLYSTICK_LEASE_TTL=2s", "TALLYSTICK_POSTGRES_IDLE_TIMEOUT=2s")})
 	b.product = c
 	if err != nil {

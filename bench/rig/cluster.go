@@ -23,6 +23,7 @@ type ClusterConfig struct {
 	Databases int    // each on a server of its own
 	Groups    int
 	Env       []string // more configuration for all processes
+	Brief     bool     // the broker optimises nothing of what it does, which costs more than it gains in a minute or two at a low rate
 	Linked    bool     // processes reach the databases over Links, which cost this process CPU
 	// PostgresDirs are where servers keep their folders; without them, where the system
 	// keeps temporary ones.
@@ -74,7 +75,11 @@ func NewCluster(ctx context.Context, cfg ClusterConfig) (c *Cluster, err error) 
 	if c.Redis, err = engines.StartRedis(ctx, filepath.Join(cfg.Dir, "redis")); err != nil {
 		return c, err
 	}
-	if c.Kafka, err = engines.StartSteadyKafka(ctx, filepath.Join(cfg.Dir, "kafka")); err != nil {
+	startKafka := engines.StartSteadyKafka
+	if cfg.Brief {
+		startKafka = engines.StartKafka
+	}
+	if c.Kafka, err = startKafka(ctx, filepath.Join(cfg.Dir, "kafka")); err != nil {
 		return c, err
 	}
 	var urls []string
