@@ -12,7 +12,7 @@ import (
 // connections that are there and over new ones, and each answer ends its own. Nobody
 // meets an end that he could not see.
 func TestLinger(t *testing.T) {
-	h := newHarness(t, func(_ *harness, d *api.Deps) { d.Others, d.Config.Linger = true, 10 * time.Second }).listen()
+	h := newHarness(t, func(_ *harness, d *api.Deps) { d.Others, d.Config.Linger = true, 10*time.Second }).listen()
 	if a := h.pay(goodBody, "k1"); a.status != 202 || a.header["Connection"] == "close" {
 		t.Fatalf("before: %d, connection %q", a.status, a.header["Connection"])
 	}
