@@ -117,7 +117,7 @@ func TestBadConfigurationNamesTheKeyAndTheFix(t *testing.T) {
 		{"a prepay bound", "prepay:\n  lanes_max: 0\n", nil, []string{"prepay.lanes_max"}},
 		{"a drain longer than the stop", "shutdown_timeout: 10s\n", nil, []string{"prepay.drain_millis", "shutdown_timeout"}},
 		{"callbacks that are taken back before they are sent", "bus: kafka\nkafka:\n  brokers: 127.0.0.1:9092\n  callback_gather: 1s\ncallback:\n  commit_timeout: 1500ms\n", nil, []string{"kafka.callback_gather", "callback.commit_timeout"}},
-		{"a linger longer than the stop", "shutdown_timeout: 500ms\nprepay:\n  drain_millis: 100\n", nil, []string{"api.linger", "shutdown_timeout"}},
+		{"a linger longer than the stop", "shutdown_timeout: 500ms\nprepay:\n  drain_millis: 100\napi:\n  linger: 1s\n", nil, []string{"api.linger", "shutdown_timeout"}},
 		{"not a URL", "public_url: here\n", nil, []string{"public_url", "https://"}},
 		{"unknown variable", "", []string{"TALLYSTICK_API_WAIT_MAXX=1s"}, []string{"TALLYSTICK_API_WAIT_MAXX", "TALLYSTICK_API_WAIT_MAX"}},
 		{"bad variable", "", []string{"TALLYSTICK_GROUPS=many"}, []string{"TALLYSTICK_GROUPS", "whole number"}},

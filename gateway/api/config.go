@@ -36,7 +36,7 @@ type Config struct {
 	SlowAfter    time.Duration `yaml:"slow_after"`    // an answer that took longer is logged; long-polls are not
 	// Linger is for how long a gateway that is stopped goes on answering, where there are
 	// others: each answer ends its connection, and balancers see that it is not ready. 0 is
-	// not at all.
+	// not at all: then clients that know of several gateways meet one that refuses.
 	Linger time.Duration `yaml:"linger"`
 	HTTP   HTTPConfig    `yaml:"http"`
 }
@@ -58,7 +58,7 @@ type HTTPConfig struct {
 func DefaultConfig() Config {
 	return Config{BodyBytesMax: 16 << 10, AcceptTimeout: time.Second, AcceptDeadline: 3 * time.Second,
 		ExpiresMin: time.Minute, ExpiresMax: 24 * time.Hour, ExpiresDefault: 15 * time.Minute, TokenAfterExpiry: 24 * time.Hour,
-		WaitMax: time.Minute, PageMax: 100, RecentMax: 50_000, HintsMax: 50_000, QueryTimeout: 2 * time.Second, RetryAfter: time.Second, SlowAfter: time.Second, Linger: time.Second,
+		WaitMax: time.Minute, PageMax: 100, RecentMax: 50_000, HintsMax: 50_000, QueryTimeout: 2 * time.Second, RetryAfter: time.Second, SlowAfter: time.Second,
 		HTTP: HTTPConfig{ConnsMax: 20_000, HeaderBytesMax: 4096, WriteBufferBytes: 2048, RequestBodyMaxHard: 256 << 10,
 			ReadTimeout: 10 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: 75 * time.Second}}
 }
