@@ -133,3 +133,12 @@ func TestConfigNamesTheField(t *testing.T) {
 		})
 	}
 }
+
+// strace pads pids to five places.
+func TestEnded(t *testing.T) {
+	for pid, line := range map[int]string{7: "7     +++ exited with 0 +++", 999: "999   +++ exited with 0 +++", 12345: "12345 +++ exited with 0 +++"} {
+		if trace := "1 +++ exited with 0 +++\n" + line + "\n"; !crash.Ended(trace, pid) || crash.Ended(trace, pid+1) {
+			t.Errorf("%q", line)
+		}
+	}
+}

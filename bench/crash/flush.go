@@ -95,15 +95,20 @@ func (e *embedded) countFlushes(ctx context.Context) error {
 // or its beginning, when another thread's line came in between.
 var flushCall = regexp.MustCompile(`(?:fsync|fdatasync)\(\d+<[^>]*/stores/([a-z]+)\.db[^>]*>`)
 
+// Ended reports whether a trace says that a process has ended. A short pid has spaces
+// behind it.
+func Ended(trace string, pid int) bool {
+	return regexp.MustCompile(fmt.Sprintf(`(?m)^%d +\+\+\+ exited`, pid)).MatchString(trace)
+}
+
 // readFlushes counts calls by area, once strace has seen the process end.
 func readFlushes(ctx context.Context, path string, pid int) (map[string]int64, error) {
-	end := fmt.Sprintf("%d +++ exited", pid)
 	for limit := time.Now().Add(10 * time.Second); ; {
 		text, err := os.ReadFile(path) //nolint:gosec // ours
 		if err != nil {
 			return nil, err
 		}
-		if strings.Contains(strings.ReplaceAll(string(text), "  ", " "), end) {
+		if Ended(string(text), pid) {
 			return FlushesIn(string(text)), nil
 		}
 		if ctx.Err() != nil || time.Now().After(limit) {
