@@ -45,14 +45,14 @@ func (s *Service) List(ctx context.Context, m *merchant.Merchant, q ListQuery) (
 	if q.After != "" {
 		y, err := voucherCode(q.After)
 		if err != nil || !s.d.Secret.Verify(y, m.ID) {
-			return ListAnswer{}, invalid("query_invalid", "after", "send the id of a payment of yours that was listed", nil)
+			return ListAnswer{}, notListed()
 		}
 		p, c, found, err := s.d.Queries.Payment(ctx, y)
 		switch {
 		case err != nil:
 			return ListAnswer{}, unavailable(err)
 		case !found || c.Merchant != m.ID:
-			return ListAnswer{}, invalid("query_invalid", "after", "send the id of a payment of yours that was listed", nil)
+			return ListAnswer{}, notListed()
 		}
 		l.AfterMillis, l.AfterY = p.AcceptedAtMillis, p.Y
 	}
@@ -100,7 +100,7 @@ func (s *Server) listQuery(x *exchange) (q ListQuery, err error) {
 			}
 		case "after":
 			if q.After = text; text == "" {
-				err = invalid("query_invalid", name, "send the id of a payment of yours that was listed", nil)
+				err = notListed()
 			}
 		case "from_millis":
 			q.FromMillis, err = readMillis(name, text)
@@ -119,6 +119,11 @@ func (s *Server) listQuery(x *exchange) (q ListQuery, err error) {
 		err = invalid("query_invalid", "until_millis", "send a time behind from_millis", nil)
 	}
 	return q, err
+}
+
+// notListed is for an ?after= behind which no list of the merchant can go on.
+func notListed() error {
+	return invalid("query_invalid", "after", "send the id of a payment of yours that was listed", nil)
 }
 
 func readMillis(name, text string) (int64, error) {

@@ -13,7 +13,7 @@ import (
 	"github.com/tallystick/tallystick/internal/ids"
 )
 
-// listed are the order ids of a page, and whether there are more.
+// list reads a page, and gives the order ids that are on it.
 func (h *harness) list(path, key string) (page api.ListAnswer, orders []string) {
 	h.t.Helper()
 	a := h.get(path, key)
