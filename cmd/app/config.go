@@ -178,8 +178,8 @@ func (c Config) validate() error {
 		return bad("prepay.drain_millis", "too_large", "keep it below shutdown_timeout, or calls that are out are left behind")
 	case c.Bus == BusKafka && 2*c.Kafka.CallbackGather > c.Callback.CommitTimeout:
 		return bad("kafka.callback_gather", "too_large", "set it to at most half of callback.commit_timeout, which would take the callback back")
-	case c.API.Linger >= c.ShutdownTimeout:
-		return bad("api.linger", "too_large", "keep it below shutdown_timeout, or what is under way is cut off")
+	case c.API.Linger+c.API.LastRequest >= c.ShutdownTimeout:
+		return bad("api.linger", "too_large", "keep it and api.last_request together below shutdown_timeout, or what is under way is cut off")
 	case c.StoreCacheKiBMax < 64:
 		return bad("store_cache_kib_max", "too_small", "use at least 64")
 	case c.DiskFreeBytesMin < 0:

@@ -8,7 +8,7 @@ import (
 	"github.com/tallystick/tallystick/internal/fault"
 )
 
-// Config bounds the API. All values but Linger must be positive.
+// Config bounds the API. All values but Linger and LastRequest must be positive.
 type Config struct {
 	BodyBytesMax int `yaml:"body_bytes_max"` // of a payment request
 	// AcceptTimeout is when an intent that is not committed yet is taken back;
@@ -38,7 +38,10 @@ type Config struct {
 	// others: each answer ends its connection, and balancers see that it is not ready. 0 is
 	// not at all: then clients that know of several gateways meet one that refuses.
 	Linger time.Duration `yaml:"linger"`
-	HTTP   HTTPConfig    `yaml:"http"`
+	// LastRequest is for how long after that, when no new connections are made, those
+	// that are there may bring one more request.
+	LastRequest time.Duration `yaml:"last_request"`
+	HTTP        HTTPConfig    `yaml:"http"`
 }
 
 // HTTPConfig bounds the HTTP server.
@@ -59,6 +62,7 @@ func DefaultConfig() Config {
 	return Config{BodyBytesMax: 16 << 10, AcceptTimeout: time.Second, AcceptDeadline: 3 * time.Second,
 		ExpiresMin: time.Minute, ExpiresMax: 24 * time.Hour, ExpiresDefault: 15 * time.Minute, TokenAfterExpiry: 24 * time.Hour,
 		WaitMax: time.Minute, PageMax: 100, RecentMax: 50_000, HintsMax: 50_000, QueryTimeout: 2 * time.Second, RetryAfter: time.Second, SlowAfter: time.Second,
+		LastRequest: time.Second,
 		HTTP: HTTPConfig{ConnsMax: 20_000, HeaderBytesMax: 4096, WriteBufferBytes: 2048, RequestBodyMaxHard: 256 << 10,
 			ReadTimeout: 10 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: 75 * time.Second}}
 }
@@ -87,6 +91,8 @@ func (c Config) Validate() error {
 		return configError("expires_default", "contradiction", "keep 1s <= expires_min <= expires_default <= expires_max")
 	case c.Linger < 0 || c.Linger > 10*time.Second:
 		return configError("linger", "out_of_range", "use 0s to 10s")
+	case c.LastRequest < 0 || c.LastRequest > 10*time.Second:
+		return configError("last_request", "out_of_range", "use 0s to 10s")
 	case c.PageMax >= event.ListMax:
 		return configError("page_max", "too_large", fmt.Sprintf("set it to at most %d", event.ListMax-1))
 	case c.HTTP.RequestBodyMaxHard < c.BodyBytesMax:

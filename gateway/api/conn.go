@@ -7,17 +7,6 @@ import (
 	"time"
 )
 
-// listener hands out connections whose deadlines cost next to nothing.
-type listener struct{ net.Listener }
-
-func (l listener) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	return &conn{Conn: c}, nil
-}
-
 // conn sets a deadline on its connection only when it is earlier than the one that
 // is set. The server asks for three with each request, each some seconds later than
 // the one before; a timer was set for each of them. One that goes off too early is

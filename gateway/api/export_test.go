@@ -16,3 +16,6 @@ func ParsePlain(body string) bool {
 
 // NaturalKey is the hash of a natural key.
 var NaturalKey = naturalKey
+
+// Closing reports whether Shutdown has begun.
+func (s *Server) Closing() bool { return s.closing.Load() }

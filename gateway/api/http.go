@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"time"
 
 	"github.com/valyala/fasthttp"
 
@@ -75,19 +76,39 @@ func (s *Server) refuse(ctx *fasthttp.RequestCtx, err error) {
 
 // Serve answers on a listener until Shutdown.
 func (s *Server) Serve(ln net.Listener) error {
-	return fault.Wrap("gateway", s.http.Serve(listener{ln}))
+	l := newListener(ln)
+	s.listening.Store(l)
+	return fault.Wrap("gateway", s.http.Serve(l))
 }
 
-// Shutdown lets long-polls answer at once with what is known, stops accepting, finishes
-// what is under way, and returns when all is done or ctx ends. Where there are other
-// gateways, everything is answered for a while before that, and each answer ends its
-// connection: a request that meets a connection's end is lost, and its client can't know
-// that nobody has read it.
+// Shutdown lets long-polls answer at once with what is known, refuses new connections,
+// finishes what is under way, and returns when all is done or ctx ends. From its start
+// each answer ends its connection. Where there are other gateways, all goes on for
+// Config.Linger before that, and connections that are there have Config.LastRequest
+// after it for one more request: a request that meets its connection's end is lost, and
+// its client can't know that nobody has read it.
 func (s *Server) Shutdown(ctx context.Context) error {
 	first := !s.closing.Swap(true)
 	s.endPoll()
-	if first && s.d.Others {
-		bus.Sleep(ctx, s.d.Config.Linger)
+	if l := s.listening.Load(); first && l != nil {
+		if s.d.Others {
+			bus.Sleep(ctx, s.d.Config.Linger)
+		}
+		if err := l.stop(ctx); err != nil {
+			s.d.Log.Error("listener ended badly: connections may have been lost", "error", err)
+		}
+		if s.d.Others {
+			s.awaitLastRequests(ctx)
+		}
 	}
 	return fault.Wrap("gateway shutdown", s.http.ShutdownWithContext(ctx))
+}
+
+// awaitLastRequests waits until no connection is open, at most for Config.LastRequest.
+func (s *Server) awaitLastRequests(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, s.d.Config.LastRequest)
+	defer cancel()
+	for s.http.GetOpenConnectionsCount() >= 0 && ctx.Err() == nil { // one less than there are: it takes the listener off, which is gone
+		bus.Sleep(ctx, 10*time.Millisecond)
+	}
 }

@@ -34,12 +34,13 @@ type Probe struct {
 // Server is the HTTP shell of a Service.
 type Server struct {
 	*Service
-	http    *fasthttp.Server
-	pool    sync.Pool // *exchange
-	routes  *routeMetrics
-	polls   context.Context // ends at shutdown: long-polls answer at once
-	endPoll context.CancelFunc
-	closing atomic.Bool
+	http      *fasthttp.Server
+	listening atomic.Pointer[listener] // what Serve has
+	pool      sync.Pool                // *exchange
+	routes    *routeMetrics
+	polls     context.Context // ends at shutdown: long-polls answer at once
+	endPoll   context.CancelFunc
+	closing   atomic.Bool
 }
 
 // New makes the API. Nothing runs until Serve.

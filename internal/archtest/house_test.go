@@ -136,6 +136,7 @@ var dependencies = map[string]string{
 	"github.com/sony/gobreaker/v2":       "circuit breakers",
 	"github.com/valyala/fasthttp":        "HTTP, in and out",
 	"go.uber.org/goleak":                 "tests that no goroutine is left",
+	"golang.org/x/sys":                   "two socket calls that package syscall lacks: a gateway stops without a connection lost",
 	"golang.org/x/time":                  "rate limits",
 	"modernc.org/libc":                   "what modernc.org/sqlite runs on: statements are run without database/sql",
 	"modernc.org/sqlite":                 "the embedded stores, in Go alone",
