@@ -12,8 +12,9 @@ import (
 )
 
 // Apply stores what core asks for, and moves the batch's places in the same
-// transaction. It calls nobody. A dispatch that says nothing new changes
-// nothing. A message that can never be applied is a *bus.PoisonError.
+// transaction. A new call that nothing is due before is stored as sending and made
+// after the commit. A dispatch that says nothing new changes nothing. A message that
+// can never be applied is a *bus.PoisonError.
 func (p *Prepay) Apply(ctx context.Context, b *bus.Batch) error {
 	dispatches := make([]*event.Dispatch, len(b.Messages))
 	seen := map[string]bool{}
@@ -36,7 +37,11 @@ func (p *Prepay) Apply(ctx context.Context, b *bus.Batch) error {
 	if err != nil {
 		return err
 	}
+	var sending []Call
+	var ready map[string]*channels.Channel
 	err = p.Store.Update(ctx, Pick{Numbers: numbers, New: fresh}, func(picked Picked) (Change, error) {
+		p.notSent(sending) // when all this was tried before
+		sending = nil
 		a := newApplication(p, picked.Calls)
 		err := b.Live(func(i int, m *bus.Message) error {
 			if err := a.apply(m, dispatches[i]); err != nil {
@@ -49,13 +54,16 @@ func (p *Prepay) Apply(ctx context.Context, b *bus.Batch) error {
 		}
 		ch := a.change()
 		ch.Batch = b
+		sending, ready = p.sendAtOnce(ch.Insert, a.now)
 		p.expect(ch.Insert)
 		p.expect(ch.Update)
 		return ch, nil
 	})
 	if err != nil {
+		p.notSent(sending)
 		return fault.Wrap("prepay: apply", err)
 	}
+	p.execute(ctx, sending, ready)
 	wake(p.wakeLanes)
 	return nil
 }

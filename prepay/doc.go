@@ -3,7 +3,8 @@
 // repetition cannot pay twice, and polls until the fate of a number is known.
 //
 // A number (out_trade_no) is one row, a Call, that goes from due to sending to
-// answered, and back to due while there is more to ask. What is promised:
+// answered, and back to due while there is more to ask. A new one starts as sending if
+// its lane is idle. What is promised:
 //
 //   - A call is committed as sending before its first byte leaves. Found in
 //     sending by a later process, it is queried first and never just paid again.

@@ -139,6 +139,21 @@ func (s *brokenStore) Update(ctx context.Context, p prepay.Pick, fn func(prepay.
 	return s.Store.Update(ctx, p, fn)
 }
 
+// busyStore is one on which something else happens between a draw's commit and what
+// comes after it.
+type busyStore struct {
+	prepay.Store
+	then func()
+}
+
+func (s *busyStore) Update(ctx context.Context, p prepay.Pick, fn func(prepay.Picked) (prepay.Change, error)) error {
+	err := s.Store.Update(ctx, p, fn)
+	if p.Due != nil {
+		s.then()
+	}
+	return err
+}
+
 // reopenOn puts a store between prepay and its own.
 func (w *world) reopenOn(s prepay.Store) {
 	w.t.Helper()

@@ -33,12 +33,57 @@ func (p *Prepay) StepLanes(ctx context.Context) (worked bool, err error) {
 		p.lookAgain(due)
 		return false, fault.Wrap("prepay: draw", err)
 	}
-	p.take(sending)
+	p.drawn(due, sending)
+	p.execute(ctx, sending, ready)
+	return worked, nil
+}
+
+// execute makes calls that are committed as sending.
+func (p *Prepay) execute(ctx context.Context, sending []Call, ready map[string]*channels.Channel) {
 	for i := range sending {
 		c := &sending[i]
 		p.Executor.Go(func() { p.call(ctx, ready[c.Account], c) })
 	}
-	return worked, nil
+}
+
+// sendAtOnce makes those of new calls sending that would be drawn next: nothing is due
+// before them, and their lane has a free slot, which they take. They need neither a
+// draw nor its transaction. Before the first draw no lane is known.
+func (p *Prepay) sendAtOnce(calls []Call, nowMillis int64) (sending []Call, ready map[string]*channels.Channel) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return nil, nil
+	}
+	ready = map[string]*channels.Channel{}
+	for i := range calls {
+		c := &calls[i]
+		l := p.lanes[c.Account]
+		if c.Status != Due || c.NextAtMillis > nowMillis || c.unsendable(nowMillis) ||
+			l == nil || l.drawing || l.lookAtMillis <= nowMillis || l.inFlight >= p.slots(c.Account) {
+			continue
+		}
+		if ready[c.Account] == nil {
+			channel, ok := p.Channels.Channel(c.Account)
+			if !ok {
+				continue
+			}
+			ready[c.Account] = channel
+		}
+		p.send(c, ready[c.Account], nowMillis)
+		l.take(c)
+		sending = append(sending, *c)
+	}
+	return sending, ready
+}
+
+// notSent frees the slots of calls that sendAtOnce took and that were not committed.
+func (p *Prepay) notSent(sending []Call) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i := range sending {
+		p.lanes[sending[i].Account].free(&sending[i])
+	}
 }
 
 // free gives the lanes, by account, that have free slots and may have calls due,
@@ -59,7 +104,7 @@ func (p *Prepay) free(nowMillis int64) (due []DueOf, ready map[string]*channels.
 			continue
 		}
 		if channel, ok := p.Channels.Channel(a); ok {
-			ready[a] = channel
+			ready[a], l.drawing = channel, true
 			due = append(due, DueOf{Account: a, Limit: n})
 		}
 	}
@@ -87,15 +132,20 @@ func (p *Prepay) draw(calls []Call, ready map[string]*channels.Channel, nowMilli
 			ch.Events = append(ch.Events, p.expire(c, nowMillis))
 			continue
 		}
-		if c.NotifyURL == "" {
-			c.NotifyURL = p.NotifyURL(ready[c.Account].Name, c.Account)
-		}
-		c.Status, c.Owner, c.SentAtMillis = Sending, p.owner, nowMillis
-		c.NextAtMillis, c.AskWanted = 0, false
-		c.Tries++
+		p.send(c, ready[c.Account], nowMillis)
 		sending = append(sending, *c)
 	}
 	return sending, ch
+}
+
+// send makes a call sending.
+func (p *Prepay) send(c *Call, channel *channels.Channel, nowMillis int64) {
+	if c.NotifyURL == "" {
+		c.NotifyURL = p.NotifyURL(channel.Name, c.Account)
+	}
+	c.Status, c.Owner, c.SentAtMillis = Sending, p.owner, nowMillis
+	c.NextAtMillis, c.AskWanted = 0, false
+	c.Tries++
 }
 
 // looked notes when each lane has to look again.
@@ -124,20 +174,33 @@ func (p *Prepay) lookAgain(due []DueOf) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, d := range due {
-		p.lanes[d.Account].lookAtMillis = 0
+		l := p.lanes[d.Account]
+		l.lookAtMillis, l.drawing = 0, false
 	}
 }
 
-func (p *Prepay) take(sending []Call) {
+// drawn takes the slots of calls that were drawn.
+func (p *Prepay) drawn(due []DueOf, sending []Call) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for i := range sending {
-		c := &sending[i]
-		l := p.lanes[c.Account]
-		l.inFlight++
-		l.started[c.OutTradeNo] = c.SentAtMillis
-		l.metrics.inFlight.Set(float64(l.inFlight))
+		p.lanes[sending[i].Account].take(&sending[i])
 	}
+	for _, d := range due {
+		p.lanes[d.Account].drawing = false
+	}
+}
+
+func (l *lane) take(c *Call) {
+	l.inFlight++
+	l.started[c.OutTradeNo] = c.SentAtMillis
+	l.metrics.inFlight.Set(float64(l.inFlight))
+}
+
+func (l *lane) free(c *Call) {
+	l.inFlight--
+	delete(l.started, c.OutTradeNo)
+	l.metrics.inFlight.Set(float64(l.inFlight))
 }
 
 // answer is what one call came to.

@@ -127,6 +127,7 @@ type Prepay struct {
 
 	mu        sync.Mutex // guards what follows; never held around a store or a PSP
 	recovered bool
+	closed    bool  // nothing is sent any more
 	sweepAt   int64 // when StepSweep has work again
 	// cleaned is the last call that was looked at for cleaning; from cleanAt on all
 	// are looked at again, as some were not final then.
@@ -139,6 +140,7 @@ type Prepay struct {
 // lane is one channel account's part of this process.
 type lane struct {
 	inFlight int              // slots taken: from the draw until the answer is recorded
+	drawing  bool             // a draw for slots that are free is under way
 	started  map[string]int64 // the calls that are out: number and start, Unix milliseconds
 	// lookAtMillis is when the store may have calls that are due.
 	lookAtMillis int64

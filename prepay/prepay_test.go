@@ -384,7 +384,7 @@ func TestPoison(t *testing.T) {
 			same(t, "call", w.call("o"), before)
 			b.Parked = map[int]string{1: "poison"}
 			w.must(w.pp.Apply(context.Background(), b))
-			same(t, "the rest is applied", w.call("fine").Status, prepay.Due)
+			same(t, "the rest is applied", w.call("fine").Status, prepay.Sending)
 			parked, err := w.store.Places().ParkedKeys(context.Background(), bus.Dispatch)
 			w.must(err)
 			same(t, "parked keys", len(parked), 1)

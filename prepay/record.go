@@ -47,11 +47,7 @@ func (p *Prepay) release(batch []answer) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for i := range batch {
-		c := &batch[i].call
-		l := p.lanes[c.Account]
-		l.inFlight--
-		delete(l.started, c.OutTradeNo)
-		l.metrics.inFlight.Set(float64(l.inFlight))
+		p.lanes[batch[i].call.Account].free(&batch[i].call)
 	}
 	rest := p.answers[len(batch):]
 	if len(rest) == 0 {

@@ -33,6 +33,9 @@ func (p *Prepay) Run(ctx context.Context) error {
 	drawers.Go(func() { p.run(drawing, stopDrawing, sweep) })
 	recorder.Go(func() { p.run(recording, stopDrawing, record) })
 	drawers.Wait()
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
 	err := p.drain(drawing)
 	stopRecording()
 	recorder.Wait()

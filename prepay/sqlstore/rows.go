@@ -159,13 +159,12 @@ func insert(tx *sqldb.Tx, calls []prepay.Call, groups int) error {
 	if err != nil {
 		return err
 	}
-	columns, written := plain, status|op|standing|nextAtMillis
+	written := set(0)
 	for i := range calls {
-		if changed(&prepay.Call{}, &calls[i])&^written != 0 {
-			columns, written = whole, end-1
-		}
+		written |= changed(&prepay.Call{}, &calls[i])
 	}
-	_, err = tx.Insert("progress", columns, len(calls), "", func(dst []any, i int) []any {
+	written = smallest(births[:], written)
+	_, err = tx.Insert("progress", append(slices.Clone(first), written.columns()...), len(calls), "", func(dst []any, i int) []any {
 		c := &calls[i]
 		dst = append(dst, &c.ID, (*string)(&c.Context.Traffic), c.Context.BizCode.Group(groups), &c.Account, &c.ExpiresAtMillis, &c.CreatedAtMillis, isOpen(c), &c.Version)
 		return appendSet(dst, c, written)

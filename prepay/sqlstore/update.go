@@ -45,6 +45,26 @@ var sets = [...]set{
 	end - 1,
 }
 
+// births are those of a new call: of one that is due, that is sent at once, and all.
+var births = [...]set{
+	status | op | standing | nextAtMillis,
+	status | op | standing | nextAtMillis | notifyURL | tries | owner | sentAtMillis,
+	end - 1,
+}
+
+// smallest is the first of sets that has all of s.
+func smallest(sets []set, s set) set {
+	return sets[slices.IndexFunc(sets, func(has set) bool { return s&^has == 0 })]
+}
+
+// columns are the names of a set's columns.
+func (s set) columns() (names []string) {
+	for ; s != 0; s &= s - 1 {
+		names = append(names, mutable[bits.TrailingZeros32(uint32(s))])
+	}
+	return names
+}
+
 // changed is what differs between two states of a call.
 func changed(a, b *prepay.Call) (s set) {
 	mark := func(differs bool, column set) {
@@ -142,10 +162,7 @@ type updateOf struct {
 // text is the statement. Its parameters are id, version and the set's columns of
 // each row.
 func (u updateOf) text() string {
-	columns := []string{"id", "version"}
-	for s := u.set; s != 0; s &= s - 1 {
-		columns = append(columns, mutable[bits.TrailingZeros32(uint32(s))])
-	}
+	columns := append([]string{"id", "version"}, u.set.columns()...)
 	from := ", version = version + 1"
 	if u.was != u.is {
 		from += fmt.Sprintf(", open = %t", u.is)
@@ -189,7 +206,7 @@ func (s *Store) update(tx *sqldb.Tx, calls []prepay.Call) error {
 		}
 		diff := changed(was, c)
 		k := updateKind{was: isOpen(was), is: isOpen(c)}
-		k.set = sets[slices.IndexFunc(sets[:], func(s set) bool { return diff&^s == 0 })]
+		k.set = smallest(sets[:], diff)
 		j := slices.IndexFunc(all, func(w work) bool { return w.updateKind == k })
 		if j < 0 {
 			j = len(all)
