@@ -124,6 +124,7 @@ func (t *ticket) Withdraw() bool {
 type core struct {
 	mu       sync.Mutex
 	down     bool
+	stuck    bool // lists get no answer
 	payments map[ids.Code]event.Payment
 	trades   map[ids.Code]event.Trade
 	contexts map[ids.Code]ids.Context
@@ -152,11 +153,19 @@ func (c *core) Trade(_ context.Context, code ids.Code) (event.Trade, bool, error
 	return t, ok, nil
 }
 
-func (c *core) List(_ context.Context, l event.Listing) ([]event.Listed, error) {
+func (c *core) List(ctx context.Context, l event.Listing) ([]event.Listed, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.down {
 		return nil, errDown
+	}
+	if c.stuck {
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(20 * time.Second):
+			return nil, nil
+		}
 	}
 	c.listed = append(c.listed, l)
 	var all []event.Listed

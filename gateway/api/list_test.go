@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/go-json-experiment/json"
 
@@ -100,6 +101,29 @@ func TestListRefusals(t *testing.T) {
 	for _, path := range []string{"/v1/payments", "/v1/payments?after=" + ids.PaymentID.With(y)} {
 		if a := h.get(path, apiKey); a.status != 503 || a.get("code") != "view_unavailable" || strings.Contains(string(a.body), "db-7") {
 			t.Errorf("%s while core is down: %d %s", path, a.status, a.body)
+		}
+	}
+}
+
+// A list that gets no answer ends as any question to core does.
+func TestListIsBounded(t *testing.T) {
+	h := newHarness(t, func(_ *harness, d *api.Deps) { d.Config.QueryTimeout = 20 * time.Millisecond }).listen()
+	h.core.stuck = true
+	if a := h.get("/v1/payments", apiKey); a.status != 503 || a.get("code") != "view_unavailable" {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+}
+
+func TestMetricsOfLists(t *testing.T) {
+	h := newHarness(t, nil).listen()
+	h.list("/v1/payments", apiKey)
+	h.get("/v1/payments?limit=0", apiKey)
+	h.pay(goodBody, "")
+	m := h.metrics()
+	for _, want := range []string{`http_requests_total{route="GET /v1/payments",class="2xx"} 1`, `http_requests_total{route="GET /v1/payments",class="4xx"} 1`,
+		`http_requests_total{route="POST /v1/payments",class="2xx"} 1`, `http_seconds_count{route="GET /v1/payments"} 2`} {
+		if !strings.Contains(m, "tallystick_"+want) {
+			t.Errorf("no %s in\n%s", want, m)
 		}
 	}
 }
