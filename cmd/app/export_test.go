@@ -1,0 +1,13 @@
+package app
+
+// AnswerQueries and NewRemoteQueries are the two ends of core's internal port.
+var (
+	AnswerQueries    = answerQueries
+	NewRemoteQueries = newRemoteQueries
+)
+
+// The bounds of a gateway's connections to one core.
+const (
+	QueryConnsMax = queryConnsMax
+	ListConnsMax  = listConnsMax
+)

@@ -1,0 +1,160 @@
+package app_test
+
+import (
+	"context"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/valyala/fasthttp"
+
+	"github.com/tallystick/tallystick/cmd/app"
+	"github.com/tallystick/tallystick/core"
+	"github.com/tallystick/tallystick/core/event"
+	"github.com/tallystick/tallystick/internal/fault"
+	"github.com/tallystick/tallystick/internal/ids"
+	"github.com/tallystick/tallystick/internal/traffic"
+)
+
+// trades are what core's internal port reads.
+type trades struct {
+	list func(ctx context.Context, l event.Listing) ([]event.Listed, error)
+}
+
+func (trades) Trade(context.Context, ids.Code) (*core.Trade, error) { return nil, nil }
+
+func (s trades) List(ctx context.Context, l event.Listing) ([]event.Listed, error) {
+	return s.list(ctx, l)
+}
+
+// serveInternal is core's internal port, until the test ends. It gives its base address.
+func serveInternal(t *testing.T, timeout time.Duration, s trades) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	server := &fasthttp.Server{Handler: app.AnswerQueries(core.Queries{Store: s}, timeout, func(c *fasthttp.RequestCtx) { c.Error("no question", 404) })}
+	ended := make(chan error, 1)
+	go func() { ended <- server.Serve(l) }()
+	t.Cleanup(func() {
+		must(t, l.Close())
+		<-ended
+	})
+	return "http://" + l.Addr().String()
+}
+
+// Lists wait for the slowest database: however many there are, they leave the
+// connections of single questions alone.
+func TestListsHaveConnectionsOfTheirOwn(t *testing.T) {
+	t.Parallel()
+	const asked = app.QueryConnsMax + app.ListConnsMax
+	begun, end := make(chan struct{}, asked), make(chan struct{})
+	q := app.NewRemoteQueries(serveInternal(t, time.Minute, trades{func(context.Context, event.Listing) ([]event.Listed, error) {
+		begun <- struct{}{}
+		<-end
+		return nil, nil
+	}}))
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	ended := make(chan error, asked)
+	for range asked {
+		go func() {
+			_, err := q.List(ctx, event.Listing{Merchant: "m1", Limit: 1})
+			ended <- err
+		}()
+	}
+	reading := 0
+	for range asked { // each is read, or finds no connection in time
+		select {
+		case <-begun:
+			reading++
+		case err := <-ended:
+			if !fault.Is(err, fault.Unavailable) {
+				t.Errorf("a list beyond the bound: %v", err)
+			}
+		}
+	}
+	if reading != app.ListConnsMax {
+		t.Errorf("%d lists are read at the same time, want %d", reading, app.ListConnsMax)
+	}
+	if _, _, _, err := q.Payment(ctx, someCode(t)); err != nil {
+		t.Errorf("a question while lists wait: %v", err)
+	}
+	close(end)
+	for range reading {
+		must(t, <-ended)
+	}
+}
+
+func someCode(t *testing.T) ids.Code {
+	t.Helper()
+	secret, err := ids.NewSecret(make([]byte, ids.SecretLen))
+	must(t, err)
+	return secret.Trade(traffic.Real, "m1", "order-1")
+}
+
+// A list ends at both ends when its time is over, whatever the other one does.
+func TestListEndsInTime(t *testing.T) {
+	t.Parallel()
+	list := func(ctx context.Context, _ event.Listing) ([]event.Listed, error) {
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(2 * time.Second):
+			return nil, nil
+		}
+	}
+	for name, bound := range map[string]struct{ gateway, core time.Duration }{
+		"the gateway's": {20 * time.Millisecond, time.Minute}, "core's": {time.Minute, 20 * time.Millisecond}} {
+		ctx, cancel := context.WithTimeout(t.Context(), bound.gateway)
+		_, err := app.NewRemoteQueries(serveInternal(t, bound.core, trades{list})).List(ctx, event.Listing{Merchant: "m1", Limit: 1})
+		if cancel(); !fault.Is(err, fault.Unavailable) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// What is no question of a list is refused with what is wrong, and is no matter of
+// whether core is well.
+func TestMalformedLists(t *testing.T) {
+	t.Parallel()
+	base := serveInternal(t, time.Minute, trades{func(_ context.Context, l event.Listing) ([]event.Listed, error) {
+		if l.Limit < 1 {
+			return nil, fault.New(fault.Invalid, "list", "a limit of %d", l.Limit)
+		}
+		return nil, fault.New(fault.Unavailable, "list", "no database")
+	}})
+	for body, want := range map[string]struct {
+		status int
+		says   string
+	}{
+		``:                                   {400, "list: "},
+		`{"merchant":`:                       {400, "list: "},
+		`{"merchant":"m1","limit":"twenty"}`: {400, "limit"},
+		`{"limit":1,"limit":2}`:              {400, "limit"},
+		`{"merchant":"m1"}`:                  {400, "a limit of 0"},
+		`{"merchant":"m1","limit":1}`:        {503, "no database"},
+	} {
+		status, said := send(t, "POST", base+"/internal/v1/list", body)
+		if status != want.status || !strings.Contains(said, want.says) {
+			t.Errorf("%s: %d %s, want %d with %q", body, status, said, want.status, want.says)
+		}
+	}
+	for method, path := range map[string]string{"GET": "/internal/v1/list", "POST": "/internal/v1/lists"} {
+		if status, said := send(t, method, base+path, `{"merchant":"m1"}`); status != 404 {
+			t.Errorf("%s %s: %d %s", method, path, status, said)
+		}
+	}
+}
+
+func send(t *testing.T, method, url, body string) (status int, said string) {
+	t.Helper()
+	req, res := fasthttp.AcquireRequest(), fasthttp.AcquireResponse()
+	defer fasthttp.ReleaseRequest(req)
+	defer fasthttp.ReleaseResponse(res)
+	req.SetRequestURI(url)
+	req.Header.SetMethod(method)
+	req.SetBodyString(body)
+	must(t, fasthttp.Do(req, res))
+	return res.StatusCode(), string(res.Body())
+}
