@@ -197,7 +197,19 @@ func (q Queries) Trade(ctx context.Context, code ids.Code) (event.Trade, bool, e
 	return t.Snapshot(), true, nil
 }
 
-// List gives payment orders of a merchant.
-func (q Queries) List(ctx context.Context, l event.Listing) ([]event.Listed, error) {
-	return q.Store.List(ctx, l)
+// CredentialBytesMax bounds the credentials of a list together: what it is told with has
+// an end, and a PSP's credential is as long as its driver lets it be.
+const CredentialBytesMax = 512 << 10
+
+// List gives payment orders of a merchant. Where their credentials are too long it gives
+// the first ones, at least one, and cut says that others are behind them.
+func (q Queries) List(ctx context.Context, l event.Listing) (list []event.Listed, cut bool, err error) {
+	list, err = q.Store.List(ctx, l)
+	bytes := 0
+	for i := range list {
+		if bytes += len(list[i].Payment.Credential.Value); bytes > CredentialBytesMax && i > 0 {
+			return list[:i], true, err
+		}
+	}
+	return list, false, err
 }

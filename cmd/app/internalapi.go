@@ -21,7 +21,7 @@ import (
 //
 //	GET /internal/v1/payments/{y}    {"found":true,"payment":{...},"context":{...}}
 //	GET /internal/v1/trades/{code}   {"found":true,"trade":{...}}
-//	POST /internal/v1/list           a event.Listing; {"found":true,"listed":[...]}
+//	POST /internal/v1/list           a event.Listing; {"found":true,"listed":[...],"cut":true}
 const (
 	internalPayments = "/internal/v1/payments/"
 	internalTrades   = "/internal/v1/trades/"
@@ -35,13 +35,14 @@ type internalAnswer struct {
 	Context ids.Context    `json:"context,omitzero"`
 	Trade   event.Trade    `json:"trade,omitzero"`
 	Listed  []event.Listed `json:"listed,omitzero"`
+	Cut     bool           `json:"cut,omitzero"`
 }
 
 // queries are what the gateway asks of core.
 type queries interface {
 	Payment(ctx context.Context, y ids.Code) (event.Payment, ids.Context, bool, error)
 	Trade(ctx context.Context, code ids.Code) (event.Trade, bool, error)
-	List(ctx context.Context, l event.Listing) ([]event.Listed, error)
+	List(ctx context.Context, l event.Listing) (list []event.Listed, cut bool, err error)
 }
 
 // answerQueries is an operator handler that answers core's questions as well.
@@ -80,7 +81,7 @@ func answer(ctx context.Context, q core.Queries, c *fasthttp.RequestCtx) (a inte
 			return a, true, fault.New(fault.Invalid, "list", "%w", err)
 		}
 		a.Found = true
-		a.Listed, err = q.List(ctx, l)
+		a.Listed, a.Cut, err = q.List(ctx, l)
 		return a, true, err
 	}
 	y, payment := strings.CutPrefix(path, internalPayments)
@@ -109,6 +110,10 @@ type remoteQueries struct {
 	next   *atomic.Uint32
 }
 
+// answerBytesMax bounds an answer. Any list fits: text is at most six times as long in
+// JSON, which is 3 MiB for core.CredentialBytesMax, and leaves 10 KiB for each payment.
+const answerBytesMax = 4 << 20
+
 // queryConnsMax bounds a gateway's connections to one core, and listConnsMax its lists
 // that are read there at the same time.
 const (
@@ -118,7 +123,7 @@ const (
 
 func newRemoteQueries(bases string) remoteQueries {
 	client := func(most int) *fasthttp.Client {
-		return &fasthttp.Client{MaxConnsPerHost: most, MaxIdleConnDuration: 10 * time.Second, MaxResponseBodySize: 4 << 20,
+		return &fasthttp.Client{MaxConnsPerHost: most, MaxIdleConnDuration: 10 * time.Second, MaxResponseBodySize: answerBytesMax,
 			NoDefaultUserAgentHeader: true, MaxConnWaitTimeout: time.Second}
 	}
 	r := remoteQueries{next: new(atomic.Uint32), client: client(queryConnsMax), lists: client(listConnsMax)}
@@ -181,11 +186,11 @@ func (r remoteQueries) Trade(ctx context.Context, code ids.Code) (event.Trade, b
 }
 
 // List implements queries.
-func (r remoteQueries) List(ctx context.Context, l event.Listing) ([]event.Listed, error) {
+func (r remoteQueries) List(ctx context.Context, l event.Listing) ([]event.Listed, bool, error) {
 	body, err := json.Marshal(l)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	a, err := r.ask(ctx, r.lists, internalList, body)
-	return a.Listed, err
+	return a.Listed, a.Cut, err
 }

@@ -2,7 +2,9 @@ package app_test
 
 import (
 	"context"
+	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -59,7 +61,7 @@ func TestListsHaveConnectionsOfTheirOwn(t *testing.T) {
 	ended := make(chan error, asked)
 	for range asked {
 		go func() {
-			_, err := q.List(ctx, event.Listing{Merchant: "m1", Limit: 1})
+			_, _, err := q.List(ctx, event.Listing{Merchant: "m1", Limit: 1})
 			ended <- err
 		}()
 	}
@@ -107,10 +109,49 @@ func TestListEndsInTime(t *testing.T) {
 	for name, bound := range map[string]struct{ gateway, core time.Duration }{
 		"the gateway's": {20 * time.Millisecond, time.Minute}, "core's": {time.Minute, 20 * time.Millisecond}} {
 		ctx, cancel := context.WithTimeout(t.Context(), bound.gateway)
-		_, err := app.NewRemoteQueries(serveInternal(t, bound.core, trades{list})).List(ctx, event.Listing{Merchant: "m1", Limit: 1})
+		_, _, err := app.NewRemoteQueries(serveInternal(t, bound.core, trades{list})).List(ctx, event.Listing{Merchant: "m1", Limit: 1})
 		if cancel(); !fault.Is(err, fault.Unavailable) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// A list of which all credentials are long, and of the worst text there is, comes whole,
+// page by page.
+func TestListsOfLongCredentials(t *testing.T) {
+	t.Parallel()
+	var all []event.Listed
+	for n := range event.ListMax {
+		p := event.Payment{Y: ids.Code(fmt.Sprintf("y%03d", n)), AcceptedAtMillis: int64(n + 1), OrderID: strings.Repeat("o", 64),
+			IdempotencyKey: strings.Repeat("i", 255), Subject: strings.Repeat("\u2028", 128)}
+		p.Credential.Value = strings.Repeat("\x01", 5<<10)
+		if n%20 == 0 {
+			p.Credential.Value = strings.Repeat("\x01", 600<<10)
+		}
+		all = append(all, event.Listed{Payment: p})
+	}
+	q := app.NewRemoteQueries(serveInternal(t, time.Minute, trades{func(_ context.Context, l event.Listing) ([]event.Listed, error) {
+		behind := slices.DeleteFunc(slices.Clone(all), func(x event.Listed) bool { return l.AfterY != "" && x.Payment.Y >= l.AfterY })
+		return l.InOrder(behind), nil
+	}}))
+	l, have, pages := event.Listing{Merchant: "m1", Limit: event.ListMax}, 0, 0
+	for cut := true; cut; pages++ {
+		var list []event.Listed
+		var err error
+		list, cut, err = q.List(t.Context(), l)
+		must(t, err)
+		if len(list) == 0 {
+			t.Fatal("a page of nothing")
+		}
+		for _, x := range list {
+			if have++; x.Payment.Y != all[len(all)-have].Payment.Y || x.Payment.Credential != all[len(all)-have].Payment.Credential {
+				t.Fatalf("%s is not the next one", x.Payment.Y)
+			}
+		}
+		l.AfterMillis, l.AfterY = all[len(all)-have].Payment.AcceptedAtMillis, all[len(all)-have].Payment.Y
+	}
+	if have != len(all) || pages < 6 {
+		t.Errorf("%d of %d in %d pages", have, len(all), pages)
 	}
 }
 

@@ -125,6 +125,7 @@ type core struct {
 	mu       sync.Mutex
 	down     bool
 	stuck    bool // lists get no answer
+	cut      int  // lists have no more than so many, if it is not 0
 	payments map[ids.Code]event.Payment
 	trades   map[ids.Code]event.Trade
 	contexts map[ids.Code]ids.Context
@@ -153,18 +154,18 @@ func (c *core) Trade(_ context.Context, code ids.Code) (event.Trade, bool, error
 	return t, ok, nil
 }
 
-func (c *core) List(ctx context.Context, l event.Listing) ([]event.Listed, error) {
+func (c *core) List(ctx context.Context, l event.Listing) ([]event.Listed, bool, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.down {
-		return nil, errDown
+		return nil, false, errDown
 	}
 	if c.stuck {
 		select {
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return nil, false, ctx.Err()
 		case <-time.After(20 * time.Second):
-			return nil, nil
+			return nil, false, nil
 		}
 	}
 	c.listed = append(c.listed, l)
@@ -176,7 +177,11 @@ func (c *core) List(ctx context.Context, l event.Listing) ([]event.Listed, error
 			all = append(all, event.Listed{Payment: p, Context: x})
 		}
 	}
-	return l.InOrder(all), nil
+	all = l.InOrder(all)
+	if c.cut > 0 && len(all) > c.cut {
+		return all[:c.cut], true, nil
+	}
+	return all, false, nil
 }
 
 // knows makes core know a payment and its trade.

@@ -56,11 +56,11 @@ func (s *Service) List(ctx context.Context, m *merchant.Merchant, q ListQuery) (
 		}
 		l.AfterMillis, l.AfterY = p.AcceptedAtMillis, p.Y
 	}
-	list, err := s.d.Queries.List(ctx, l)
+	list, cut, err := s.d.Queries.List(ctx, l)
 	if err != nil {
 		return ListAnswer{}, unavailable(err)
 	}
-	a := ListAnswer{Payments: make([]VoucherAnswer, 0, len(list)), More: len(list) > q.Limit}
+	a := ListAnswer{Payments: make([]VoucherAnswer, 0, len(list)), More: cut || len(list) > q.Limit}
 	for i := range list[:min(len(list), q.Limit)] {
 		v := voucher.ViewOf(&list[i].Payment, list[i].Context)
 		a.Payments = append(a.Payments, voucherAnswer(&v, true))

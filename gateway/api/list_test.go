@@ -79,6 +79,27 @@ func TestList(t *testing.T) {
 	}
 }
 
+// A page that core cut is no last one.
+func TestCutList(t *testing.T) {
+	h := newHarness(t, nil).listen()
+	for n := range 5 {
+		_, x, i := h.acceptedAs(fmt.Sprint("o", n))
+		p := paymentOf(i, event.Pending, 2)
+		p.AcceptedAtMillis = int64(1_000 + n)
+		h.core.knows(x, p)
+	}
+	h.core.cut = 2
+	have := ""
+	for path, more := "/v1/payments", true; more; {
+		page, orders := h.list(path, apiKey)
+		have, more = have+fmt.Sprint(orders), page.More
+		path = "/v1/payments?after=" + page.Payments[len(page.Payments)-1].Payment
+	}
+	if have != "[o4 o3][o2 o1][o0]" {
+		t.Error(have)
+	}
+}
+
 func TestListRefusals(t *testing.T) {
 	h := newHarness(t, nil).listen()
 	y := ids.Code(h.someY()) // accepted, and not known to core

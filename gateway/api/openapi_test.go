@@ -193,7 +193,7 @@ type panickingQueries struct {
 	boom func()
 }
 
-func (p panickingQueries) List(ctx context.Context, l event.Listing) ([]event.Listed, error) {
+func (p panickingQueries) List(ctx context.Context, l event.Listing) ([]event.Listed, bool, error) {
 	p.boom()
 	return p.core.List(ctx, l)
 }

@@ -29,11 +29,12 @@ type Views interface {
 }
 
 // Queries is what the API asks core: the trade of a code, which may be its X or
-// any Y of it, and whether there is one; a payment order, with its context; and lists.
+// any Y of it, and whether there is one; a payment order, with its context; and lists,
+// which are cut where they get too long.
 type Queries interface {
 	Trade(ctx context.Context, code ids.Code) (event.Trade, bool, error)
 	Payment(ctx context.Context, y ids.Code) (event.Payment, ids.Context, bool, error)
-	List(ctx context.Context, l event.Listing) ([]event.Listed, error)
+	List(ctx context.Context, l event.Listing) (list []event.Listed, cut bool, err error)
 }
 
 // Deps is what the API is made of. Points, Metrics, Log, Callbacks, Probes, Buckets
