@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/hex"
 	"io"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -97,6 +99,35 @@ const contentTypeJSON = "application/json"
 
 // hasQuery parses a query only where there is one.
 func (x *exchange) hasQuery() bool { return len(x.URI().QueryString()) > 0 && x.QueryArgs().Len() > 0 }
+
+// parameter is one that a query may have.
+type parameter struct {
+	name string
+	read func(text string) error
+}
+
+// parameters reads a query that may have each of those that are known once, and no others.
+func (x *exchange) parameters(known ...parameter) error {
+	seen := make([]bool, len(known))
+	for k, v := range x.QueryArgs().All() {
+		i := slices.IndexFunc(known, func(p parameter) bool { return p.name == string(k) })
+		if i < 0 {
+			var names []string
+			for _, p := range known {
+				names = append(names, p.name)
+			}
+			return invalid("query_invalid", clip(string(k), 64), "remove it; known are "+strings.Join(names, ", "), nil)
+		}
+		if err := known[i].read(string(v)); err != nil {
+			return err
+		}
+		if seen[i] {
+			return invalid("query_invalid", known[i].name, "send it once", nil)
+		}
+		seen[i] = true
+	}
+	return nil
+}
 
 // isJSON takes application/json, in UTF-8.
 func isJSON(contentType []byte) bool {

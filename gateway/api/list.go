@@ -86,35 +86,22 @@ func (s *Server) getPayments(x *exchange) error {
 
 // listQuery reads the parameters of a list.
 func (s *Server) listQuery(x *exchange) (q ListQuery, err error) {
-	seen := map[string]bool{}
-	for k, v := range x.QueryArgs().All() {
-		if err != nil {
-			break
-		}
-		name, text := string(k), string(v)
-		switch name {
-		case "limit":
+	err = x.parameters(
+		parameter{"limit", func(text string) (err error) {
 			most := s.d.Config.PageMax
 			if q.Limit, err = strconv.Atoi(text); err != nil || q.Limit < 1 || q.Limit > most {
-				err = invalid("query_invalid", name, fmt.Sprintf("send 1 to %d", most), nil)
+				return invalid("query_invalid", "limit", fmt.Sprintf("send 1 to %d", most), nil)
 			}
-		case "after":
+			return nil
+		}},
+		parameter{"after", func(text string) error {
 			if q.After = text; text == "" {
-				err = notListed()
+				return notListed()
 			}
-		case "from_millis":
-			q.FromMillis, err = readMillis(name, text)
-		case "until_millis":
-			q.UntilMillis, err = readMillis(name, text)
-		default:
-			err = invalid("query_invalid", clip(name, 64), "remove it; known are limit, after, from_millis, until_millis", nil)
-			continue
-		}
-		if err == nil && seen[name] {
-			err = invalid("query_invalid", name, "send it once", nil)
-		}
-		seen[name] = true
-	}
+			return nil
+		}},
+		parameter{"from_millis", func(text string) (err error) { q.FromMillis, err = readMillis("from_millis", text); return err }},
+		parameter{"until_millis", func(text string) (err error) { q.UntilMillis, err = readMillis("until_millis", text); return err }})
 	if err == nil && q.UntilMillis != 0 && q.UntilMillis <= q.FromMillis {
 		err = invalid("query_invalid", "until_millis", "send a time behind from_millis", nil)
 	}

@@ -111,6 +111,9 @@ func TestListRefusals(t *testing.T) {
 			t.Errorf("%s: %d %s", query, a.status, a.body)
 		}
 	}
+	if a := h.get("/v1/payments?limit=1&offset=20", apiKey); a.get("fix") != "remove it; known are limit, after, from_millis, until_millis" {
+		t.Errorf("an unknown one: %s", a.body)
+	}
 	if a := h.get("/v1/payments?limit=0", "nope"); a.status != 401 {
 		t.Errorf("a stranger: %d %s", a.status, a.body)
 	}

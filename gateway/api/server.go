@@ -244,33 +244,10 @@ func (s *Server) getVoucher(x *exchange) error {
 	var since int64
 	var wait time.Duration
 	var token []byte
-	var seen [3]bool
-	var err error
-	for k, v := range x.QueryArgs().All() {
-		if err != nil {
-			break
-		}
-		i := -1
-		switch string(k) {
-		case "wait":
-			i = 0
-			wait, err = s.readWait(string(v))
-		case "since":
-			i = 1
-			since, err = readSince(string(v))
-		case "token":
-			i = 2
-			token = v
-		default:
-			err = invalid("query_invalid", clip(string(k), 64), "remove it; known are wait, since, token", nil)
-			continue
-		}
-		if seen[i] {
-			err = invalid("query_invalid", string(k), "send it once", nil)
-		}
-		seen[i] = true
-	}
-	var c Caller
+	err := x.parameters(
+		parameter{"wait", func(text string) (err error) { wait, err = s.readWait(text); return err }},
+		parameter{"since", func(text string) (err error) { since, err = readSince(text); return err }},
+		parameter{"token", func(text string) error { token = []byte(text); return nil }})
 	c, authErr := s.caller(x, token)
 	if authErr != nil { // who may not ask is not told what is wrong with the question
 		return authErr
