@@ -163,7 +163,7 @@ func (s *Store) entries(ctx context.Context, where string, arg any) ([]accountin
 // TrialBalance implements accounting.Store.
 func (s *Store) TrialBalance(ctx context.Context) ([]accounting.Trial, error) {
 	var out []accounting.Trial
-	err := s.db.Read(ctx, func(tx *sqldb.Tx) error {
+	err := s.db.Survey(ctx, func(tx *sqldb.Tx) error {
 		return tx.Query(`SELECT book, currency, `+debitSQL("minor")+`, `+creditSQL("minor")+` FROM
 			(SELECT a.book, a.currency, SUM(b.minor) AS minor FROM balances b JOIN accounts a ON a.id = b.id >> 10 GROUP BY a.id, a.book, a.currency) AS sums
 			GROUP BY book, currency ORDER BY book, currency`, nil, func(scan sqldb.Scan) error {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/tallystick/tallystick/accounting"
@@ -12,6 +13,7 @@ import (
 	"github.com/tallystick/tallystick/accounting/storetest"
 	"github.com/tallystick/tallystick/internal/engines/pgtest"
 	"github.com/tallystick/tallystick/internal/fault"
+	"github.com/tallystick/tallystick/internal/sqldb"
 )
 
 func open(t testing.TB, path string, points fault.Points) *sqlstore.Store {
@@ -54,6 +56,44 @@ func freshPostgres(t *testing.T) storetest.Open {
 			})
 		}
 		return s, err
+	}
+}
+
+// A trial balance reads two tables whole. With the plans that find a few rows PostgreSQL
+// would hold each row of one against each of the other, and not end in time.
+func TestTrialBalanceReadsWholeTables(t *testing.T) {
+	ledger, err := freshPostgres(t)()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ledger.TrialBalance(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	plan := ""
+	line := func(scan sqldb.Scan) error {
+		var text string
+		err := scan(&text)
+		plan += text + "\n"
+		return err
+	}
+	for range 100 { // the connection that read it is one of a few, which take turns
+		err := ledger.(*sqlstore.Store).DB().Read(t.Context(), func(tx *sqldb.Tx) error {
+			var name string
+			err := tx.Query(`SELECT name FROM pg_prepared_statements WHERE statement LIKE ?`, []any{"%FROM balances b JOIN%"}, func(scan sqldb.Scan) error { return scan(&name) })
+			if err != nil || name == "" {
+				return err
+			}
+			return tx.Query(`EXPLAIN EXECUTE `+name, nil, line)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if plan != "" {
+			break
+		}
+	}
+	if !strings.Contains(plan, "Hash Join") || strings.Contains(plan, "Nested Loop") {
+		t.Errorf("the plan is\n%s", plan)
 	}
 }
 
