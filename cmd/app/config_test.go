@@ -119,6 +119,8 @@ func TestBadConfigurationNamesTheKeyAndTheFix(t *testing.T) {
 		{"callbacks that are taken back before they are sent", "bus: kafka\nkafka:\n  brokers: 127.0.0.1:9092\n  callback_gather: 1s\ncallback:\n  commit_timeout: 1500ms\n", nil, []string{"kafka.callback_gather", "callback.commit_timeout"}},
 		{"a linger longer than the stop", "shutdown_timeout: 500ms\nprepay:\n  drain_millis: 100\napi:\n  linger: 300ms\n  last_request: 200ms\n", nil, []string{"api.linger", "api.last_request", "shutdown_timeout"}},
 		{"a last request that is long in coming", "api:\n  last_request: 11s\n", nil, []string{"api.last_request", "0s to 10s"}},
+		{"a password in the file", "kafka:\n  sasl:\n    password: x\n", nil, []string{"password", "unknown"}},
+		{"a password that is no secret", "", []string{"TALLYSTICK_KAFKA_SASL_PASSWORD=x"}, []string{"TALLYSTICK_KAFKA_SASL_PASSWORD"}},
 		{"not a URL", "public_url: here\n", nil, []string{"public_url", "https://"}},
 		{"unknown variable", "", []string{"TALLYSTICK_API_WAIT_MAXX=1s"}, []string{"TALLYSTICK_API_WAIT_MAXX", "TALLYSTICK_API_WAIT_MAX"}},
 		{"bad variable", "", []string{"TALLYSTICK_GROUPS=many"}, []string{"TALLYSTICK_GROUPS", "whole number"}},

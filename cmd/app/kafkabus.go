@@ -37,23 +37,8 @@ type KafkaConfig struct {
 	BatchBytesMax     int           `yaml:"batch_bytes_max"`
 	DirectoryBytesMax int           `yaml:"directory_bytes_max"` // of a published directory
 	RecordBytes       int64         `yaml:"record_bytes"`        // about what an intent takes, to tell bytes from records
-	TLS               KafkaTLS      `yaml:"tls"`
-	SASL              KafkaSASL     `yaml:"sasl"`
-}
-
-// KafkaTLS says how connections to the brokers are encrypted. See kafka.TLS.
-type KafkaTLS struct {
-	Enabled    bool   `yaml:"enabled"`
-	CAFile     string `yaml:"ca_file"`
-	CertFile   string `yaml:"cert_file"`
-	KeyFile    string `yaml:"key_file"`
-	ServerName string `yaml:"server_name"`
-}
-
-// KafkaSASL says who connects. The password is the secret of KafkaPassword.
-type KafkaSASL struct {
-	Mechanism string `yaml:"mechanism"` // SCRAM-SHA-512 or PLAIN; empty for none
-	Username  string `yaml:"username"`
+	TLS               kafka.TLS     `yaml:"tls"`
+	SASL              kafka.SASL    `yaml:"sasl"` // the password is the secret of KafkaPassword
 }
 
 func defaultKafka() KafkaConfig {
@@ -75,7 +60,7 @@ func (c Config) kafka() kafka.Config {
 	k := c.Kafka
 	out := kafka.Config{Prefix: k.TopicPrefix, Groups: c.Groups, Epoch: 1, Replication: k.Replication, MinInSync: k.MinInSync, Retention: k.Retention,
 		ProduceTimeout: k.ProduceTimeout, FetchWait: k.FetchWait, FetchGather: k.FetchGather, RelayGather: k.RelayGather, FetchBytesMax: k.FetchBytesMax, BufferBytesMax: k.BufferBytesMax,
-		BatchBytesMax: k.BatchBytesMax, TLS: kafka.TLS(k.TLS), SASL: kafka.SASL{Mechanism: k.SASL.Mechanism, Username: k.SASL.Username}}
+		BatchBytesMax: k.BatchBytesMax, TLS: k.TLS, SASL: k.SASL}
 	for b := range strings.SplitSeq(k.Brokers, ",") {
 		if b = strings.TrimSpace(b); b != "" {
 			out.Brokers = append(out.Brokers, b)

@@ -21,14 +21,15 @@ import (
 
 // TLS says how connections are encrypted. The zero value is not at all.
 type TLS struct {
-	Enabled bool
-	CAFile  string // PEM, who may have signed the brokers' certificates; the system's roots if empty
+	Enabled bool   `yaml:"enabled"`
+	CAFile  string `yaml:"ca_file"` // PEM, who may have signed the brokers' certificates; the system's roots if empty
 	// CertFile and KeyFile are the certificate that is shown to brokers, in PEM; none
 	// if empty. They are read again for each connection: a new one needs no restart.
-	CertFile, KeyFile string
+	CertFile string `yaml:"cert_file"`
+	KeyFile  string `yaml:"key_file"`
 	// ServerName is what the brokers' certificates are for; the host of their address
 	// if empty.
-	ServerName string
+	ServerName string `yaml:"server_name"`
 }
 
 // The mechanisms of SASL.
@@ -39,9 +40,9 @@ const (
 
 // SASL says who connects. The zero value is nobody.
 type SASL struct {
-	Mechanism string // SCRAMSHA512 or Plain; empty for none
-	Username  string
-	Password  string
+	Mechanism string `yaml:"mechanism"` // SCRAMSHA512 or Plain; empty for none
+	Username  string `yaml:"username"`
+	Password  string `yaml:"-"` // in no file of configuration
 }
 
 // validate names the first value that does not fit the others.
