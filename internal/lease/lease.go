@@ -73,12 +73,7 @@ func (m *Member) Held() []int { return slices.Clone(m.held) }
 // and keeps it one until the transaction ends. Renewing does not wait for it, taking
 // it out does.
 func (m *Member) Guard(tx *sqldb.Tx) error {
-	there := false
-	err := tx.Query(`SELECT TRUE FROM members WHERE id = ? FOR KEY SHARE`, []any{m.id}, func(scan sqldb.Scan) error { return scan(&there) })
-	if err == nil && !there {
-		return m.lost()
-	}
-	return err
+	return tx.Expect(1, func(int64) error { return m.lost() }, `SELECT TRUE FROM members WHERE id = ? FOR KEY SHARE`, m.id)
 }
 
 func (m *Member) lost() error {

@@ -213,6 +213,9 @@ func TestAMemberIsNotTakenOutWhileItCommits(t *testing.T) {
 	guarded := p.open(a.Guard)
 	b := lease.NewMember(p.open(nil), "b", "test", time.Millisecond)
 	must(t, guarded.Write(t.Context(), func(tx *sqldb.Tx) error {
+		if _, err := tx.Exec(`INSERT INTO things (what) VALUES ('first')`); err != nil { // the guard goes with it
+			return err
+		}
 		p.late(a) // renewing does not wait for the transaction
 		s, err := b.Renew(t.Context(), true)
 		if err != nil {

@@ -205,8 +205,10 @@ func TestIDsGoOnAboveWhatHasCome(t *testing.T) {
 		if _, err := m.Move(t.Context(), 0, at); err != nil {
 			t.Fatal(err)
 		}
+		duty := r.open(at) // who takes a group opens its database anew
+		defer duty.Close() //nolint:errcheck // a test
 		for range 3 {
-			id := add(t, m.Databases[at], 0)
+			id := add(t, duty, 0)
 			if id <= last || seen[id] {
 				t.Fatalf("database %d gives %d after %d", at, id, last)
 			}

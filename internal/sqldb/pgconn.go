@@ -88,56 +88,46 @@ func (c *postgres) text(query string) string {
 
 var errNoConnection = errors.New("no connection")
 
-// statement is one of a set that is sent at once.
+// statement is one of those that are sent at once.
 type statement struct {
 	query string
 	args  []any
+	check func(rows int64) error // how many it changed or gave; nil if any number is right
 }
 
 // pipelineMax bounds what is sent before an answer is read.
 const pipelineMax = 256
 
 // send runs statements in order and waits for all of them at once, whatever their
-// number: a round trip costs more than a statement. done is told how many rows each
-// one changed. After an error none of them counts.
-func (c *postgres) send(list []statement, done func(i int, changed int64)) (trips int64, err error) {
-	for from := 0; from < len(list); from += pipelineMax {
-		part := list[from:min(from+pipelineMax, len(list))]
+// number: a round trip costs more than a statement. The rows of the last one go to row,
+// if there is one. After an error, which is of statement number at, none of them counts.
+func (c *postgres) send(list []statement, row func(Scan) error) (trips int64, at int, err error) {
+	for at < len(list) {
+		part, last := list[at:], row
+		if len(part) > pipelineMax {
+			part, last = part[:pipelineMax], nil
+		}
 		trips++
-		if err := c.sendPart(part, func(i int, changed int64) { done(from+i, changed) }); err != nil {
-			return trips, err
+		ran, err := c.sendPart(part, last)
+		if at += ran; err != nil {
+			return trips, min(at, len(list)-1), err
 		}
 	}
-	return trips, nil
+	return trips, at, nil
 }
 
-func (c *postgres) sendPart(list []statement, done func(i int, changed int64)) (err error) {
+// sendPart sends statements, behind what is to begin their transaction, and gives the
+// number of those that did what they should, or 1 if there is one.
+func (c *postgres) sendPart(list []statement, row func(Scan) error) (ran int, err error) {
 	if c.conn == nil {
-		return errNoConnection
+		return 0, errNoConnection
 	}
 	ctx, cancel := context.WithTimeout(c.ctx, c.timeout)
 	defer cancel()
-	results, err := c.pipeline(ctx, list)
-	if err != nil {
-		return err
+	if len(list) == 1 && c.begin == "" {
+		err := list[0].result(row, func() (pgx.Rows, error) { return c.conn.Query(ctx, c.text(list[0].query), plain(list[0].args)...) })
+		return 1, err
 	}
-	defer func() {
-		if e := results.Close(); err == nil {
-			err = e
-		}
-	}()
-	for i := range list {
-		tag, err := results.Exec()
-		if err != nil {
-			return err
-		}
-		done(i, tag.RowsAffected())
-	}
-	return nil
-}
-
-// pipeline sends statements, behind what is to begin their transaction.
-func (c *postgres) pipeline(ctx context.Context, list []statement) (pgx.BatchResults, error) {
 	var b pgx.Batch
 	begins := c.begin != ""
 	if begins {
@@ -148,62 +138,57 @@ func (c *postgres) pipeline(ctx context.Context, list []statement) (pgx.BatchRes
 		b.Queue(c.text(list[i].query), plain(list[i].args)...)
 	}
 	results := c.conn.SendBatch(ctx, &b)
+	defer func() {
+		if e := results.Close(); err == nil { // else it says the same
+			err = e
+		}
+	}()
 	if begins {
 		if _, err := results.Exec(); err != nil {
-			_ = results.Close() // says the same
-			return nil, err
+			return 0, err
 		}
 	}
-	return results, nil
-}
-
-func (c *postgres) exec(query string, args []any) (changed int64, err error) {
-	if c.begin != "" {
-		err := c.sendPart([]statement{{query, args}}, func(_ int, n int64) { changed = n })
-		return changed, err
-	}
-	if c.conn == nil {
-		return 0, errNoConnection
-	}
-	ctx, cancel := context.WithTimeout(c.ctx, c.timeout)
-	defer cancel()
-	tag, err := c.conn.Exec(ctx, c.text(query), plain(args)...)
-	return tag.RowsAffected(), err
-}
-
-func (c *postgres) query(query string, args []any, row func(Scan) error) (err error) {
-	if c.conn == nil {
-		return errNoConnection
-	}
-	ctx, cancel := context.WithTimeout(c.ctx, c.timeout)
-	defer cancel()
-	var rows pgx.Rows
-	if c.begin == "" {
-		rows, err = c.conn.Query(ctx, c.text(query), plain(args)...)
-	} else {
-		var results pgx.BatchResults
-		if results, err = c.pipeline(ctx, []statement{{query, args}}); err != nil {
-			return err
+	for i := range list {
+		last := row
+		if i < len(list)-1 {
+			last = nil
 		}
-		defer func() {
-			if e := results.Close(); err == nil {
-				err = e
-			}
-		}()
-		rows, err = results.Query()
+		if err := list[i].result(last, results.Query); err != nil {
+			return i, err
+		}
 	}
+	return len(list), nil
+}
+
+// result reads what a statement came to.
+func (s *statement) result(row func(Scan) error, ask func() (pgx.Rows, error)) error {
+	rows, err := ask()
 	if err != nil {
 		return err
 	}
 	defer rows.Close()
 	scan := func(dst ...any) error { return rows.Scan(dst...) } // closes rows when it fails
 	for rows.Next() {
+		if row == nil {
+			continue
+		}
 		if err := row(scan); err != nil {
 			return &rowError{err}
 		}
 	}
-	return rows.Err()
+	if err := rows.Err(); err != nil || s.check == nil {
+		return err
+	}
+	if err := s.check(rows.CommandTag().RowsAffected()); err != nil {
+		return &checkError{err}
+	}
+	return nil
 }
+
+// checkError is of who sent a statement, which went well.
+type checkError struct{ err error }
+
+func (e *checkError) Error() string { return e.err.Error() }
 
 // commit is COMMIT: nil, an error of the server that says that it has rolled back,
 // or any other, after which nobody knows.
@@ -244,6 +229,25 @@ func (c *postgres) close() error {
 
 // alive reports whether the connection can be used for more.
 func (c *postgres) alive() bool { return c.conn != nil && !c.conn.IsClosed() }
+
+// still makes values of what args point to.
+func still(args []any) []any {
+	out := make([]any, len(args))
+	for i, a := range args {
+		switch v := a.(type) {
+		case *string:
+			a = *v
+		case *int64:
+			a = *v
+		case *int:
+			a = *v
+		case *bool:
+			a = *v
+		}
+		out[i] = a
+	}
+	return out
+}
 
 // plain makes plain values of types that are made of them, in place.
 func plain(args []any) []any {

@@ -125,6 +125,13 @@ func TestPostgresCommitOfUnknownOutcome(t *testing.T) {
 	}
 }
 
+// now runs what a transaction has left for later.
+func now(tx *sqldb.Tx) error {
+	return tx.Query(`SELECT 1`, nil, func(sqldb.Scan) error { return nil })
+}
+
+func insertNow(tx *sqldb.Tx, names ...string) error { return errors.Join(insert(tx, names...), now(tx)) }
+
 // TestPostgresKilledBeforeCommit: what the server says of its end may be said of
 // one that had committed as well.
 func TestPostgresKilledBeforeCommit(t *testing.T) {
@@ -133,7 +140,7 @@ func TestPostgresKilledBeforeCommit(t *testing.T) {
 	err := db.Write(t.Context(), func(tx *sqldb.Tx) error {
 		pid, err := backend(tx)
 		if err == nil {
-			err = insert(tx, "a")
+			err = insertNow(tx, "a")
 		}
 		kill(t, pid)
 		return err
@@ -175,9 +182,10 @@ func TestPostgresSwallowedError(t *testing.T) {
 		"query": func(tx *sqldb.Tx) error {
 			return tx.Query(`SELECT 1 / ?`, []any{0}, func(sqldb.Scan) error { return nil })
 		},
-		"a set": func(tx *sqldb.Tx) error { return insert(tx, "x", "y", "x", "z") },
+		"a set": func(tx *sqldb.Tx) error { return insertNow(tx, "x", "y", "x", "z") },
 		"row for row": func(tx *sqldb.Tx) error {
-			return tx.Each(`UPDATE item SET n = ? WHERE name = 'here'`, 2, func(dst []any, i int) []any { return append(dst, -i) })
+			err := tx.Each(`UPDATE item SET n = ? WHERE name = 'here'`, 2, func(dst []any, i int) []any { return append(dst, -i) })
+			return errors.Join(err, now(tx))
 		},
 	} {
 		for _, first := range []bool{true, false} { // with what begins the transaction, or behind it
@@ -273,7 +281,7 @@ func TestPostgresIdleTransaction(t *testing.T) {
 	o.Postgres.IdleTimeout = 500 * time.Millisecond
 	db := open(t, o)
 	err := db.Write(t.Context(), func(tx *sqldb.Tx) error {
-		if err := insert(tx, "a"); err != nil {
+		if err := insertNow(tx, "a"); err != nil {
 			return err
 		}
 		for sql(t, `SELECT count(*) FROM pg_stat_activity WHERE application_name = 'tallystick test' AND state = 'idle in transaction'`) != "0" {
@@ -377,7 +385,7 @@ func TestPostgresServerFrozen(t *testing.T) {
 		}
 	}
 	err = late.Write(t.Context(), func(tx *sqldb.Tx) error {
-		err := insert(tx, "at the end")
+		err := insertNow(tx, "at the end")
 		must(e.Freeze())
 		return err
 	})

@@ -26,7 +26,7 @@ func (db *DB) Survey(ctx context.Context, fn func(*Tx) error) error {
 			for _, way := range waysOfWholeTables {
 				list = append(list, statement{query: `SET LOCAL ` + way + ` = on`})
 			}
-			if err := tx.sendAll(list, func(int, int64) {}); err != nil {
+			if err := tx.send(nil, list...); err != nil {
 				return err
 			}
 		}

@@ -11,8 +11,9 @@ import (
 
 // NewIDs gives n new rows of a table their keys. They increase: in an SQLite table
 // without holes, and in PostgreSQL from one sequence for the whole schema, of which
-// a transaction takes as many as it needs. There, what another process takes at the
-// same time may be lower, and still be committed later.
+// a block is taken when the last one is used up. There, what another process takes at
+// the same time may be lower, and still be committed later. Who gets rows from another
+// database opens his anew, as what is left of his block may be below theirs.
 func (tx *Tx) NewIDs(table string, n int, set func(i int, id int64)) error {
 	if n == 0 {
 		return nil
@@ -26,25 +27,27 @@ func (tx *Tx) NewIDs(table string, n int, set func(i int, id int64)) error {
 		return err
 	}
 	i := 0
-	for ; i < n && tx.nextID < tx.lastID; i++ {
-		set(i, tx.nextID)
-		tx.nextID++
+	db := tx.db
+	for ; i < n && db.nextID < db.lastID; i++ {
+		set(i, db.nextID)
+		db.nextID++
 	}
 	if i == n {
 		return nil
 	}
 	blocks := (n - i + idsBlock - 1) / idsBlock
 	return tx.Query(`SELECT nextval('ids') FROM generate_series(1, ?)`, []any{blocks}, func(scan Scan) error {
-		if err := scan(&tx.nextID); err != nil {
+		var first int64
+		if err := scan(&first); err != nil {
 			return err
 		}
-		if tx.nextID+idsBlock > idsMax {
-			return fault.New(fault.Internal, "sqldb: "+tx.db.area, "database %d has given all its ids", tx.db.number)
+		if first+idsBlock > idsMax {
+			return fault.New(fault.Internal, "sqldb: "+db.area, "database %d has given all its ids", db.number)
 		}
-		tx.lastID = tx.nextID + idsBlock
-		for ; i < n && tx.nextID < tx.lastID; i++ {
-			set(i, tx.nextID)
-			tx.nextID++
+		db.nextID, db.lastID = first, first+idsBlock
+		for ; i < n && db.nextID < db.lastID; i++ {
+			set(i, db.nextID)
+			db.nextID++
 		}
 		return nil
 	})
@@ -161,14 +164,16 @@ func (tx *Tx) insertText(table string, columns []string, n int, tail string) str
 // Insert adds n rows in few statements. row appends the values of row i, in the
 // order of columns. tail is appended to the statement ("ON CONFLICT DO NOTHING").
 // It gives the number of rows added; without a tail, a duplicate key is
-// fault.Conflict and the transaction must be given up.
+// fault.Conflict and the transaction must be given up: in PostgreSQL the statements then
+// run with the next one that is waited for, or at the transaction's end, and so does
+// their error come.
 func (tx *Tx) Insert(table string, columns []string, n int, tail string, row func(dst []any, i int) []any) (int64, error) {
 	if tx.db.postgres {
 		return tx.insertAll(table, columns, n, tail, row)
 	}
 	var added int64
 	for i := 0; i < n; {
-		size := cutChunk(n - i)
+		size := tx.Cut(n - i)
 		args := tx.args[:0]
 		for j := range size {
 			args = row(args, i+j)
@@ -184,47 +189,43 @@ func (tx *Tx) Insert(table string, columns []string, n int, tail string, row fun
 	return added, nil
 }
 
-// insertAll is Insert with all its statements sent at once.
+// insertAll is Insert in PostgreSQL.
 func (tx *Tx) insertAll(table string, columns []string, n int, tail string, row func(dst []any, i int) []any) (added int64, err error) {
 	var list []statement
 	for i := 0; i < n; {
-		size := cutChunk(n - i)
+		size := tx.Cut(n - i)
 		args := make([]any, 0, size*len(columns))
 		for j := range size {
 			args = row(args, i+j)
 		}
-		list = append(list, statement{tx.insertText(table, columns, size, tail), args})
+		list = append(list, statement{tx.insertText(table, columns, size, tail), args, func(rows int64) error { added += rows; return nil }})
 		i += size
 	}
-	err = tx.sendAll(list, func(_ int, changed int64) { added += changed })
+	if tail == "" {
+		return int64(n), tx.later(list...)
+	}
+	if len(list) == 0 {
+		return 0, nil
+	}
+	err = tx.send(nil, list...)
 	return added, err
 }
 
-func cutChunk(n int) int {
-	for _, c := range chunks {
-		if n >= c {
-			return c
+// cuts are the sizes in PostgreSQL, where a statement costs more than another text does.
+var cuts = [...]int{64, 32, 16, 12, 8, 6, 4, 3, 2, 1}
+
+// Cut is the size of the next statement for n rows, at most 64.
+func (tx *Tx) Cut(n int) int {
+	sizes := chunks[:]
+	if tx.db.postgres {
+		sizes = cuts[:]
+	}
+	for _, size := range sizes {
+		if n >= size {
+			return size
 		}
 	}
 	return 1
-}
-
-// sendAll runs statements in PostgreSQL, at once.
-func (tx *Tx) sendAll(list []statement, done func(i int, changed int64)) error {
-	if err := tx.usable(); err != nil || len(list) == 0 {
-		return err
-	}
-	at := 0 // of the statement that an error is of
-	trips, err := tx.conn.connection.(*postgres).send(list, func(i int, changed int64) {
-		at = i + 1
-		done(i, changed)
-	})
-	tx.ran(len(list), trips)
-	if err != nil {
-		tx.failed = true
-		return tx.classify(list[min(at, len(list)-1)].query, err)
-	}
-	return nil
 }
 
 func insertText(table string, columns []string, size int, tail string) string {
@@ -250,34 +251,30 @@ func insertText(table string, columns []string, size int, tail string) string {
 }
 
 // Each runs one statement for each of n rows, and expects every one to change
-// exactly one row: a row that is no longer what it was read as is fault.Fenced.
+// exactly one row: a row that is no longer what it was read as is fault.Fenced. In
+// PostgreSQL they may run later, as Insert's.
 func (tx *Tx) Each(query string, n int, row func(dst []any, i int) []any) error {
-	var stale error
-	check := func(i int, changed int64) {
-		if changed != 1 && stale == nil {
-			stale = &fault.Error{Kind: fault.Fenced, Op: "sqldb: " + tx.db.area, Code: "stale_row",
-				Err: fmt.Errorf("row %d of %q: %d rows changed, want 1", i, query, changed)}
-		}
-	}
-	if tx.db.postgres {
-		list := make([]statement, n)
-		for i := range n {
-			list[i] = statement{query, row(nil, i)}
-		}
-		if err := tx.sendAll(list, check); err != nil {
-			return err
-		}
-		return stale
-	}
 	for i := range n {
 		tx.args = row(tx.args[:0], i)
+		if tx.db.postgres {
+			stale := func(have int64) error { return tx.stale(query, i, have) }
+			if err := tx.Expect(1, stale, query, tx.args...); err != nil {
+				return err
+			}
+			continue
+		}
 		changed, err := tx.Exec(query, tx.args...)
 		if err != nil {
 			return err
 		}
-		if check(i, changed); stale != nil {
-			return stale
+		if changed != 1 {
+			return tx.stale(query, i, changed)
 		}
 	}
 	return nil
+}
+
+func (tx *Tx) stale(query string, i int, changed int64) error {
+	return &fault.Error{Kind: fault.Fenced, Op: "sqldb: " + tx.db.area, Code: "stale_row",
+		Err: fmt.Errorf("row %d of %q: %d rows changed, want 1", i, query, changed)}
 }

@@ -81,16 +81,12 @@ type DB struct {
 	// last wrote, and how often that was another one at the next transaction.
 	version uint32
 	foreign int64
+	// And what is left of its block of ids; see NewIDs.
+	nextID, lastID int64
 }
 
-// connection is what SQLite and PostgreSQL give.
-type connection interface {
-	// exec runs a statement to its end and gives the number of rows that it changed.
-	exec(query string, args []any) (int64, error)
-	// query calls row for each row of the result; its own errors come back as rowError.
-	query(query string, args []any, row func(Scan) error) error
-	close() error
-}
+// connection is an *engine or a *postgres.
+type connection interface{ close() error }
 
 // conn is one connection with the texts of sets, which are bounded by the code.
 type conn struct {
@@ -300,14 +296,17 @@ func (db *DB) Write(ctx context.Context, fn func(*Tx) error) error {
 			Fix: db.reopenFix()}
 	}
 	// Nothing of it is interrupted half-way by a caller who leaves.
-	tx := &Tx{db: db, conn: c}
+	tx := &Tx{db: db, conn: c, writes: true}
 	committed := false
 	end, err := tx.begin(ctx)
 	if err != nil {
 		return err
 	}
 	defer func() { end(committed) }()
-	err = fn(tx)
+	if err = fn(tx); err == nil {
+		err = tx.flush()
+	}
+	tx.due = nil
 	if e := tx.begun(); e != nil {
 		return e
 	}

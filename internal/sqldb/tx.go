@@ -19,9 +19,9 @@ type Tx struct {
 
 	onCommit []func()
 
-	failed bool // a statement has: nothing of the transaction can be kept any more, in PostgreSQL
-
-	nextID, lastID int64 // what is left of the ids that it has taken; see NewIDs
+	writes bool        // it is Write's
+	failed bool        // a statement has: nothing of the transaction can be kept any more, in PostgreSQL
+	due    []statement // that wait for the next one; see later
 }
 
 // OnCommit registers what is to happen after the commit, and only then: waking
@@ -33,17 +33,86 @@ func (tx *Tx) OnCommit(f func()) { tx.onCommit = append(tx.onCommit, f) }
 type Scan func(dst ...any) error
 
 // Exec runs a statement and gives the number of rows that it changed.
-func (tx *Tx) Exec(query string, args ...any) (int64, error) {
-	if err := tx.usable(); err != nil && query != `ROLLBACK` {
-		return 0, err
+func (tx *Tx) Exec(query string, args ...any) (n int64, err error) {
+	if tx.db.postgres {
+		err = tx.send(nil, statement{query, args, func(rows int64) error { n = rows; return nil }})
+		return n, err
 	}
 	tx.ran(1, 1)
-	n, err := tx.conn.exec(query, args)
+	n, err = tx.conn.connection.(*engine).exec(query, args)
 	if err != nil {
-		tx.failed = true
 		return 0, tx.classify(query, err)
 	}
 	return n, nil
+}
+
+// Expect runs a statement that changes, or gives, so many rows: with any other number
+// what refused gives for it is the error. In PostgreSQL it may run later, as Insert's.
+func (tx *Tx) Expect(rows int64, refused func(have int64) error, query string, args ...any) error {
+	check := func(have int64) error {
+		if have != rows {
+			return refused(have)
+		}
+		return nil
+	}
+	if tx.db.postgres {
+		return tx.later(statement{query, args, check})
+	}
+	have, err := tx.Exec(query, args...)
+	if err != nil {
+		return err
+	}
+	return check(have)
+}
+
+// later leaves a statement, in PostgreSQL, to the next one that is waited for, or to the
+// end of the transaction: a round trip costs more than a statement. Its error comes with
+// that one's. Its arguments are taken as they are now, but for slices of bytes.
+func (tx *Tx) later(list ...statement) error {
+	if err := tx.usable(); err != nil {
+		return err
+	}
+	for _, s := range list {
+		s.args = still(s.args)
+		tx.due = append(tx.due, s)
+	}
+	if !tx.writes { // it has no end at which the rest would run
+		return tx.flush()
+	}
+	return nil
+}
+
+// flush runs what is left.
+func (tx *Tx) flush() error {
+	if len(tx.due) == 0 {
+		return nil
+	}
+	return tx.send(nil)
+}
+
+// send runs what is due and a list of statements in PostgreSQL, at once. Rows of the last
+// one go to row, if there is one.
+func (tx *Tx) send(row func(Scan) error, list ...statement) error {
+	if err := tx.usable(); err != nil {
+		return err
+	}
+	all := append(tx.due, list...)
+	tx.due = nil
+	trips, at, err := tx.conn.connection.(*postgres).send(all, row)
+	tx.ran(len(all), trips)
+	if err == nil {
+		return nil
+	}
+	var re *rowError
+	if errors.As(err, &re) { // of who reads, not of the statement
+		return fault.Wrap("sqldb: "+tx.db.area+": row of "+all[at].query, re.err)
+	}
+	tx.failed = true
+	var ce *checkError
+	if errors.As(err, &ce) {
+		return ce.err
+	}
+	return tx.classify(all[at].query, err)
 }
 
 // usable refuses what comes after a statement of a writing transaction that failed, in
@@ -120,6 +189,7 @@ func (tx *Tx) begun() error {
 func (tx *Tx) rollback() {
 	c, ok := tx.conn.connection.(*postgres)
 	if !ok || c.open() {
+		tx.due, tx.failed = nil, false
 		_, _ = tx.Exec(`ROLLBACK`)
 	}
 }
@@ -182,11 +252,11 @@ func (tx *Tx) ForeignWrites() int64 { return tx.db.foreign }
 
 // Query calls row for each row of the result.
 func (tx *Tx) Query(query string, args []any, row func(Scan) error) error {
-	if err := tx.usable(); err != nil {
-		return err
+	if tx.db.postgres {
+		return tx.send(row, statement{query: query, args: args})
 	}
 	tx.ran(1, 1)
-	err := tx.conn.query(query, args, row)
+	err := tx.conn.connection.(*engine).query(query, args, row)
 	if err == nil {
 		return nil
 	}
@@ -194,7 +264,6 @@ func (tx *Tx) Query(query string, args []any, row func(Scan) error) error {
 	if errors.As(err, &re) { // of who reads, not of the statement
 		return fault.Wrap("sqldb: "+tx.db.area+": row of "+query, re.err)
 	}
-	tx.failed = true
 	return tx.classify(query, err)
 }
 

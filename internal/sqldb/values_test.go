@@ -83,7 +83,7 @@ func TestTextsThatPostgresCannotKeep(t *testing.T) {
 			write(t, lite, func(tx *sqldb.Tx) error { return insert(tx, text) })
 			want(t, lite, text)
 			db := openPG(t, nil)
-			err := db.Write(t.Context(), func(tx *sqldb.Tx) error { _ = insert(tx, "good", text); return nil })
+			err := db.Write(t.Context(), func(tx *sqldb.Tx) error { _ = insertNow(tx, "good", text); return nil })
 			if !fault.Is(err, fault.Unavailable) { // as a statement had failed
 				t.Error(err)
 			}

@@ -146,10 +146,11 @@ func typeOf(column set) string {
 	return "TEXT"
 }
 
-// updateKind says which columns a statement writes, and what column open was and
-// becomes.
+// updateKind says which columns a statement writes, and what column open was, if that is
+// known, and becomes.
 type updateKind struct {
 	set     set
+	blind   bool
 	was, is bool
 }
 
@@ -163,8 +164,11 @@ type updateOf struct {
 // each row.
 func (u updateOf) text() string {
 	columns := append([]string{"id", "version"}, u.set.columns()...)
-	from := ", version = version + 1"
-	if u.was != u.is {
+	from, where := ", version = version + 1", ""
+	if !u.blind {
+		where = fmt.Sprintf(" AND open = %t", u.was)
+	}
+	if u.blind || u.was != u.is {
 		from += fmt.Sprintf(", open = %t", u.is)
 	}
 	var to []string
@@ -172,7 +176,7 @@ func (u updateOf) text() string {
 		for i, c := range columns[2:] {
 			to = append(to, fmt.Sprintf("%s = ?%d", c, i+3))
 		}
-		return `UPDATE progress SET ` + strings.Join(to, ", ") + from + ` WHERE id = ?1 AND version = ?2 AND open = ` + fmt.Sprint(u.was)
+		return `UPDATE progress SET ` + strings.Join(to, ", ") + from + ` WHERE id = ?1 AND version = ?2` + where
 	}
 	for _, c := range columns[2:] {
 		to = append(to, c+" = v."+c)
@@ -184,7 +188,7 @@ func (u updateOf) text() string {
 	row := "(?" + strings.Repeat(",?", len(columns)-1) + ")"
 	return `WITH v (` + strings.Join(columns, ", ") + `) AS (VALUES ` + sqldb.TypedRow(types...) + strings.Repeat(","+row, u.rows-1) + `)
 		UPDATE progress AS p SET ` + strings.Join(to, ", ") + strings.Replace(from, "= version", "= p.version", 1) + ` FROM v
-		WHERE p.id = v.id AND p.version = v.version AND p.open = ` + fmt.Sprint(u.was)
+		WHERE p.id = v.id AND p.version = v.version` + strings.Replace(where, "open", "p.open", 1)
 }
 
 // work is the calls that one kind of statement is for.
@@ -196,17 +200,12 @@ type work struct {
 // update writes what changed of calls, and only over the version that was read.
 func (s *Store) update(tx *sqldb.Tx, calls []prepay.Call) error {
 	var all []work
-	var blind []*prepay.Call // what they were is not known here
 	for i := range calls {
 		c := &calls[i]
-		was := s.held.taken[c.ID]
-		if was == nil || was.Version != c.Version {
-			blind = append(blind, c)
-			continue
+		k := updateKind{set: end - 1, blind: true, is: isOpen(c)}
+		if was := s.held.taken[c.ID]; was != nil && was.Version == c.Version {
+			k = updateKind{set: smallest(sets[:], changed(was, c)), was: isOpen(was), is: isOpen(c)}
 		}
-		diff := changed(was, c)
-		k := updateKind{was: isOpen(was), is: isOpen(c)}
-		k.set = smallest(sets[:], diff)
 		j := slices.IndexFunc(all, func(w work) bool { return w.updateKind == k })
 		if j < 0 {
 			j = len(all)
@@ -219,44 +218,25 @@ func (s *Store) update(tx *sqldb.Tx, calls []prepay.Call) error {
 			return err
 		}
 	}
-	return s.updateBlind(tx, blind)
-}
-
-// updateBlind updates calls one by one, whether they were open or not.
-func (s *Store) updateBlind(tx *sqldb.Tx, calls []*prepay.Call) error {
-	for _, c := range calls {
-		var err error
-		for _, was := range []bool{isOpen(c), !isOpen(c)} {
-			err = s.write(tx, work{updateKind{end - 1, was, isOpen(c)}, []*prepay.Call{c}})
-			if !fault.Is(err, fault.Fenced) {
-				break
-			}
-		}
-		if err != nil {
-			return err
-		}
-	}
 	return nil
 }
 
-// updateRows are the numbers of calls that one statement changes. One for many has
-// a table of its own for what it is given, which is dear for a few; one that is
+// updateRows are the numbers of calls that one statement changes in SQLite. One for many
+// has a table of its own for what it is given, which is dear for a few; one that is
 // nearly full is padded.
 var updateRows = [...]int{64, 16, 1}
 
-// rowsFor is how many calls the next statement for n of them has room for. Where
-// each statement is a round trip, it takes all that there are.
-func rowsFor(tx *sqldb.Tx, n int) (rows int) {
-	for i := range updateRows {
-		fits := n >= updateRows[i]*3/4
-		if tx.Postgres() && i+1 < len(updateRows) {
-			fits = n > updateRows[i+1]
-		}
-		if rows = updateRows[i]; fits {
-			break
+// rowsFor is how many calls the next statement for n of them has room for.
+func rowsFor(tx *sqldb.Tx, n int) int {
+	if tx.Postgres() {
+		return tx.Cut(n)
+	}
+	for _, rows := range updateRows {
+		if n >= rows*3/4 {
+			return rows
 		}
 	}
-	return rows
+	return 1
 }
 
 func (s *Store) write(tx *sqldb.Tx, w work) error {
@@ -277,13 +257,12 @@ func (s *Store) write(tx *sqldb.Tx, w work) error {
 			text = u.text()
 			s.texts[u] = text
 		}
-		changed, err := tx.Exec(text, args...)
-		if err != nil {
-			return err
-		}
-		if changed != int64(n) {
+		err := tx.Expect(int64(n), func(changed int64) error {
 			return &fault.Error{Kind: fault.Fenced, Op: "prepay/sqlstore: update", Code: "stale_row",
 				Err: fmt.Errorf("%d of %d calls are no longer what they were read as", int64(n)-changed, n)}
+		}, text, args...)
+		if err != nil {
+			return err
 		}
 		for _, c := range calls[:n] {
 			c.Version++

@@ -86,8 +86,8 @@ func (l *Log) Emit(tx *sqldb.Tx, topic bus.Topic, events []bus.Event) error {
 	if err := t.insert(tx, rows); err != nil {
 		return fault.Wrap(op, err)
 	}
-	recycle(rows, t.spare)
 	tx.OnCommit(func() {
+		recycle(rows, t.spare) // the transaction's end is the last that needs them
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		t.remember(events, heads, count)

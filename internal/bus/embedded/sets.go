@@ -9,13 +9,21 @@ import (
 	"github.com/tallystick/tallystick/internal/sqldb"
 )
 
-// A batch touches most groups, and a statement for each of them costs more than
-// what it changes. So counters and places are moved set-wise, in SQLite in the sizes
-// that are cut here, so that few texts are prepared whatever the number of groups.
-var setSizes = [...]int{setMax, 16, 4, 1}
+// setMax is the largest set.
+const setMax = 64
+
+// cut is the size of the next statement for n rows. In PostgreSQL every size is made, as
+// counters are waited for.
+func cut(tx *sqldb.Tx, n int) int {
+	if tx.Postgres() {
+		return min(n, setMax)
+	}
+	return tx.Cut(n)
+}
 
 // setTexts are the texts of a statement by size: a first row, and as many others as
-// are wanted.
+// are wanted. A batch touches most groups, and a statement for each of them costs more
+// than what it changes, so that counters and places are moved set-wise.
 func setTexts(before, first, row, after string) map[int]string {
 	out := map[int]string{}
 	for n := 1; n <= setMax; n++ {
@@ -32,23 +40,6 @@ var (
 			AND places.epoch = v.from_epoch AND places.seq = v.from_seq`)
 	beginTexts = setTexts(`INSERT INTO places (topic, grp, epoch, seq) VALUES `, `(?,?,?,?)`, `(?,?,?,?)`, ` ON CONFLICT DO NOTHING`)
 )
-
-// setMax is the largest set.
-const setMax = 64
-
-// cut is the size of the next statement for n rows. In PostgreSQL every size is made,
-// as each statement is a round trip.
-func cut(tx *sqldb.Tx, n int) int {
-	if tx.Postgres() {
-		return min(n, setMax)
-	}
-	for _, size := range setSizes {
-		if n >= size {
-			return size
-		}
-	}
-	return 1
-}
 
 // count takes the next numbers of each group from the counters, so many of each,
 // and gives the groups and the place of the last event of each.
@@ -88,9 +79,9 @@ func (l *Log) count(tx *sqldb.Tx, topic bus.Topic, events []int64) (groups []int
 	return groups, heads, nil
 }
 
-// move moves places, each from exactly where its batch was read, and gives the
-// number that moved: a row that is not there any more is left as it is.
-func move(tx *sqldb.Tx, topic bus.Topic, moves []bus.Move) (moved int64, err error) {
+// move moves places, each from exactly where its batch was read. One that is not there
+// any more is fault.Fenced.
+func move(tx *sqldb.Tx, topic bus.Topic, moves []bus.Move) error {
 	var args []any
 	set := func(texts map[int]string, rest []bus.Move) error {
 		for len(rest) > 0 {
@@ -102,17 +93,19 @@ func move(tx *sqldb.Tx, topic bus.Topic, moves []bus.Move) (moved int64, err err
 					args = append(args, m.From.Epoch, m.From.Seq)
 				}
 			}
-			changed, err := tx.Exec(texts[n], args...)
+			err := tx.Expect(int64(n), func(moved int64) error {
+				return fault.New(fault.Fenced, "advance "+string(topic), "%d of %d groups are no longer where they were read: another consumer moved them",
+					int64(n)-moved, n)
+			}, texts[n], args...)
 			if err != nil {
 				return err
 			}
-			moved += changed
 			rest = rest[n:]
 		}
 		return nil
 	}
 	if !slices.ContainsFunc(moves, begins) {
-		return moved, set(moveTexts, moves)
+		return set(moveTexts, moves)
 	}
 	var begun, others []bus.Move
 	for _, m := range moves {
@@ -123,9 +116,9 @@ func move(tx *sqldb.Tx, topic bus.Topic, moves []bus.Move) (moved int64, err err
 		}
 	}
 	if err := set(beginTexts, begun); err != nil {
-		return moved, err
+		return err
 	}
-	return moved, set(moveTexts, others)
+	return set(moveTexts, others)
 }
 
 // begins reports whether a group had no place yet.
