@@ -96,10 +96,10 @@ func TestHotAccountOnPostgreSQL(t *testing.T) {
 	if _, err := o.consumer.Step(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	// BEGIN with the place, the entries' numbers, entries, postings, balances, the
-	// head, the log's number and row, COMMIT; and the places, which the consumer reads.
-	if have := o.store.DB().RoundTrips() - before; have > 10 {
-		t.Errorf("%d round trips for a batch of %d hot entries, want at most 10", have, entries)
+	// BEGIN with the entries' numbers; entries, postings, balances; the place and the
+	// head; the log's row; COMMIT.
+	if have := o.store.DB().RoundTrips() - before; have > 5 {
+		t.Errorf("%d round trips for a batch of %d hot entries, want at most 5", have, entries)
 	}
 	wantBalance(t, o.store, "fee_income", 2*entries*60)
 }

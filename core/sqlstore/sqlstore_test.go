@@ -170,7 +170,7 @@ func TestRoundTripsPerBatch(t *testing.T) {
 				t.Errorf("%s %d orders took %d round trips, want at most %d", what, orders, n, most)
 			}
 		}
-		trips("new", 12, func(w *core.Work) error {
+		trips("new", 6, func(w *core.Work) error {
 			for i := range orders {
 				trades = append(trades, storetest.Trade(fmt.Sprint(orders, "o", i)))
 				add(w, trades[i])
@@ -190,14 +190,14 @@ func TestRoundTripsPerBatch(t *testing.T) {
 			}
 			return nil
 		}
-		trips("held", 9, change, want)
+		trips("held", 7, change, want)
 		other, err := sqlstore.Open(t.Context(), s.options, 16, time.Now)
 		if err != nil {
 			t.Fatal(err)
 		}
 		old := s.Store
 		s.Store = other
-		trips("read", 13, change, want)
+		trips("read", 11, change, want)
 		s.Store = old
 		if err := other.Close(); err != nil {
 			t.Fatal(err)

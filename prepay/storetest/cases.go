@@ -375,10 +375,10 @@ func roundTrips(t testing.TB, h Harness) {
 				t.Errorf("to %s %d calls takes %d round trips, want at most %d", what, n, used, most)
 			}
 		}
-		trips("insert", 8, func() {
+		trips("insert", 4, func() {
 			must(t, change(h, prepay.Change{Insert: calls, Batch: batchAt(place, place+1), Events: evs}))
 		})
-		trips("change", 7+int64(n/64), func() {
+		trips("change", 3, func() {
 			must(t, h.Store.Update(context.Background(), prepay.Pick{Numbers: numbers}, func(p prepay.Picked) (prepay.Change, error) {
 				return prepay.Change{Update: p.Calls, Batch: batchAt(place+1, place+2), Events: evs}, nil
 			}))
