@@ -1,6 +1,8 @@
 package sqlstore
 
 import (
+	"slices"
+
 	"github.com/go-json-experiment/json"
 
 	"github.com/tallystick/tallystick/core"
@@ -120,22 +122,24 @@ func metadata(m map[string]string) string {
 }
 
 // An update names only the columns that can have changed: a column that is named
-// costs, the more so when an index is on it.
-const (
-	settleTrade = `UPDATE trade_orders SET version = ?, paid_minor = ?, status = ? WHERE id = ? AND version = ?`
-	fixTrade    = `UPDATE trade_orders SET version = ?, paid_minor = ?, status = ?, order_type = ?, order_scene = ?, institution = ?, trace_id = ?,
-		currency = ?, amount_minor = ?, accepted_at_millis = ?, expires_at_millis = ? WHERE id = ? AND version = ?`
-	movePayment = `UPDATE payment_orders SET version = ?, institution = ?, status = ?, reason = ?, credential_method = ?, credential_value = ?
-		WHERE id = ? AND version = ? AND status = ?`
-	planPayment = `UPDATE payment_orders SET version = ?, institution = ?, status = ?, reason = ?, credential_method = ?, credential_value = ?,
-		fee_minor = ?, next_action = ?, next_at_millis = ? WHERE id = ? AND version = ? AND status = ?`
-	moveAttempt = `UPDATE attempts SET version = ?, status = ?, reason = ? WHERE payment_id = ? AND n = ? AND version = ?`
-	payAttempt  = `UPDATE attempts SET version = ?, status = ?, reason = ?, transaction_id = ?, currency = ?, paid_minor = ?, psp_fee_minor = ?
-		WHERE payment_id = ? AND n = ? AND version = ?`
+// costs, the more so when an index is on it. Each has a short form, for what happens
+// to most rows, and a long one, with more columns.
+var (
+	tradeKeys    = sqldb.Columns{"id BIGINT", "version BIGINT"}
+	settledTrade = sqldb.Columns{"version BIGINT", "paid_minor BIGINT", "status TEXT"}
+	fixedTrade   = append(slices.Clone(settledTrade), "order_type TEXT", "order_scene TEXT", "institution TEXT", "trace_id TEXT",
+		"currency TEXT", "amount_minor BIGINT", "accepted_at_millis BIGINT", "expires_at_millis BIGINT")
+	paymentKeys    = sqldb.Columns{"id BIGINT", "version BIGINT", "status TEXT"}
+	movedPayment   = sqldb.Columns{"version BIGINT", "institution TEXT", "status TEXT", "reason TEXT", "credential_method TEXT", "credential_value TEXT"}
+	plannedPayment = append(slices.Clone(movedPayment), "fee_minor BIGINT", "next_action TEXT", "next_at_millis BIGINT")
+	attemptKeys    = sqldb.Columns{"payment_id BIGINT", "n BIGINT", "version BIGINT"}
+	movedAttempt   = sqldb.Columns{"version BIGINT", "status TEXT", "reason TEXT"}
+	paidAttempt    = append(slices.Clone(movedAttempt), "transaction_id TEXT", "currency TEXT", "paid_minor BIGINT", "psp_fee_minor BIGINT")
 )
 
-// each updates rows, each with the one or the other text.
-func each[R any](tx *sqldb.Tx, rows []R, short, long string, isShort func(R) bool, values func(dst []any, r R, short bool) []any) error {
+// update updates rows, each in the short or the long form.
+func update[R any](tx *sqldb.Tx, table string, short, long, keys sqldb.Columns, rows []R, isShort func(R) bool,
+	values func(dst []any, r R, short bool) []any) error {
 	var some []R
 	for _, want := range []bool{true, false} {
 		some = some[:0]
@@ -144,11 +148,11 @@ func each[R any](tx *sqldb.Tx, rows []R, short, long string, isShort func(R) boo
 				some = append(some, r)
 			}
 		}
-		text := long
+		columns := long
 		if want {
-			text = short
+			columns = short
 		}
-		err := tx.Each(text, len(some), func(dst []any, i int) []any { return values(dst, some[i], want) })
+		err := tx.Update(table, columns, keys, len(some), func(dst []any, i int) []any { return values(dst, some[i], want) })
 		if err != nil {
 			return err
 		}
@@ -157,7 +161,7 @@ func each[R any](tx *sqldb.Tx, rows []R, short, long string, isShort func(R) boo
 }
 
 func (s *saver) updateTrades(tx *sqldb.Tx) error {
-	return each(tx, s.oldTrades, settleTrade, fixTrade, func(t *core.Trade) bool { return t.StoredFixed },
+	return update(tx, "trade_orders", settledTrade, fixedTrade, tradeKeys, s.oldTrades, func(t *core.Trade) bool { return t.StoredFixed },
 		func(dst []any, t *core.Trade, short bool) []any {
 			dst = append(dst, t.Version, t.Paid.Minor, t.Status)
 			if !short {
@@ -171,7 +175,8 @@ func (s *saver) updateTrades(tx *sqldb.Tx) error {
 // updatePayments plans anew what has another next action, or none any more; an
 // order that is still open has no fee yet.
 func (s *saver) updatePayments(tx *sqldb.Tx) error {
-	return each(tx, s.oldPayments, movePayment, planPayment, func(p paymentOf) bool { return p.Open() && p.NextAtMillis == p.StoredNextAtMillis },
+	return update(tx, "payment_orders", movedPayment, plannedPayment, paymentKeys, s.oldPayments,
+		func(p paymentOf) bool { return p.Open() && p.NextAtMillis == p.StoredNextAtMillis },
 		func(dst []any, p paymentOf, short bool) []any {
 			dst = append(dst, p.Version, p.Context.Institution, string(p.Status), p.Reason, string(p.Credential.Method), p.Credential.Value)
 			if !short {
@@ -194,7 +199,7 @@ func (s *saver) attempts(tx *sqldb.Tx) error {
 		return err
 	}
 	// What was paid has a transaction, for ever.
-	return each(tx, s.oldAttempts, moveAttempt, payAttempt, func(a attemptOf) bool { return a.TransactionID == "" },
+	return update(tx, "attempts", movedAttempt, paidAttempt, attemptKeys, s.oldAttempts, func(a attemptOf) bool { return a.TransactionID == "" },
 		func(dst []any, a attemptOf, short bool) []any {
 			dst = append(dst, a.Version, string(a.Status), a.Reason)
 			if !short {

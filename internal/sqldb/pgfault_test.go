@@ -130,7 +130,9 @@ func now(tx *sqldb.Tx) error {
 	return tx.Query(`SELECT 1`, nil, func(sqldb.Scan) error { return nil })
 }
 
-func insertNow(tx *sqldb.Tx, names ...string) error { return errors.Join(insert(tx, names...), now(tx)) }
+func insertNow(tx *sqldb.Tx, names ...string) error {
+	return errors.Join(insert(tx, names...), now(tx))
+}
 
 // TestPostgresKilledBeforeCommit: what the server says of its end may be said of
 // one that had committed as well.
@@ -183,9 +185,8 @@ func TestPostgresSwallowedError(t *testing.T) {
 			return tx.Query(`SELECT 1 / ?`, []any{0}, func(sqldb.Scan) error { return nil })
 		},
 		"a set": func(tx *sqldb.Tx) error { return insertNow(tx, "x", "y", "x", "z") },
-		"row for row": func(tx *sqldb.Tx) error {
-			err := tx.Each(`UPDATE item SET n = ? WHERE name = 'here'`, 2, func(dst []any, i int) []any { return append(dst, -i) })
-			return errors.Join(err, now(tx))
+		"an update": func(tx *sqldb.Tx) error {
+			return errors.Join(setN(tx, -1, "here"), now(tx))
 		},
 	} {
 		for _, first := range []bool{true, false} { // with what begins the transaction, or behind it

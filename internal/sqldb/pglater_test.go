@@ -7,9 +7,14 @@ import (
 	"github.com/tallystick/tallystick/internal/sqldb"
 )
 
-// rename is a row-for-row update of two rows.
+// rename changes the names of two rows.
 func rename(tx *sqldb.Tx, from, to [2]string) error {
-	return tx.Each(`UPDATE item SET name = ? WHERE name = ?`, 2, func(dst []any, i int) []any { return append(dst, &to[i], &from[i]) })
+	return tx.Update("item", sqldb.Columns{"name TEXT"}, sqldb.Columns{"name TEXT"}, 2, func(dst []any, i int) []any { return append(dst, &to[i], &from[i]) })
+}
+
+// setN sets a column of some rows.
+func setN(tx *sqldb.Tx, n int, names ...string) error {
+	return tx.Update("item", sqldb.Columns{"n BIGINT"}, sqldb.Columns{"name TEXT"}, len(names), func(dst []any, i int) []any { return append(dst, n, names[i]) })
 }
 
 // TestPostgresWritesGoTogether: what a transaction only writes goes in one round trip,
@@ -53,7 +58,12 @@ func TestPostgresWritesGoTogether(t *testing.T) {
 		many = append(many, string(rune('α'+i)))
 	}
 	if n := trips(func(tx *sqldb.Tx) error {
-		return tx.Each(`INSERT INTO item (name) VALUES (?)`, len(many), func(dst []any, i int) []any { return append(dst, many[i]) })
+		for _, name := range many {
+			if err := tx.Expect(1, nil, `INSERT INTO item (name) VALUES (?)`, name); err != nil {
+				return err
+			}
+		}
+		return nil
 	}); n != 3 {
 		t.Errorf("%d round trips for 300 statements, want two and the commit's", n)
 	}

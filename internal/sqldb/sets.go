@@ -250,31 +250,82 @@ func insertText(table string, columns []string, size int, tail string) string {
 	return b.String()
 }
 
-// Each runs one statement for each of n rows, and expects every one to change
-// exactly one row: a row that is no longer what it was read as is fault.Fenced. In
-// PostgreSQL they may run later, as Insert's.
-func (tx *Tx) Each(query string, n int, row func(dst []any, i int) []any) error {
-	for i := range n {
-		tx.args = row(tx.args[:0], i)
+// Columns are names of columns with their types, as "version BIGINT", of those that
+// TypedRow knows.
+type Columns []string
+
+// split gives the names and the types.
+func (c Columns) split() (names, types []string) {
+	for _, column := range c {
+		name, kind, _ := strings.Cut(column, " ")
+		names, types = append(names, name), append(types, kind)
+	}
+	return names, types
+}
+
+// Update changes n rows of a table, each found by its keys, which together are unique,
+// and expects every one to be there: a row that is no longer what it was read as is
+// fault.Fenced. row appends the
+// values of row i: what columns become, then its keys. In PostgreSQL a few statements
+// change them, and may run later, as Insert's.
+func (tx *Tx) Update(table string, columns, keys Columns, n int, row func(dst []any, i int) []any) error {
+	for i := 0; i < n; {
+		size := 1
 		if tx.db.postgres {
-			stale := func(have int64) error { return tx.stale(query, i, have) }
-			if err := tx.Expect(1, stale, query, tx.args...); err != nil {
-				return err
-			}
-			continue
+			size = tx.Cut(n - i)
 		}
-		changed, err := tx.Exec(query, tx.args...)
+		text := tx.updateText(table, columns, keys, size)
+		args := tx.args[:0]
+		for j := range size {
+			args = row(args, i+j)
+		}
+		tx.args = args
+		changed := int64(size)
+		var err error
+		if tx.db.postgres {
+			err = tx.Expect(changed, func(have int64) error { return tx.stale(table, have, size) }, text, args...)
+		} else if changed, err = tx.Exec(text, args...); err == nil && changed != 1 {
+			err = tx.stale(table, changed, 1)
+		}
 		if err != nil {
 			return err
 		}
-		if changed != 1 {
-			return tx.stale(query, i, changed)
-		}
+		i += size
 	}
 	return nil
 }
 
-func (tx *Tx) stale(query string, i int, changed int64) error {
+func (tx *Tx) stale(table string, changed int64, rows int) error {
 	return &fault.Error{Kind: fault.Fenced, Op: "sqldb: " + tx.db.area, Code: "stale_row",
-		Err: fmt.Errorf("row %d of %q: %d rows changed, want 1", i, query, changed)}
+		Err: fmt.Errorf("%d of %d rows of %s are still what they were read as", changed, rows, table)}
+}
+
+func (tx *Tx) updateText(table string, columns, keys Columns, size int) string {
+	k := textKey{head: "UPDATE " + table, size: size, tail: keys[len(keys)-1]}
+	m, ok := tx.conn.texts[k]
+	if !ok || !slices.Equal(m.columns, columns) {
+		m = madeText{text: updateText(table, columns, keys, size), columns: slices.Clone(columns)}
+		tx.conn.texts[k] = m
+	}
+	return m.text
+}
+
+func updateText(table string, columns, keys Columns, size int) string {
+	names, types := columns.split()
+	where, keyTypes := keys.split()
+	if size == 1 {
+		return "UPDATE " + table + " SET " + strings.Join(names, " = ?, ") + " = ? WHERE " + strings.Join(where, " = ? AND ") + " = ?"
+	}
+	types = append(types, keyTypes...)
+	var given, set, found []string
+	for i, name := range names {
+		given = append(given, fmt.Sprintf("c%d", i))
+		set = append(set, fmt.Sprintf("%s = v.c%d", name, i))
+	}
+	for i, name := range where {
+		given = append(given, fmt.Sprintf("k%d", i))
+		found = append(found, fmt.Sprintf("t.%s = v.k%d", name, i))
+	}
+	return "WITH v (" + strings.Join(given, ", ") + ") AS (VALUES " + TypedRow(types...) + strings.Repeat(",(?"+strings.Repeat(",?", len(types)-1)+")", size-1) +
+		") UPDATE " + table + " AS t SET " + strings.Join(set, ", ") + " FROM v WHERE " + strings.Join(found, " AND ")
 }
