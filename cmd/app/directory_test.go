@@ -265,6 +265,9 @@ func TestTopicsThatDoNotFitAreRefused(t *testing.T) {
 	in := newInstallationOn(t, ownBroker(t), sim.Faults{})
 	env := append(slices.Clone(in.env), "TALLYSTICK_ROLES=gateway", "TALLYSTICK_CORE_URL=http://127.0.0.1:1", "TALLYSTICK_LISTEN=127.0.0.1:0")
 	in.start(in.folder("first"), env...).stop() // makes them
+	if err := in.open(in.folder("durable"), append(env, "TALLYSTICK_KAFKA_NO_SYNC=false")...); !fault.Is(err, fault.Conflict) || !strings.Contains(err.Error(), "flush.messages") {
+		t.Errorf("opened on topics that flush nothing: %v", err)
+	}
 	env = append(env, "TALLYSTICK_GROUPS=8")
 	if err := in.open(in.folder("second"), env...); !fault.Is(err, fault.Conflict) || !strings.Contains(err.Error(), "topic_unfit") {
 		t.Errorf("opened: %v", err)

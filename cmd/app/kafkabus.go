@@ -23,6 +23,7 @@ type KafkaConfig struct {
 	TopicPrefix       string        `yaml:"topic_prefix"`
 	Replication       int           `yaml:"replication"`
 	MinInSync         int           `yaml:"min_in_sync"`
+	NoSync            bool          `yaml:"no_sync"` // what was acknowledged may be lost: for tests and demos
 	Retention         time.Duration `yaml:"retention"`
 	StartTimeout      time.Duration `yaml:"start_timeout"` // how long a start waits for the brokers
 	ProduceTimeout    time.Duration `yaml:"produce_timeout"`
@@ -58,7 +59,7 @@ func (c KafkaConfig) validateDirectory() error {
 
 func (c Config) kafka() kafka.Config {
 	k := c.Kafka
-	out := kafka.Config{Prefix: k.TopicPrefix, Groups: c.Groups, Epoch: 1, Replication: k.Replication, MinInSync: k.MinInSync, Retention: k.Retention,
+	out := kafka.Config{Prefix: k.TopicPrefix, Groups: c.Groups, Epoch: 1, Replication: k.Replication, MinInSync: k.MinInSync, NoSync: k.NoSync, Retention: k.Retention,
 		ProduceTimeout: k.ProduceTimeout, FetchWait: k.FetchWait, FetchGather: k.FetchGather, RelayGather: k.RelayGather, FetchBytesMax: k.FetchBytesMax, BufferBytesMax: k.BufferBytesMax,
 		BatchBytesMax: k.BatchBytesMax, TLS: k.TLS, SASL: k.SASL}
 	for b := range strings.SplitSeq(k.Brokers, ",") {
@@ -98,6 +99,9 @@ func entering() []bus.Topic { return []bus.Topic{bus.Intents, bus.Callbacks} }
 func (a *App) openKafka(ctx context.Context) (transport, error) {
 	cfg := a.Config.kafka()
 	cfg.SASL.Password, cfg.Points = a.KafkaPassword, a.Points
+	if cfg.NoSync {
+		a.Log.Warn("kafka.no_sync is set: a broker's machine that fails may lose payments that were accepted")
+	}
 	c, err := kafka.Connect(cfg)
 	if err != nil {
 		return nil, err

@@ -55,7 +55,7 @@ func config(dir string) kafka.Config {
 	_, _ = h.Write([]byte(dir))
 	c := kafka.DefaultConfig()
 	c.Brokers, c.Groups, c.Replication, c.MinInSync = []string{broker.Addr}, groups, 1, 1
-	c.Prefix = fmt.Sprintf("t%x.", h.Sum64())
+	c.Prefix, c.NoSync = fmt.Sprintf("t%x.", h.Sum64()), true
 	c.FetchWait = 100 * time.Millisecond
 	return c
 }

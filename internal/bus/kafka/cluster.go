@@ -24,6 +24,10 @@ type Config struct {
 	// Replication and MinInSync are checked: fewer copies than that are not durable.
 	Replication int
 	MinInSync   int
+	// NoSync takes a broker's word for a record that it has in memory alone, where no
+	// other copy is waited for: a machine that fails loses what was acknowledged. For
+	// tests and what is shown.
+	NoSync bool
 	// Retention is the least that a topic must keep.
 	Retention time.Duration
 	// ProduceTimeout bounds one request to append; behind it nobody knows.

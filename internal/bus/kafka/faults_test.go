@@ -323,6 +323,8 @@ func TestUnfitTopicsAreRefused(t *testing.T) {
 		"compacted":                  {entries: []kafkago.ConfigEntry{forever, {ConfigName: "cleanup.policy", ConfigValue: "compact"}}, words: "compacted"},
 		"too small a message":        {entries: []kafkago.ConfigEntry{forever, {ConfigName: "max.message.bytes", ConfigValue: "500000"}}, words: "takes 500000 bytes"},
 		"too few copies":             {change: func(c *kafka.Config) { c.Replication = 2 }, words: "1 replicas"},
+		"led by who lacks records":   {entries: []kafkago.ConfigEntry{forever, {ConfigName: "unclean.leader.election.enable", ConfigValue: "true"}}, words: "unclean.leader.election.enable to false"},
+		"one copy, in memory":        {entries: []kafkago.ConfigEntry{forever}, change: func(c *kafka.Config) { c.NoSync = false }, words: "flush.messages to 1"},
 		"fit, but for a longer time": {change: func(c *kafka.Config) { c.Retention = 90 * 24 * time.Hour }, words: "keeps"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -346,6 +348,46 @@ func TestUnfitTopicsAreRefused(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What the brokers have acknowledged outlives a machine: topics are made so, and one that
+// somebody else made so is taken.
+func TestTopicsAreMadeDurable(t *testing.T) {
+	c := config(t.TempDir())
+	c.NoSync = false
+	client := &kafkago.Client{Addr: kafkago.TCP(broker.Addr)}
+	res, err := client.CreateTopics(t.Context(), &kafkago.CreateTopicsRequest{Topics: []kafkago.TopicConfig{{Topic: c.Prefix + string(bus.Callbacks), NumPartitions: groups, ReplicationFactor: 1,
+		ConfigEntries: []kafkago.ConfigEntry{{ConfigName: "retention.ms", ConfigValue: "-1"}, {ConfigName: "flush.messages", ConfigValue: "1"}}}}})
+	must(t, err)
+	must(t, res.Errors[c.Prefix+string(bus.Callbacks)])
+	cluster := connect(t, c, bus.Intents, bus.Callbacks)
+	must(t, kafka.NewBoard(cluster, boardTopic, 1<<10).Ensure(t.Context()))
+	for _, topic := range []bus.Topic{bus.Intents, boardTopic} {
+		for key, want := range map[string]string{"flush.messages": "1", "unclean.leader.election.enable": "false"} {
+			if have, own := topicSetting(t, c.Prefix+string(topic), key); have != want || !own {
+				t.Errorf("%s has %s %q, its own %t; want %q of its own", topic, key, have, own, want)
+			}
+		}
+	}
+	c = config(t.TempDir())
+	c.Prefix = "quick." + c.Prefix
+	connect(t, c, bus.Intents)
+	if have, _ := topicSetting(t, c.Prefix+string(bus.Intents), "flush.messages"); have == "1" {
+		t.Error("where it is said that nothing need be flushed, each batch is")
+	}
+}
+
+// topicSetting is a setting of a topic, and whether it is its own or the broker's.
+func topicSetting(t *testing.T, topic, key string) (value string, own bool) {
+	t.Helper()
+	res, err := (&kafkago.Client{Addr: kafkago.TCP(broker.Addr)}).DescribeConfigs(t.Context(), &kafkago.DescribeConfigsRequest{Resources: []kafkago.DescribeConfigRequestResource{{
+		ResourceType: kafkago.ResourceTypeTopic, ResourceName: topic, ConfigNames: []string{key}}}})
+	must(t, err)
+	const ofTheTopic = 1 // DYNAMIC_TOPIC_CONFIG
+	for _, e := range res.Resources[0].ConfigEntries {
+		value, own = e.ConfigValue, e.ConfigSource == ofTheTopic
+	}
+	return value, own
 }
 
 func TestConfigNamesTheKey(t *testing.T) {

@@ -41,6 +41,7 @@ var hazards = []struct{ seen, done, tests string }{
 	{"a reader that starts before its topic is there never hears of it", "topics are made first; one that is not there is an error", "TestATopicThatIsNotThere TestUnfitTopicsAreRefused"},
 	{"no coordinator on fresh brokers; a group's reader is silent until old members expire", "nobody joins a group: places are ours, and telling them is tried again", "TestNoCoordinatorYet TestBacklog"},
 	{"a topic that keeps too little, has few copies, other partitions, or takes less at once", "refused at start, with the reason", "TestUnfitTopicsAreRefused"},
+	{"brokers acknowledge what they have in memory; one that lacks records may be elected to lead", "copies, or a flush of each batch, and no such leader: made so, and refused at start", "TestUnfitTopicsAreRefused TestTopicsAreMadeDurable TestCopiesNeedNoFlush"},
 	{"what was deleted before it was read is passed over in silence", "a gap: the group stops, with an alarm", "TestDeletedRecordsAreAGap"},
 	{"a message that a topic does not take", "a certain no for a client; a relay stands still, with an alarm, and no other group", "TestAMessageThatIsTooLarge"},
 	{"memory without a bound while brokers are gone", "bytes in flight are counted here", "TestIntakeBounds TestRelayBytesAreBounded TestFetchedBytesAreBounded"},

@@ -63,7 +63,10 @@ func (c *Cluster) ensure(ctx context.Context, shapes []shape) error {
 // entries are what a topic is made with.
 func (c *Cluster) entries(s shape) []kafka.ConfigEntry {
 	out := []kafka.ConfigEntry{{ConfigName: "min.insync.replicas", ConfigValue: strconv.Itoa(c.cfg.MinInSync)},
-		{ConfigName: "max.message.bytes", ConfigValue: strconv.Itoa(max(1<<20, s.bytesMin))}}
+		{ConfigName: "max.message.bytes", ConfigValue: strconv.Itoa(max(1<<20, s.bytesMin))}, {ConfigName: "unclean.leader.election.enable", ConfigValue: "false"}}
+	if c.cfg.MinInSync < 2 && !c.cfg.NoSync {
+		out = append(out, kafka.ConfigEntry{ConfigName: "flush.messages", ConfigValue: "1"})
+	}
 	if s.board { // what is not the last record any more goes soon after the next one
 		return append(out, kafka.ConfigEntry{ConfigName: "cleanup.policy", ConfigValue: "compact"},
 			kafka.ConfigEntry{ConfigName: "segment.ms", ConfigValue: "60000"}, kafka.ConfigEntry{ConfigName: "min.cleanable.dirty.ratio", ConfigValue: "0.01"})
@@ -98,7 +101,7 @@ func (c *Cluster) check(ctx context.Context, shapes []shape) error {
 			}
 		}
 		req.Resources = append(req.Resources, kafka.DescribeConfigRequestResource{ResourceType: kafka.ResourceTypeTopic, ResourceName: t.Name,
-			ConfigNames: []string{"retention.ms", "cleanup.policy", "min.insync.replicas", "retention.bytes", "max.message.bytes"}})
+			ConfigNames: []string{"retention.ms", "cleanup.policy", "min.insync.replicas", "retention.bytes", "max.message.bytes", "unclean.leader.election.enable", "flush.messages"}})
 	}
 	res, err := c.client.DescribeConfigs(ctx, req)
 	if err != nil {
@@ -134,6 +137,11 @@ func (c *Cluster) fits(name string, want shape, have map[string]string) error {
 		return unfit(name, "set cleanup.policy to delete", "it is compacted, which leaves gaps")
 	case number("min.insync.replicas") < int64(c.cfg.MinInSync):
 		return unfit(name, "raise min.insync.replicas", "it is %s", have["min.insync.replicas"])
+	case have["unclean.leader.election.enable"] == "true":
+		return unfit(name, "set unclean.leader.election.enable to false", "a broker that lacks records may lead it, and they are gone")
+	case number("min.insync.replicas") < 2 && have["flush.messages"] != "1" && !c.cfg.NoSync:
+		return unfit(name, "set flush.messages to 1, or have copies: kafka.replication 3 and kafka.min_in_sync 2; or set kafka.no_sync, where it may lose what was acknowledged",
+			"a record that it has acknowledged may be in one broker's memory alone")
 	case number("max.message.bytes") < int64(want.bytesMin):
 		lower := "kafka.batch_bytes_max"
 		if want.board {

@@ -560,3 +560,38 @@ func TestAGatewayThatStartsKnowsHowOld(t *testing.T) {
 		}
 	}
 }
+
+// Where a record is acknowledged by two brokers no batch is flushed: topics are made, and
+// taken, without it. One for which a single copy is enough flushes.
+func TestCopiesNeedNoFlush(t *testing.T) {
+	fake, err := kfake.NewCluster(kfake.NumBrokers(3))
+	must(t, err)
+	t.Cleanup(fake.Close)
+	c := kafka.DefaultConfig()
+	c.Brokers, c.Groups = fake.ListenAddrs(), groups
+	cluster, err := kafka.Connect(c)
+	must(t, err)
+	t.Cleanup(func() { _ = cluster.Close() })
+	made := map[string]string{}
+	fake.ControlKey(int16(kmsg.CreateTopics), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		fake.KeepControl()
+		for _, topic := range req.(*kmsg.CreateTopicsRequest).Topics {
+			for _, e := range topic.Configs {
+				made[e.Name] = *e.Value
+			}
+		}
+		return nil, nil, false
+	})
+	must(t, cluster.EnsureTopics(t.Context(), bus.Intents))
+	if _, flushed := made["flush.messages"]; flushed || made["unclean.leader.election.enable"] != "false" {
+		t.Errorf("made with %v", made)
+	}
+	c.MinInSync = 1
+	one, err := kafka.Connect(c)
+	must(t, err)
+	t.Cleanup(func() { _ = one.Close() })
+	must(t, one.EnsureTopics(t.Context(), bus.Intents)) // the topic itself waits for two
+	if err := one.EnsureTopics(t.Context(), bus.Callbacks); err != nil || made["flush.messages"] != "1" {
+		t.Errorf("with one copy: %v, made with %v", err, made)
+	}
+}
