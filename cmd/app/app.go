@@ -41,12 +41,12 @@ type Deps struct {
 	Dir       string
 	Config    Config
 	Secret    *ids.Secret
-	Passwords map[Role]string // of areas, for stores: postgres
+	Passwords map[Role]string // of the areas that are served or looked at, for stores: postgres
 	// KafkaPassword is that of kafka.sasl.username; empty without it.
 	KafkaPassword string
-	Tokens        *api.TokenRing
+	Tokens        *api.TokenRing      // for gateways
 	Directory     *merchant.Directory // with bus: kafka, empty until New reads the snapshot, or Run what is published
-	Channels      Channels
+	Channels      Channels            // for gateways and prepay
 	Executor      prepay.Executor
 	Coord         Coordinator // nil for a replica that is alone
 	Now           func() time.Time

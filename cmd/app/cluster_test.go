@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -94,15 +96,27 @@ func (c *cluster) deps(env ...string) app.Deps {
 }
 
 func (c *cluster) gateway(n int) *system {
-	return c.start(c.folder(fmt.Sprint("gateway", n)), "TALLYSTICK_ROLES=gateway", "TALLYSTICK_LISTEN="+c.ports[n])
+	return c.start(c.only("gateway", c.folder(fmt.Sprint("gateway", n))), "TALLYSTICK_ROLES=gateway", "TALLYSTICK_LISTEN="+c.ports[n])
 }
 
 func (c *cluster) core(n int) *system {
-	return c.start(c.folder(fmt.Sprint("core", n)), "TALLYSTICK_ROLES=core", "TALLYSTICK_LISTEN_OPERATOR="+c.ports[2+n])
+	return c.start(c.only("core", c.folder(fmt.Sprint("core", n))), "TALLYSTICK_ROLES=core", "TALLYSTICK_LISTEN_OPERATOR="+c.ports[2+n])
 }
 
 func (c *cluster) worker(role string) *system {
-	return c.start(c.folder(role), "TALLYSTICK_ROLES="+role)
+	return c.start(c.only(role, c.folder(role)), "TALLYSTICK_ROLES="+role)
+}
+
+// only leaves a role's folder no secrets but those that it needs.
+func (c *cluster) only(role, dir string) string {
+	files, err := os.ReadDir(filepath.Join(dir, app.SecretsDir))
+	must(c.t, err)
+	for _, f := range files {
+		if !slices.Contains(slices.Concat(sharedSecrets, secretsOf()[role]), f.Name()) {
+			must(c.t, os.Remove(filepath.Join(dir, app.SecretsDir, f.Name())))
+		}
+	}
+	return dir
 }
 
 // settled waits until nothing is open and nothing on its way, and verifies.

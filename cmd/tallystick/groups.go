@@ -30,7 +30,7 @@ type groupsListCmd struct {
 
 // Run lists; exit code 1 when something could not be asked.
 func (c *groupsListCmd) Run(ctx context.Context) error {
-	d, err := app.Production(c.Data, os.Environ(), os.Stderr)
+	d, err := app.Outside(c.Data, os.Environ(), os.Stderr)
 	if err != nil {
 		return err
 	}
@@ -89,7 +89,7 @@ type groupsMoveCmd struct {
 
 // Run moves, and says each step.
 func (c *groupsMoveCmd) Run(ctx context.Context) error {
-	d, err := app.Production(c.Data, os.Environ(), os.Stderr)
+	d, err := app.Outside(c.Data, os.Environ(), os.Stderr)
 	if err != nil {
 		return err
 	}

@@ -16,7 +16,7 @@ type migrateCmd struct {
 
 // Run migrates, and says who may use what.
 func (c *migrateCmd) Run(ctx context.Context) error {
-	d, err := app.Production(c.Data, os.Environ(), io.Discard)
+	d, err := app.Outside(c.Data, os.Environ(), io.Discard)
 	if err != nil {
 		return err
 	}

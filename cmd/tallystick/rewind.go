@@ -14,7 +14,7 @@ type rewindCmd struct {
 
 // Run publishes anew what was published of a past that is no more.
 func (c *rewindCmd) Run(ctx context.Context) error {
-	deps, err := app.Production(c.Data, os.Environ(), os.Stderr)
+	deps, err := app.Outside(c.Data, os.Environ(), os.Stderr)
 	if err != nil {
 		return err
 	}

@@ -37,7 +37,7 @@ func openVerifier(ctx context.Context, d app.Deps) (verifier, error) {
 
 // Run verifies and prints; exit code 1 when something is not as it must be.
 func (c *verifyCmd) Run(ctx context.Context) error {
-	d, err := app.Production(c.Data, os.Environ(), io.Discard)
+	d, err := app.Outside(c.Data, os.Environ(), io.Discard)
 	if err != nil {
 		return err
 	}
@@ -160,7 +160,7 @@ func (c *parkedReplayCmd) Run(ctx context.Context) error {
 // eachParked opens each area's parked messages beside whoever serves the folder. What
 // cannot be reached is an error behind all that can.
 func eachParked(ctx context.Context, dir string, f func(area string, p embedded.Places) error) error {
-	d, err := app.Production(dir, os.Environ(), io.Discard)
+	d, err := app.Outside(dir, os.Environ(), io.Discard)
 	if err != nil {
 		return err
 	}
