@@ -112,13 +112,18 @@ func Backup(ctx context.Context, dir, to string, withSecrets bool) (m Manifest, 
 	return m, fault.Wrap(op, errors.Join(os.Rename(work, to), syncFolders(to, filepath.Dir(to))))
 }
 
-// secretFiles are the keys of a folder, by their paths in it.
-func secretFiles(dir string) ([]string, error) {
-	keys, err := filepath.Glob(filepath.Join(dir, SecretsDir, "*"+keyFileExt))
-	for i, k := range keys {
-		keys[i] = filepath.Join(SecretsDir, filepath.Base(k))
+// secretFiles are the keys and passwords of a folder, by their paths in it.
+func secretFiles(dir string) (files []string, err error) {
+	for _, ext := range []string{keyFileExt, passwordExt} {
+		found, err := filepath.Glob(filepath.Join(dir, SecretsDir, "*"+ext))
+		if err != nil {
+			return nil, err
+		}
+		for _, f := range found {
+			files = append(files, filepath.Join(SecretsDir, filepath.Base(f)))
+		}
 	}
-	return keys, err
+	return files, nil
 }
 
 // Restore makes a data folder of a backup: one that does not exist yet, or that

@@ -171,3 +171,46 @@ func TestBackupAndRestoreRefuse(t *testing.T) {
 		refused(name, restore(bad, fresh()), fault.Invalid, name)
 	}
 }
+
+// A backup with its secrets has all of them, passwords as well; so have the secrets that
+// a folder has already, which take the place of a backup's.
+func TestABackupHasAllSecrets(t *testing.T) {
+	dir, _ := initialised(t)
+	a, err := app.Open(t.Context(), dir, nil, io.Discard)
+	must(t, err)
+	must(t, a.Close())
+	password := filepath.Join(app.SecretsDir, "redis.password")
+	must(t, os.WriteFile(filepath.Join(dir, password), []byte("theirs\n"), 0o600))
+	to := filepath.Join(t.TempDir(), "copy")
+	_, err = app.Backup(t.Context(), dir, to, true)
+	must(t, err)
+	if have, want := names(t, filepath.Join(to, app.SecretsDir)), names(t, filepath.Join(dir, app.SecretsDir)); !slices.Equal(have, want) {
+		t.Errorf("the backup has the secrets %v, the folder %v", have, want)
+	}
+	holds := func(dir, want string) {
+		t.Helper()
+		if text, err := os.ReadFile(filepath.Join(dir, password)); err != nil || string(text) != want {
+			t.Errorf("it has the password %q: %v", text, err)
+		}
+	}
+	// The folder is opened once with the secrets that it will have: one that is none is
+	// found then.
+	env := []string{"TALLYSTICK_COORDINATION=redis", "TALLYSTICK_REDIS_ADDRESSES=127.0.0.1:1", "TALLYSTICK_REDIS_USERNAME=pay"}
+	fresh, own := filepath.Join(t.TempDir(), "restored"), filepath.Join(t.TempDir(), "own")
+	_, err = app.Restore(t.Context(), to, fresh, env)
+	must(t, err)
+	holds(fresh, "theirs\n")
+	must(t, os.MkdirAll(own, 0o700))
+	must(t, os.CopyFS(filepath.Join(own, app.SecretsDir), os.DirFS(filepath.Join(to, app.SecretsDir))))
+	for _, name := range names(t, filepath.Join(own, app.SecretsDir)) {
+		must(t, os.Chmod(filepath.Join(own, app.SecretsDir, name), 0o600))
+	}
+	must(t, os.WriteFile(filepath.Join(own, password), []byte("two\nlines\n"), 0o600))
+	if _, err := app.Restore(t.Context(), to, own, env); !fault.Is(err, fault.Invalid) || !strings.Contains(err.Error(), "redis") {
+		t.Errorf("restored with a password that is none: %v", err)
+	}
+	must(t, os.WriteFile(filepath.Join(own, password), []byte("ours\n"), 0o600))
+	_, err = app.Restore(t.Context(), to, own, env)
+	must(t, err)
+	holds(own, "ours\n")
+}
