@@ -16,9 +16,11 @@ import (
 	"github.com/tallystick/tallystick/bench/load"
 	"github.com/tallystick/tallystick/channels/sandbox/sim"
 	"github.com/tallystick/tallystick/cmd/app"
+	"github.com/tallystick/tallystick/internal/bus"
 	"github.com/tallystick/tallystick/internal/engines"
 	"github.com/tallystick/tallystick/internal/fault"
 	"github.com/tallystick/tallystick/internal/obs"
+	"github.com/tallystick/tallystick/internal/sqldb"
 )
 
 // long is for tests that take more than a few seconds: the race detector would make
@@ -168,6 +170,8 @@ func pay(t *testing.T, gateways []*system, from, to int) (promised []string) {
 // in the end.
 func TestTwoOfEachRole(t *testing.T) {
 	c := newCluster(t, 2, sim.Faults{AutoPayShare: 1, LostReplyShare: .05, DeclineShare: .1, DuplicateCallbackShare: .1, EarlyCallbackShare: .1})
+	log := &lockedBuffer{}
+	c.tweak = func(d *app.Deps) { d.Log = obs.NewLogger(log, slog.LevelDebug, d.Now) }
 	gateways := []*system{c.gateway(0), c.gateway(1)}
 	workers := map[string]*system{}
 	begin := map[string]func() *system{}
@@ -196,6 +200,37 @@ func TestTwoOfEachRole(t *testing.T) {
 	for _, g := range gateways {
 		g.stop()
 	}
+	c.checkContexts(log)
+}
+
+// checkContexts is that of one folder for all databases, and what is at the brokers.
+func (c *cluster) checkContexts(log *lockedBuffer) {
+	t := c.t
+	t.Helper()
+	all, err := app.OpenDatabases(t.Context(), c.deps())
+	must(t, err)
+	defer all.Close() //nolint:errcheck // it was read
+	rows, messages := 0, 0
+	for _, s := range all.All {
+		for _, db := range []*sqldb.DB{s.Core.DB(), s.Prepay.DB(), s.Accounting.DB()} {
+			rows += checkTables(t, db, `SELECT table_name FROM information_schema.tables WHERE table_schema = current_schema() AND table_type = 'BASE TABLE'`)
+		}
+	}
+	for _, topic := range []bus.Topic{bus.Intents, bus.Callbacks, bus.Dispatch, bus.Outcomes, bus.Payments, bus.Postings} {
+		of := c.messages(c.prefix, topic)
+		for _, m := range of {
+			checkContext(t, "a message of "+string(topic), m.Context)
+		}
+		if len(of) == 0 {
+			t.Errorf("topic %s has no messages", topic)
+		}
+		messages += len(of)
+	}
+	lines := checkLines(t, log)
+	if rows < 300 || messages < 300 {
+		t.Errorf("only %d rows and %d messages were read: the run shows nothing", rows, messages)
+	}
+	t.Logf("%d rows, %d messages, %d log lines about payments", rows, messages, lines)
 }
 
 // Every few dozen commits of any area, the renewals of leases among them, end without

@@ -3,7 +3,6 @@ package app_test
 import (
 	"bytes"
 	"context"
-	"database/sql"
 	"fmt"
 	"io"
 	"log/slog"
@@ -184,7 +183,7 @@ func TestPaymentsEndToEnd(t *testing.T) {
 
 // rowsOfTheirOwn are the tables whose rows do not belong to one trade: why.
 var rowsOfTheirOwn = map[string]string{
-	"goose_db_version": "the schema's version", "stamp": "the installation's constants", "places": "a consumer's", "heads": "a topic's", "marks": "a topic's",
+	"goose_db_version": "the schema's version", "schema_version": "the schema's version", "leases": "a group's", "members": "a process's", "moves": "a group's", "stamp": "the installation's constants", "places": "a consumer's", "heads": "a topic's", "marks": "a topic's",
 	"trimmed": "a topic's", "trimmed_sums": "sums over many payments",
 	"intake_intents": "a batch of records, each with its own context", "intake_callbacks": "a batch of records, each with its own context",
 	"log_dispatch": "a batch of records", "log_payments": "a batch of records", "log_outcomes": "a batch of records", "log_postings": "a batch of records",
@@ -198,20 +197,67 @@ func checkContexts(t *testing.T, s *system) {
 	t.Helper()
 	seen := 0
 	for _, area := range []string{"intake", "core", "prepay", "accounting"} {
-		db, err := sql.Open("sqlite", filepath.Join(s.app.Dir, app.StoresDir, area+".db"))
+		db, err := sqldb.Open(t.Context(), sqldb.Options{Area: area, Path: filepath.Join(s.app.Dir, app.StoresDir, area+".db")})
 		must(t, err)
-		for _, table := range tables(t, db) {
-			if strings.HasPrefix(table, "intake_") || strings.HasPrefix(table, "log_") {
-				seen += checkRecords(t, db, table)
-			}
-			if rowsOfTheirOwn[table] == "" {
-				seen += checkRows(t, db, table)
-			}
-		}
+		seen += checkTables(t, db, `SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'`)
 		must(t, db.Close())
 	}
-	lines := 0
-	for line := range strings.Lines(s.log.String()) {
+	lines := checkLines(t, s.log)
+	if seen < 500 {
+		t.Errorf("only %d rows and records were read: the run shows nothing", seen)
+	}
+	t.Logf("%d rows and records, %d log lines about payments", seen, lines)
+}
+
+// checkTables reads the tables that a query names, and gives how many rows and records had
+// a context.
+func checkTables(t *testing.T, db *sqldb.DB, names string) (seen int) {
+	t.Helper()
+	each := func(query string, row func(sqldb.Scan) error) error {
+		return db.Read(t.Context(), func(tx *sqldb.Tx) error { return tx.Query(query, nil, row) })
+	}
+	var tables []string
+	must(t, each(names, func(scan sqldb.Scan) error {
+		var name string
+		err := scan(&name)
+		tables = append(tables, name)
+		return err
+	}))
+	for _, table := range tables {
+		if strings.HasPrefix(table, "intake_") || strings.HasPrefix(table, "log_") {
+			must(t, each(`SELECT body FROM `+table, func(scan sqldb.Scan) error {
+				var body []byte
+				if err := scan(&body); err != nil {
+					return err
+				}
+				events, err := bus.ParseRecords(body)
+				for _, e := range events {
+					checkContext(t, "a record of "+table, e.Context)
+				}
+				seen += len(events)
+				return err
+			}))
+		}
+		if rowsOfTheirOwn[table] != "" {
+			continue
+		}
+		if err := each(`SELECT `+strings.Join(ids.Columns, ", ")+` FROM `+table, func(scan sqldb.Scan) error {
+			var c ids.Context
+			err := scan(c.Targets()...)
+			checkContext(t, "a row of "+table, c)
+			seen++
+			return err
+		}); err != nil {
+			t.Errorf("table %s lacks the context's columns: %v", table, err)
+		}
+	}
+	return seen
+}
+
+// checkLines reads a log, and gives how many of its lines are about a payment.
+func checkLines(t *testing.T, log *lockedBuffer) (lines int) {
+	t.Helper()
+	for line := range strings.Lines(log.String()) {
 		var m map[string]any
 		must(t, json.Unmarshal([]byte(line), &m))
 		if about := slices.ContainsFunc([]string{"biz_code", "voucher", "out_trade_no", "event", "y"}, func(k string) bool { return m[k] != nil }); !about {
@@ -224,63 +270,7 @@ func checkContexts(t *testing.T, s *system) {
 			}
 		}
 	}
-	if seen < 500 {
-		t.Errorf("only %d rows and records were read: the run shows nothing", seen)
-	}
-	t.Logf("%d rows and records, %d log lines about payments", seen, lines)
-}
-
-func tables(t *testing.T, db *sql.DB) (out []string) {
-	t.Helper()
-	rows, err := db.QueryContext(t.Context(), `SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'`)
-	must(t, err)
-	defer rows.Close() //nolint:errcheck // a test
-	for rows.Next() {
-		var name string
-		must(t, rows.Scan(&name))
-		out = append(out, name)
-	}
-	must(t, rows.Err())
-	return out
-}
-
-func checkRows(t *testing.T, db *sql.DB, table string) int {
-	t.Helper()
-	rows, err := db.QueryContext(t.Context(), `SELECT `+strings.Join(ids.Columns, ", ")+` FROM `+table)
-	if err != nil {
-		t.Errorf("table %s lacks the context's columns: %v", table, err)
-		return 0
-	}
-	defer rows.Close() //nolint:errcheck // a test
-	n := 0
-	for rows.Next() {
-		var c ids.Context
-		must(t, rows.Scan(c.Targets()...))
-		checkContext(t, "a row of "+table, c)
-		n++
-	}
-	must(t, rows.Err())
-	return n
-}
-
-func checkRecords(t *testing.T, db *sql.DB, table string) int {
-	t.Helper()
-	rows, err := db.QueryContext(t.Context(), `SELECT body FROM `+table)
-	must(t, err)
-	defer rows.Close() //nolint:errcheck // a test
-	n := 0
-	for rows.Next() {
-		var body []byte
-		must(t, rows.Scan(&body))
-		events, err := bus.ParseRecords(body)
-		must(t, err)
-		for _, e := range events {
-			checkContext(t, "a record of "+table, e.Context)
-			n++
-		}
-	}
-	must(t, rows.Err())
-	return n
+	return lines
 }
 
 func checkContext(t *testing.T, what string, c ids.Context) {
@@ -288,7 +278,7 @@ func checkContext(t *testing.T, what string, c ids.Context) {
 	if err := c.Validate(); err != nil {
 		t.Errorf("%s: %v", what, err)
 	}
-	if routed := !strings.Contains(what, "intake_intents") && !strings.Contains(what, "trade_orders"); routed && c.Institution == "" {
+	if routed := !strings.Contains(what, "intents") && !strings.Contains(what, "trade_orders"); routed && c.Institution == "" {
 		t.Errorf("%s has no institution: %+v", what, c)
 	}
 }
