@@ -11,3 +11,11 @@ const (
 	QueryConnsMax = queryConnsMax
 	ListConnsMax  = listConnsMax
 )
+
+// ProbeNames are what /readyz may name.
+func (a *App) ProbeNames() (names []string) {
+	for _, p := range a.probes() {
+		names = append(names, p.Name)
+	}
+	return names
+}
