@@ -149,7 +149,7 @@ func TestTheEnvironmentTakesTheKeysPlace(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, app.ConfigFile), []byte("groups: 4\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c, err := app.LoadConfig(dir, []string{"TALLYSTICK_API_HTTP_CONNS_MAX=7", "TALLYSTICK_LISTEN=127.0.0.1:0", "TALLYSTICK_DIRECTORY_POLL=250ms", "PATH=/bin"})
+	c, err := app.LoadConfig(dir, []string{"TALLYSTICK_API_HTTP_CONNS_MAX=7", "TALLYSTICK_LISTEN=127.0.0.1:0", "TALLYSTICK_DIRECTORY_POLL=250ms", "PATH=/bin", "TALLYSTICK_ENGINES_REDIS=/bin/redis-server"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,6 +16,9 @@ import (
 
 const envPrefix = "TALLYSTICK_"
 
+// envEngines begins the variables that say where tests and the demo find engines.
+const envEngines = "TALLYSTICK_ENGINES"
+
 // override puts environment variables in the place of configuration keys:
 // gateway.listen is TALLYSTICK_GATEWAY_LISTEN, intake.unread_bytes_max is
 // TALLYSTICK_INTAKE_UNREAD_BYTES_MAX. A variable that names no key is refused.
@@ -23,7 +26,7 @@ func override(cfg any, environ []string) error {
 	fields := keys(cfg)
 	for _, kv := range environ {
 		name, value, _ := strings.Cut(kv, "=")
-		if !strings.HasPrefix(name, envPrefix) || strings.HasPrefix(name, envSecret) || name == EnvCrashAt {
+		if !strings.HasPrefix(name, envPrefix) || strings.HasPrefix(name, envSecret) || strings.HasPrefix(name, envEngines) || name == EnvCrashAt {
 			continue
 		}
 		f, known := fields[name]

@@ -136,6 +136,9 @@ func (p *Postgres) runAs(name string) error {
 
 // postgresBin is the folder of initdb and postgres, which Debian keeps off the path.
 func postgresBin() (string, error) {
+	if given := os.Getenv(atPostgres); given != "" {
+		return given, nil
+	}
 	found, err := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
 	if err == nil && len(found) > 0 {
 		return filepath.Dir(found[len(found)-1]), nil

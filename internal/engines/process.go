@@ -18,6 +18,12 @@ import (
 // startMax is how long an engine may take to answer.
 const startMax = 2 * time.Minute
 
+// Where engines are that need not be installed; deploy/engines/install says more.
+const (
+	atPostgres = "TALLYSTICK_ENGINES_POSTGRES"
+	atRedis    = "TALLYSTICK_ENGINES_REDIS"
+)
+
 // process is a running engine.
 type process struct {
 	cmd  *exec.Cmd
@@ -34,7 +40,8 @@ func start(log string, as *syscall.Credential, name string, args ...string) (*pr
 	defer out.Close()                  //nolint:errcheck // the child has its own
 	cmd := exec.Command(name, args...) //nolint:gosec,noctx // ends by Stop, Kill, or with this process
 	cmd.Stdout, cmd.Stderr = out, out
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Credential: as, Setpgid: true}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: as, Setpgid: true}
+	dieWithUs(cmd.SysProcAttr)
 	started := make(chan error, 1)
 	p := &process{cmd: cmd, done: make(chan struct{}), log: log}
 	go func() {

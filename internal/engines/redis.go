@@ -1,7 +1,9 @@
 package engines
 
 import (
+	"cmp"
 	"context"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -11,16 +13,18 @@ import (
 
 // Redis is one server that keeps nothing on disk: started again, it is empty.
 type Redis struct {
-	Addr string
-	dir  string
-	args []string
-	p    *process
+	Addr    string
+	dir     string
+	program string
+	args    []string
+	p       *process
 }
 
 // StartRedis starts a fresh server, which logs to a folder of its own. args are
 // more of its options, such as "--requirepass", "secret"; @PORT@ is its port.
 func StartRedis(ctx context.Context, dir string, args ...string) (*Redis, error) {
-	if _, err := exec.LookPath("redis-server"); err != nil {
+	program := cmp.Or(os.Getenv(atRedis), "redis-server")
+	if _, err := exec.LookPath(program); err != nil {
 		if _, err := install(ctx, "redis"); err != nil {
 			return nil, err
 		}
@@ -30,7 +34,7 @@ func StartRedis(ctx context.Context, dir string, args ...string) (*Redis, error)
 		return nil, err
 	}
 	port := itoa(ports[0])
-	r := &Redis{Addr: "127.0.0.1:" + port, dir: dir,
+	r := &Redis{Addr: "127.0.0.1:" + port, dir: dir, program: program,
 		args: []string{"--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", dir}}
 	for _, a := range args {
 		r.args = append(r.args, strings.ReplaceAll(a, "@PORT@", port))
@@ -40,7 +44,7 @@ func StartRedis(ctx context.Context, dir string, args ...string) (*Redis, error)
 
 // Start starts the server again, empty and at the same address, and waits for it.
 func (r *Redis) Start(ctx context.Context) (err error) {
-	if r.p, err = start(filepath.Join(r.dir, "redis.log"), nil, "redis-server", r.args...); err != nil {
+	if r.p, err = start(filepath.Join(r.dir, "redis.log"), nil, r.program, r.args...); err != nil {
 		return err
 	}
 	return r.p.ready(ctx, r.Addr)
