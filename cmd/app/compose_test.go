@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -150,6 +151,15 @@ func TestComposeFile(t *testing.T) {
 	}
 	if len(roles) != 4 || roles["gateway"] != 2 || roles["core"] != 2 || roles["prepay"] != 2 || roles["accounting"] != 2 {
 		t.Errorf("processes by role: %v, want two of each", roles)
+	}
+	pom, err := os.ReadFile(deploy + "/engines/pom.xml")
+	must(t, err)
+	tested := regexp.MustCompile(`<artifactId>kafka_[0-9.]+</artifactId><version>([0-9.]+)</version>`).FindSubmatch(pom)
+	if tested == nil {
+		t.Fatal("deploy/engines/pom.xml names no version of Kafka")
+	}
+	if have, want := file.Services["kafka"].Image, "apache/kafka:"+string(tested[1]); have != want {
+		t.Errorf("the broker is %s, and tests run %s", have, want)
 	}
 	for service, folder := range map[string]string{"kafka": file.Services["kafka"].Environment["KAFKA_LOG_DIRS"], "postgres": "/var/lib/postgresql/data"} {
 		if !slices.Contains(file.Services[service].Volumes, service+":"+folder) {

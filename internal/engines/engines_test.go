@@ -61,7 +61,7 @@ func TestEnginesThatAreThere(t *testing.T) {
 // to be there is taken; and a place that has nothing is named.
 func TestInstallWithoutApt(t *testing.T) {
 	bin, jars := t.TempDir(), t.TempDir()
-	for _, tool := range []string{"bash", "dirname", "mkdir", "ls", "cat", "env"} {
+	for _, tool := range []string{"bash", "dirname", "mkdir", "ls", "cat", "env", "sed"} {
 		path, err := exec.LookPath(tool)
 		must(t, err)
 		must(t, os.Symlink(path, filepath.Join(bin, tool)))
