@@ -49,6 +49,9 @@ var hazards = []struct{ seen, done, tests string }{
 	{"a record that nobody can read", "its group stops, with an alarm, and no other", "TestUnreadableRecordsStopTheirGroupAlone"},
 	{"other brokers, or such as have less than was read", "refused at start", "TestABusOlderThanTheDatabase TestRestoreOnKafka"},
 	{"brokers that have more than the restored log: its next numbers count as published", "refused at start; tallystick rewind", "TestADatabaseOlderThanTheBus TestRestoreOnKafka"},
+	{"a group's reader of kafka-go commits nothing of a partition before its first message there: started at LastOffset again it passes over what came meanwhile (its issue 904)", "no Reader of the library: places are ours, and without one a topic is read from its beginning", "TestBannedCalls"},
+	{"after a rebalance a reader hands out messages that it had in its queue, and offsets that were told run ahead (1398, 1276)", "no Reader and no group of the library: partitions are leased, and a place is in the transaction of what was read", "TestBannedCalls"},
+	{"a Writer as it comes asks for no acknowledgement at all, and waits a second for more messages (BatchTimeout)", "no Writer: requests are ours, ask for all copies and go at once", "TestBannedCalls TestEveryCopyIsAskedFor"},
 	{"stalls that say nothing", "a watchdog", "TestWatchdog TestAMessageThatIsTooLarge"},
 	{"a wrong password is tried again for as long as a start may take", "refused at once, with the key", "TestWrongCredentialsAreRefused TestRestoreOnKafka"},
 }
@@ -56,7 +59,7 @@ var hazards = []struct{ seen, done, tests string }{
 // The table says what there is.
 func TestEveryHazardHasItsTests(t *testing.T) {
 	have := map[string]bool{}
-	for _, dir := range []string{".", "kfaketest", "..", "../../../cmd/app"} {
+	for _, dir := range []string{".", "kfaketest", "..", "../../../cmd/app", "../../archtest"} {
 		files, err := filepath.Glob(filepath.Join(dir, "*_test.go"))
 		must(t, err)
 		for _, path := range files {
