@@ -5,6 +5,7 @@ import (
 	"go/parser"
 	"go/token"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -166,6 +167,43 @@ func TestDependencies(t *testing.T) {
 	for d := range dependencies {
 		if !slices.Contains(direct, d) {
 			t.Errorf("%s is listed, and not a direct dependency any more", d)
+		}
+	}
+}
+
+// Where nothing may be missing, a test that was skipped fails, whatever it says, unless
+// it is named: by the runner, or by who runs it as one that another run has.
+func TestSkipsAreNamed(t *testing.T) {
+	runner, err := filepath.Abs(filepath.Join(root, ".ci", "gotest"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for name, text := range map[string]string{"go.mod": "module skips\n", "skips_test.go": `package skips
+
+import "testing"
+
+func TestOne(t *testing.T)      { t.Skip("covered by another one") }
+func TestDiskFull(t *testing.T) { t.Skip("not here") }
+func TestRuns(t *testing.T)     {}
+`} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, tc := range []struct {
+		env  []string
+		fine bool
+	}{
+		{[]string{"CI=1"}, false},
+		{[]string{"CI=1", "MAY_SKIP=TestOn|TestRuns"}, false},
+		{[]string{"CI=1", "MAY_SKIP=TestRuns|TestOne"}, true},
+		{[]string{"CI="}, true},
+	} {
+		cmd := exec.CommandContext(t.Context(), runner, "skips", ".") //nolint:gosec // our own script
+		cmd.Dir, cmd.Env = dir, append(append(os.Environ(), "MAY_SKIP="), tc.env...)
+		if out, err := cmd.CombinedOutput(); (err == nil) != tc.fine {
+			t.Errorf("%v: %v\n%s", tc.env, err, out)
 		}
 	}
 }
