@@ -135,6 +135,7 @@ func (k *kafkaBus) intake() bus.Intake { return k.in }
 func (k *kafkaBus) sources(topics []bus.Topic, groups []int) (out []bus.Source, run []runner) {
 	var all []*kafka.Source
 	for _, t := range topics {
+		k.app.Metrics.GetOrCreateGauge(`tallystick_kafka_repeated_total{topic="`+string(t)+`"}`, func() float64 { return float64(k.cluster.Repeated(t)) })
 		s := kafka.NewSource(k.cluster, t, k.app.Log, groups...)
 		all, out = append(all, s), append(out, s)
 	}

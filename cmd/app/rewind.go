@@ -12,7 +12,7 @@ import (
 
 // Rewind makes the topics of the areas of a folder say again what their logs say,
 // after its stores were restored from a copy that is older than the bus; see
-// kafka.Rewind. Nothing of the installation may run.
+// kafka.Rewind. Of the installation gateways alone may run.
 func Rewind(ctx context.Context, d Deps) error {
 	const op = "rewind"
 	if d.Config.Bus != BusKafka {

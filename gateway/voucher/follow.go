@@ -17,6 +17,11 @@ func (v *Views) Step(ctx context.Context) (worked bool, err error) {
 	}
 	for i := range v.places {
 		g := (v.first + i) % len(v.places)
+		if n := bus.RewoundOf(v.source, g); n != v.rewound[g] {
+			v.rewound[g], v.places[g] = n, v.source.Head(g)
+			v.forget(g)
+			return true, nil
+		}
 		head := v.source.Head(g)
 		if head == v.places[g] || head.Epoch == v.places[g].Epoch && head.Seq < v.places[g].Seq {
 			continue
@@ -31,11 +36,11 @@ func (v *Views) place(ctx context.Context) error {
 	if err := v.source.Refresh(ctx); err != nil {
 		return fault.Wrap("voucher view", err)
 	}
-	places := make([]bus.Place, v.source.Groups())
+	places, rewound := make([]bus.Place, v.source.Groups()), make([]int64, v.source.Groups())
 	for g := range places {
-		places[g] = v.source.Head(g)
+		rewound[g], places[g] = bus.RewoundOf(v.source, g), v.source.Head(g)
 	}
-	v.places, v.placed = places, true
+	v.places, v.rewound, v.placed = places, rewound, true
 	v.doubt() // what was held before may have been told of already
 	return nil
 }
@@ -90,6 +95,23 @@ func (v *Views) doubt() {
 	defer v.mu.Unlock()
 	for _, e := range v.entries {
 		e.sure = false
+	}
+}
+
+// forget makes a group's entries what they are in a process that has just started: what
+// was told of them is of a past that is no more, and their versions begin again. What this
+// replica accepted is still accepted.
+func (v *Views) forget(group int) {
+	v.log.Warn("voucher view: a group has begun anew, and core is asked for what was known of it", "group", group)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, e := range v.entries {
+		if e.view.Y.Group(len(v.places)) != group {
+			continue
+		}
+		e.view, e.visible, e.sure = View{Y: e.view.Y, Context: e.view.Context}, 0, false
+		v.measure(e)
+		e.wake()
 	}
 }
 

@@ -26,6 +26,7 @@ const groups = 4
 type source struct {
 	mu    sync.Mutex
 	logs  [groups][]bus.Message
+	lives [groups]int64
 	wakes []chan struct{}
 }
 
@@ -88,6 +89,20 @@ func (s *source) trim() {
 			s.logs[g][i].Payload = nil
 		}
 	}
+}
+
+func (s *source) Rewound(g int) int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.lives[g]
+}
+
+// rewind leaves the first n messages of a group, as if they were published anew.
+func (s *source) rewind(g, n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.logs[g] = s.logs[g][:n:n]
+	s.lives[g]++
 }
 
 // core answers the view's questions.

@@ -87,9 +87,10 @@ type Views struct {
 	bytes     int64
 	waiters   int
 
-	placed bool // the places below are right
-	places []bus.Place
-	first  int // group that the next step begins with
+	placed  bool // the places below are right
+	places  []bus.Place
+	rewound []int64 // how often each group had begun anew when its place was taken
+	first   int     // group that the next step begins with
 }
 
 // entry is one voucher that is followed.

@@ -257,6 +257,65 @@ func TestGapMakesItAskAgain(t *testing.T) {
 	h.want(h.await(h.ask(y, 0)), voucher.Paid, 2)
 }
 
+// A database was restored from an older copy, and its groups were published anew. A view
+// that kept running starts over with them: what it knew is of a past that is no more, with
+// versions that come again, and what comes now has sequences that it has read. Other groups
+// are not concerned.
+func TestAGroupBeginsAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHarness(t, nil)
+		c, y := h.order("o1", "k")
+		other, z := h.order("o2", "k")
+		for n := 3; other.BizCode.Group(groups) == c.BizCode.Group(groups); n++ {
+			other, z = h.order(fmt.Sprint("o", n), "k")
+		}
+		h.views.Confirm(y, h.views.Hold(c, y))
+		h.views.Confirm(z, h.views.Hold(other, z))
+		tell := func(c ids.Context, y ids.Code, status event.Status, version int64) {
+			h.core.mu.Lock()
+			h.core.payments[y], h.core.contexts[y] = payment(y, status, version), c
+			h.core.mu.Unlock()
+			h.source.emit(c, payment(y, status, version))
+		}
+		tell(c, y, event.Created, 1)
+		tell(other, z, event.Created, 1)
+		for v, status := range []event.Status{event.Dispatched, event.Pending, event.Unknown} {
+			tell(c, y, status, int64(v+2))
+		}
+		h.step()
+		h.want(h.await(h.ask(y, 0)), voucher.Processing, 4)
+		waits := make(chan voucher.View, 1)
+		go func() {
+			v, _ := h.views.Await(context.Background(), voucher.Ask{Y: y, Merchant: "m1", Since: 4, Wait: 20 * time.Second})
+			waits <- v
+		}()
+		synctest.Wait()
+		if n := h.core.questions(); n != 0 {
+			t.Fatalf("core was asked %d times for what was followed from the start", n)
+		}
+
+		h.source.rewind(c.BizCode.Group(groups), 1)
+		h.core.mu.Lock()
+		h.core.payments[y] = payment(y, event.Created, 1)
+		h.core.mu.Unlock()
+		h.step()
+		synctest.Wait() // who waits has asked
+		h.want(h.await(h.ask(y, 0)), voucher.Processing, 1)
+		h.want(h.await(h.ask(z, 0)), voucher.Processing, 1)
+		tell(c, y, event.Pending, 2)
+		h.step()
+		h.want(h.await(h.ask(y, 1)), voucher.Ready, 2)
+		for v, status := range []event.Status{event.Unknown, event.Pending, event.Succeeded} {
+			tell(c, y, status, int64(v+3))
+		}
+		h.step()
+		h.want(<-waits, voucher.Paid, 5)
+		if n := h.core.questions(); n != 1 {
+			t.Errorf("core was asked %d times, want once: for what had begun anew", n)
+		}
+	})
+}
+
 func TestAliasFollowsTheFirst(t *testing.T) {
 	h := newHarness(t, nil)
 	c, first := h.order("o1", "k")

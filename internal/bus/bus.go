@@ -103,6 +103,23 @@ type Forgetful interface {
 	Forgot(group int, place Place) bool
 }
 
+// Rewindable is a Source of which a group may begin anew while it is read: all that was
+// there was deleted, and its log is published again, and goes on from an earlier sequence
+// than was read.
+type Rewindable interface {
+	// Rewound counts how often a group has begun anew since it is read. Places from before
+	// mean nothing behind it: whoever keeps none in a store starts over.
+	Rewound(group int) int64
+}
+
+// RewoundOf is Rewound of a source that has it.
+func RewoundOf(s Source, group int) int64 {
+	if r, ok := s.(Rewindable); ok {
+		return r.Rewound(group)
+	}
+	return 0
+}
+
 // BeginOf is Begin of a source that has one.
 func BeginOf(s Source, group int) Place {
 	if b, ok := s.(Begun); ok {

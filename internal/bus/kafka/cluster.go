@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/segmentio/kafka-go"
@@ -101,6 +102,31 @@ type Cluster struct {
 	cfg       Config
 	client    *kafka.Client
 	transport *kafka.Transport
+	repeats   tally
+}
+
+// tally counts by topic. The zero value has counted nothing. Safe for concurrent use.
+type tally struct {
+	mu sync.Mutex
+	n  map[bus.Topic]int64
+}
+
+func (t *tally) add(topic bus.Topic) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.n == nil {
+		t.n = map[bus.Topic]int64{}
+	}
+	t.n[topic]++
+}
+
+// Repeated is how many records of a topic were fetched whose sequence was not behind that
+// of an earlier one. Few are expected: from two relays at once, an append without an
+// answer, and a group's last record before it expires.
+func (c *Cluster) Repeated(topic bus.Topic) int64 {
+	c.repeats.mu.Lock()
+	defer c.repeats.mu.Unlock()
+	return c.repeats.n[topic]
 }
 
 // Connect checks the configuration; it does not wait for a broker.

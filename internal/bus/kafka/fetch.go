@@ -14,12 +14,12 @@ import (
 	"github.com/tallystick/tallystick/internal/fault"
 )
 
-// fetch reads from an offset, in order: nothing when there is nothing yet within
-// wait. next is the offset behind what was read. With an error, out is what lies
-// before it.
-func (c *Cluster) fetch(ctx context.Context, topic bus.Topic, group int, offset int64, wait time.Duration) (out []bus.Message, next int64, err error) {
-	next, err = c.scan(ctx, topic, group, offset, c.cfg.FetchBytesMax, wait, c.collect(partition{topic, group}, &out))
-	return out, next, err
+// fetch reads one partition, in order: nothing when there is nothing yet within
+// FetchWait.
+func (c *Cluster) fetch(ctx context.Context, w wish) catch {
+	k := catch{wish: w}
+	k.next, k.first, k.err = c.scan(ctx, w.topic, w.group, w.at, c.cfg.FetchBytesMax, c.cfg.FetchWait, c.collect(w.partition, &k.out))
+	return k
 }
 
 // collect is for scan and readRecords: it puts messages of a partition behind others.
@@ -34,36 +34,37 @@ func (c *Cluster) collect(of partition, out *[]bus.Message) func(*kafka.Record) 
 }
 
 // scan calls fn for each record from an offset, in order: about bytesMax of them, or one
-// batch that is larger.
-func (c *Cluster) scan(ctx context.Context, topic bus.Topic, group int, offset int64, bytesMax int, wait time.Duration, fn func(*kafka.Record) error) (next int64, err error) {
+// batch that is larger. first is where the partition begins, or untold.
+func (c *Cluster) scan(ctx context.Context, topic bus.Topic, group int, offset int64, bytesMax int, wait time.Duration, fn func(*kafka.Record) error) (next, first int64, err error) {
 	res, err := c.client.Fetch(ctx, &kafka.FetchRequest{Topic: c.topic(topic), Partition: group, Offset: offset, MinBytes: 1,
 		MaxBytes: int64(bytesMax), MaxWait: wait})
 	if err != nil {
-		return offset, unavailable(err)
+		return offset, untold, unavailable(err)
 	}
 	switch {
 	case errors.Is(res.Error, kafka.OffsetOutOfRange): // it does not say what the range is
 		s, err := c.span(ctx, partition{topic, group})
 		switch {
 		case err != nil:
-			return offset, err
+			return offset, untold, err
 		case offset < s.first: // it was deleted: the reader sees the gap
 			return c.scan(ctx, topic, group, s.first, bytesMax, wait, fn)
 		case offset <= s.last: // it was asked of a broker that knew less then
-			return offset, unavailable(res.Error)
+			return offset, untold, unavailable(res.Error)
 		default:
-			return offset, fault.New(fault.Conflict, "fetch", "%s/%d has %d to %d, and is to be read from %d: %w", c.topic(topic), group, s.first, s.last, offset, res.Error)
+			return offset, untold, fault.New(fault.Conflict, "fetch", "%s/%d has %d to %d, and is to be read from %d: %w", c.topic(topic), group, s.first, s.last, offset, res.Error)
 		}
 	case res.Error != nil:
-		return offset, unavailable(res.Error)
+		return offset, untold, unavailable(res.Error)
 	}
-	return c.readRecords(topic, group, offset, res.Records, fn)
+	next, err = c.readRecords(topic, group, offset, res.Records, fn)
+	return next, res.LogStartOffset, err
 }
 
 // timeAt is when what is at an offset, or first behind it, was made.
 func (c *Cluster) timeAt(ctx context.Context, of partition, offset int64) (time.Time, error) {
 	var msgs []bus.Message
-	_, err := c.scan(ctx, of.topic, of.group, offset, 1, c.cfg.FetchWait, c.collect(of, &msgs))
+	_, _, err := c.scan(ctx, of.topic, of.group, offset, 1, c.cfg.FetchWait, c.collect(of, &msgs))
 	switch {
 	case len(msgs) > 0:
 		return time.UnixMilli(msgs[0].AtMillis), nil
@@ -155,6 +156,7 @@ func (c *Cluster) placeOf(topic bus.Topic, group int, r *kafka.Record) (bus.Plac
 // endOf is the end of a partition: the offset that the next record gets, and the
 // last place in it.
 type endOf struct {
+	first  int64 // offset that it begins at
 	offset int64
 	place  bus.Place
 	// expired says that there were records, and that the brokers have deleted all of
@@ -190,7 +192,7 @@ func (c *Cluster) end(ctx context.Context, topic bus.Topic, group int) (endOf, e
 
 // endIn reads the last place of a partition, whose span is known.
 func (c *Cluster) endIn(ctx context.Context, of partition, s span) (e endOf, err error) {
-	e.offset = s.last
+	e.first, e.offset = s.first, s.last
 	if of.topic.Entering() { // there a place is an offset
 		if s.last > 0 {
 			e.place = bus.Place{Epoch: c.cfg.Epoch, Seq: s.last}
@@ -211,7 +213,7 @@ func (c *Cluster) endIn(ctx context.Context, of partition, s span) (e endOf, err
 // lastIn is the last place in a part of a partition.
 func (c *Cluster) lastIn(ctx context.Context, of partition, s span) (last bus.Place, err error) {
 	for at := s.first; at < s.last; {
-		next, err := c.scan(ctx, of.topic, of.group, at, c.cfg.FetchBytesMax, c.cfg.FetchWait, func(r *kafka.Record) error {
+		next, _, err := c.scan(ctx, of.topic, of.group, at, c.cfg.FetchBytesMax, c.cfg.FetchWait, func(r *kafka.Record) error {
 			p, err := c.placeOf(of.topic, of.group, r)
 			if p.Epoch > last.Epoch || p.Epoch == last.Epoch && p.Seq > last.Seq {
 				last = p

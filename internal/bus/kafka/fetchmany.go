@@ -22,10 +22,14 @@ type wish struct {
 // what lies before that.
 type catch struct {
 	wish
-	out  []bus.Message
-	next int64
-	err  error
+	out   []bus.Message
+	next  int64
+	first int64 // where the partition begins, or untold
+	err   error
 }
+
+// untold is an offset that nobody has told.
+const untold = -1
 
 // partition is a group of a topic.
 type partition struct {
@@ -108,11 +112,14 @@ func (c *Cluster) fetchMany(ctx context.Context, wishes []wish) ([]catch, error)
 			if !has {
 				continue // nobody has asked for it
 			}
-			k := catch{wish: wish{of, at}, next: at}
+			k := catch{wish: wish{of, at}, next: at, first: untold}
 			switch {
 			case p.ErrorCode != 0:
 				k.err = unavailable(kafka.Error(p.ErrorCode))
-			case p.RecordSet.Records != nil:
+			case p.RecordSet.Records == nil:
+				k.first = p.LogStartOffset
+			default:
+				k.first = p.LogStartOffset
 				k.next, k.err = c.readRecords(topic, k.group, k.at, p.RecordSet.Records, c.collect(of, &k.out))
 			}
 			out = append(out, k)

@@ -169,8 +169,7 @@ func (a *ahead) followOne(ctx context.Context, p partition, well func()) {
 			}
 			continue
 		}
-		k := catch{wish: w}
-		k.out, k.next, k.err = a.cluster.fetch(ctx, p.topic, p.group, w.at, a.cluster.cfg.FetchWait)
+		k := a.cluster.fetch(ctx, w)
 		s.storeAhead(&k)
 		if err := k.err; err != nil && ctx.Err() == nil {
 			backoff = min(max(2*backoff, 10*time.Millisecond), a.backoffMax)

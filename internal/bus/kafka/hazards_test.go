@@ -52,6 +52,7 @@ var hazards = []struct{ seen, done, tests string }{
 	{"a group's reader of kafka-go commits nothing of a partition before its first message there: started at LastOffset again it passes over what came meanwhile (its issue 904)", "no Reader of the library: places are ours, and without one a topic is read from its beginning", "TestBannedCalls"},
 	{"after a rebalance a reader hands out messages that it had in its queue, and offsets that were told run ahead (1398, 1276)", "no Reader and no group of the library: partitions are leased, and a place is in the transaction of what was read", "TestBannedCalls"},
 	{"a Writer as it comes asks for no acknowledgement at all, and waits a second for more messages (BatchTimeout)", "no Writer: requests are ours, ask for all copies and go at once", "TestBannedCalls TestEveryCopyIsAskedFor"},
+	{"a topic that is rewound begins anew where its readers are: what comes has sequences that they have read", "a beginning that moves past the last fetch is noticed, and who follows starts over", "TestWhoFollowsWhileATopicIsRewound TestADatabaseOlderThanTheBrokers"},
 	{"stalls that say nothing", "a watchdog", "TestWatchdog TestAMessageThatIsTooLarge"},
 	{"a wrong password is tried again for as long as a start may take", "refused at once, with the key", "TestWrongCredentialsAreRefused TestRestoreOnKafka"},
 }

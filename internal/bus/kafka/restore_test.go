@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tallystick/tallystick/internal/bus"
 	"github.com/tallystick/tallystick/internal/bus/bustest"
@@ -145,6 +147,153 @@ func TestADatabaseOlderThanTheBus(t *testing.T) {
 	}
 	if n := len(all(t, w.cluster, bus.Payments)); n != len(kept)+len(again) {
 		t.Errorf("%d events are at the brokers, want %d", n, len(kept)+len(again))
+	}
+}
+
+// follower reads a topic from its end on and keeps no place, as a gateway does.
+type follower struct {
+	source *kafka.Source
+	places [groups]bus.Place
+	lives  [groups]int64
+	begun  map[int]bool // groups that have begun anew
+	seen   map[string]int
+}
+
+func follow(t *testing.T, c *kafka.Cluster) *follower {
+	t.Helper()
+	f := &follower{source: kafka.NewSource(c, bus.Payments, slog.New(slog.DiscardHandler)), begun: map[int]bool{}, seen: map[string]int{}}
+	must(t, f.source.Refresh(t.Context()))
+	for g := range f.places {
+		f.places[g] = f.source.Head(g)
+	}
+	return f
+}
+
+// step reads what there is.
+func (f *follower) step(t *testing.T) {
+	t.Helper()
+	for g := range f.places {
+		for {
+			if n := f.source.Rewound(g); n != f.lives[g] {
+				f.lives[g], f.places[g], f.begun[g] = n, f.source.Head(g), true
+			}
+			if head := f.source.Head(g); head.Seq <= f.places[g].Seq {
+				break
+			}
+			msgs, err := f.source.Read(t.Context(), g, f.places[g], 7)
+			must(t, err)
+			for _, m := range msgs {
+				f.seen[m.ID]++
+				f.places[g] = m.Place
+			}
+		}
+	}
+}
+
+// A gateway goes on while a database is restored and its topic rewound: it hears that the
+// groups have begun anew, and everything that comes behind it, though that has sequences
+// which it has read before, from a past that is no more. That is so as well when it was cut
+// off meanwhile, and when the copy has nothing of a group. What two relays publish is a
+// repetition, and begins nothing anew; nor does what expires bit by bit.
+func TestWhoFollowsWhileATopicIsRewound(t *testing.T) {
+	for name, kept := range map[string]int{"a copy with a part": 30, "a copy with nothing": 0} {
+		for who, runs := range map[string]bool{"at its front": true, "cut off": false} {
+			t.Run(name+", "+who, func(t *testing.T) {
+				w := &world{t: t, dir: t.TempDir(), cfg: config(t.TempDir())}
+				w.cluster = connect(t, w.cfg, bus.Payments)
+				w.open()
+				w.publish(bustest.Events("kept", kept, 9))
+				backup := filepath.Join(t.TempDir(), "backup")
+				w.copyTo(backup)
+				f := follow(t, w.cluster)
+				if runs {
+					b := newBackground()
+					b.run(func(ctx context.Context) error { return f.source.Run(ctx, 50*time.Millisecond) })
+					defer b.stop() //nolint:errcheck // it has no error
+				}
+				hears := func(what string, events []bus.Event) {
+					t.Helper()
+					eventually(t, what, func() error {
+						must(t, f.source.Refresh(t.Context()))
+						f.step(t)
+						for _, e := range events {
+							if f.seen[e.ID] != 1 {
+								return fmt.Errorf("%s was heard %d times", e.ID, f.seen[e.ID])
+							}
+						}
+						return nil
+					})
+				}
+				late := &kafka.Relay{Cluster: w.cluster, Source: w.log.Source(bus.Payments), MessagesMax: 7, Log: slog.New(slog.DiscardHandler)}
+				must(t, late.Open(t.Context()))
+				lost := bustest.Events("lost", 90, 9)
+				w.publish(lost)
+				hears("everything is heard", lost)
+				_, err := late.Step(t.Context())
+				must(t, err)
+				end := bustest.Events("end", 9, 9)
+				w.publish(end)
+				hears("what comes behind a repetition is heard", end)
+				want := map[int]bool{}
+				for _, e := range lost {
+					want[e.Context.BizCode.Group(groups)] = true
+				}
+				for g := range want {
+					must(t, w.cluster.DeleteUpTo(t.Context(), bus.Payments, g, 1))
+				}
+				end = bustest.Events("last", 9, 9)
+				w.publish(end)
+				hears("what comes behind what has expired is heard", end)
+				if len(f.begun) > 0 {
+					t.Errorf("groups %v have begun anew by a repetition, or as something expired", f.begun)
+				}
+				if n := w.cluster.Repeated(bus.Payments); n == 0 {
+					t.Error("no repetition is counted")
+				}
+				before := w.cluster.Repeated(bus.Payments)
+				w.close()
+				w.dir = backup
+				w.open()
+				defer w.close()
+				must(t, kafka.Rewind(t.Context(), w.cfg, 7, slog.New(slog.DiscardHandler), func(context.Context, *kafka.Cluster) error { return nil }, nil, w.log.Source(bus.Payments)))
+				begins := func() {
+					t.Helper()
+					eventually(t, "all groups that were rewound begin anew", func() error {
+						must(t, f.source.Refresh(t.Context()))
+						f.step(t)
+						if !maps.Equal(f.begun, want) {
+							return fmt.Errorf("groups %v have, want %v", f.begun, want)
+						}
+						return nil
+					})
+				}
+				w.relay = &kafka.Relay{Cluster: w.cluster, Source: w.log.Source(bus.Payments), MessagesMax: 7, Log: slog.New(slog.DiscardHandler)}
+				again := bustest.Events("again", 40, 9) // fewer than were lost
+				if runs {
+					begins()
+					w.publish(again)
+					hears("everything behind the rewind is heard", again)
+				} else {
+					w.publish(again)
+					begins()
+				}
+				eventually(t, "it comes to the end", func() error {
+					f.step(t)
+					for g := range f.places {
+						if head := w.log.Source(bus.Payments).Head(g); f.places[g].Seq != head.Seq {
+							return fmt.Errorf("group %d: it is at %v, and the log ends at %v", g, f.places[g], head)
+						}
+					}
+					return nil
+				})
+				more := bustest.Events("more", 40, 9)
+				w.publish(more)
+				hears("everything that comes later is heard", more)
+				if n := w.cluster.Repeated(bus.Payments); n != before {
+					t.Errorf("%d were taken for repetitions", n-before)
+				}
+			})
+		}
 	}
 }
 

@@ -22,9 +22,9 @@ import (
 // what readers have told of a past that is no more; see Tell. groups are those that the logs' database
 // owns; nil is all.
 //
-// Nothing else may run: neither a reader nor a writer of these topics. Readers'
-// places must be of the same moment as the logs; a later one is refused at their
-// start.
+// Nothing else may run: neither a writer of these topics nor a reader that keeps its place
+// in a store; one that keeps none notices (bus.Rewindable). Readers' places must be of the
+// same moment as the logs; a later one is refused at their start.
 func Rewind(ctx context.Context, c Config, messagesMax int, log *slog.Logger, begin func(context.Context, *Cluster) error, groups []int, logs ...bus.Source) error {
 	// kafka-go does not know this request. It is made known before anything is
 	// connected, as the library's table has no lock.

@@ -28,6 +28,10 @@ type Source struct {
 
 // part is one group, and what was fetched of it and not read yet.
 type part struct {
+	life   int64     // how often the group has begun anew; see Rewound
+	first  int64     // the offset that the partition begins at, or untold
+	asked  int64     // the offset of the last fetch
+	newest bus.Place // of what was fetched
 	head   bus.Place
 	known  bool      // somebody has said from where to read
 	gone   int64     // the end, when all before it has expired; else 0
@@ -42,6 +46,11 @@ type part struct {
 
 // heldBytes is about what a message takes in memory.
 func heldBytes(m *bus.Message) int { return 256 + len(m.Payload) + len(m.Extra) }
+
+// place makes a part be read from an offset on: what is at or before a place is let go.
+func (p *part) place(head, from bus.Place, at int64) {
+	*p = part{life: p.life, first: untold, asked: at, head: head, known: true, from: from, at: at}
+}
 
 // last is the place that the next message must be behind.
 func (p *part) last() bus.Place {
@@ -82,6 +91,7 @@ func (s *Source) Refresh(ctx context.Context) error {
 	for i, g := range stale {
 		all[i] = partition{s.topic, g}
 	}
+	lives := s.lives()
 	spans, failed := s.cluster.spans(ctx, all...)
 	errs := make([]error, len(all))
 	var wg sync.WaitGroup
@@ -92,7 +102,7 @@ func (s *Source) Refresh(ctx context.Context) error {
 				end, err = s.cluster.endIn(ctx, p, spans[p])
 			}
 			if err == nil {
-				err = s.refreshed(p.group, end)
+				err = s.refreshed(p.group, lives[p.group], end)
 			}
 			if err != nil {
 				errs[i] = &bus.GroupError{Group: p.group, Err: fault.Wrap(fmt.Sprintf("refresh %s, group %d", s.topic, p.group), err)}
@@ -103,19 +113,35 @@ func (s *Source) Refresh(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// refreshed takes the end of a group.
-func (s *Source) refreshed(group int, end endOf) error {
+// lives are those of all groups.
+func (s *Source) lives() []int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.advance(group, end.place)
+	out := make([]int64, len(s.parts))
+	for g := range s.parts {
+		out[g] = s.parts[g].life
+	}
+	return out
+}
+
+// refreshed takes the end of a group, for which it was asked in the life that is given.
+func (s *Source) refreshed(group int, life int64, end endOf) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	p := &s.parts[group]
+	if p.life != life {
+		return nil
+	}
+	s.begins(group, end.first)
+	s.advance(group, end.place)
+	if !p.known { // nobody has read yet: what comes from here on is news
+		p.place(p.head, end.place, end.offset)
+		p.first = end.first
+		s.moved.Wake()
+	}
 	p.gone = 0
 	if end.expired {
 		p.gone = end.offset
-	}
-	if !p.known { // nobody has read yet: what comes from here on is news
-		p.at, p.known, p.from = end.offset, true, end.place
-		s.moved.Wake()
 	}
 	if fault.Is(p.failed, fault.Conflict) {
 		return p.failed // it ends before what was read of it
@@ -140,7 +166,7 @@ func (s *Source) stale() (out []int) {
 // advance moves a head, never back, and wakes the readers; s.mu is held.
 func (s *Source) advance(group int, to bus.Place) {
 	p := &s.parts[group]
-	if to.Epoch < p.head.Epoch || to.Epoch == p.head.Epoch && to.Seq <= p.head.Seq {
+	if !behind(to, p.head) {
 		return
 	}
 	p.head = to
@@ -155,7 +181,9 @@ func (s *Source) Forgot(group int, place bus.Place) bool {
 	if p.gone == 0 {
 		return false
 	}
-	*p = part{head: place, known: true, from: place, at: p.gone, gone: p.gone}
+	gone := p.gone
+	p.place(place, place, gone)
+	p.gone = gone
 	s.moved.Wake()
 	return true
 }
@@ -171,12 +199,14 @@ func (s *Source) Read(ctx context.Context, group int, after bus.Place, limit int
 		if failed != nil {
 			return nil, fault.Wrap("read "+string(s.topic), failed)
 		}
-		got, next, err := s.cluster.fetch(ctx, s.topic, group, at, s.cluster.cfg.FetchWait)
-		stored := s.store(group, at, got, next, nil)
-		if err != nil && next == at {
+		k := s.cluster.fetch(ctx, wish{partition{s.topic, group}, at})
+		err := k.err
+		k.err = nil
+		stored := s.store(&k)
+		if err != nil && k.next == at {
 			return nil, fault.Wrap("read "+string(s.topic), err)
 		}
-		if stored && next == at {
+		if stored && k.next == at {
 			return nil, nil // there must be something, and there is not: the reader takes it for a gap
 		}
 	}
@@ -190,7 +220,7 @@ func (s *Source) buffered(group int, after bus.Place, limit int) (msgs []bus.Mes
 	p := &s.parts[group]
 	full := !s.roomy(p)
 	if !p.move(after) {
-		*p = part{head: p.head, known: true, from: after, at: after.Seq} // no sequence is there before its own offset
+		p.place(p.head, after, after.Seq) // no sequence is there before its own offset
 		full = true
 	}
 	if full && s.roomy(p) { // there is room, or another place to fetch from
@@ -223,31 +253,73 @@ func (p *part) move(after bus.Place) bool {
 
 // storeAhead is store for what was fetched ahead.
 func (s *Source) storeAhead(k *catch) {
-	stored := s.store(k.group, k.at, k.out, k.next, k.err)
+	stored := s.store(k)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.parts[k.group].fresh = stored && k.err == nil
 }
 
-// store takes what was fetched from an offset, unless the part was moved, or
-// someone else was faster: false. failed is why it was not more.
-func (s *Source) store(group int, at int64, got []bus.Message, next int64, failed error) bool {
+// store takes what was fetched, unless the part was moved, or someone else was faster:
+// false. The catch's error is why it was not more.
+func (s *Source) store(k *catch) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	p := &s.parts[group]
-	if !p.known || p.at != at {
+	p := &s.parts[k.group]
+	if !p.known || p.at != k.at {
 		return false
 	}
-	p.at, p.failed = next, failed
-	for _, m := range got {
-		if last := p.last(); m.Place.Epoch < last.Epoch || m.Place.Epoch == last.Epoch && m.Place.Seq <= last.Seq {
-			continue // a relay's repetition
+	s.begins(k.group, k.first)
+	p.asked, p.at, p.failed = k.at, k.next, k.err
+	if p.first == untold {
+		p.first = k.first
+	}
+	for _, m := range k.out {
+		if !behind(m.Place, p.newest) {
+			s.cluster.repeats.add(s.topic) // it was published again
+		} else {
+			p.newest = m.Place
+		}
+		if !behind(m.Place, p.last()) {
+			continue
 		}
 		p.buffer = append(p.buffer, m)
 		p.bytes += heldBytes(&m)
 	}
-	s.advance(group, p.last())
+	s.advance(k.group, p.last())
 	return true
+}
+
+// behind reports whether a place is further on than another one.
+func behind(p, other bus.Place) bool {
+	return p.Epoch > other.Epoch || p.Epoch == other.Epoch && p.Seq > other.Seq
+}
+
+// begins takes note of where a partition begins; s.mu is held. When all that was there
+// at the last fetch is gone, what comes is read whatever its sequences are: it may be that
+// of a log that was published anew, which goes on from an earlier one.
+func (s *Source) begins(group int, first int64) {
+	p := &s.parts[group]
+	if s.topic.Entering() || !p.known || p.first == untold || first <= p.first {
+		return // or a place is an offset, and never comes again
+	}
+	p.first = first
+	if first < p.asked {
+		return
+	}
+	s.log.Warn("all that was read of a group is gone at the brokers: it begins anew", "topic", string(s.topic), "group", group,
+		"read_seq", p.head.Seq, "first_offset", first)
+	p.place(bus.Place{}, bus.Place{}, max(p.at, first))
+	p.first = first
+	p.life++
+	s.moved.Wake()
+	s.Wake()
+}
+
+// Rewound implements bus.Rewindable.
+func (s *Source) Rewound(group int) int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.parts[group].life
 }
 
 // Held is how many bytes were fetched and not read yet, of all groups.
