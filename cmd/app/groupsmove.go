@@ -133,14 +133,14 @@ func served(ctx context.Context, m *move.Mover, role Role, group, to int, unserv
 		return err
 	}
 	begins := slices.ContainsFunc(m.Numbers(), func(n int) bool { return n != to && states[n].Owned && !states[n].Frozen })
-	live := 0
+	var live []string
 	if err := db.Read(ctx, func(tx *sqldb.Tx) (err error) {
 		live, err = lease.Live(tx)
 		return err
 	}); err != nil {
 		return err
 	}
-	if !begins || live > 0 {
+	if !begins || len(live) > 0 {
 		return nil
 	}
 	return &fault.Error{Kind: fault.Conflict, Op: "groups move", Code: "nobody_serves",

@@ -1,6 +1,8 @@
 package app_test
 
 import (
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -8,6 +10,7 @@ import (
 	"github.com/tallystick/tallystick/bench/load"
 	"github.com/tallystick/tallystick/channels/sandbox/sim"
 	"github.com/tallystick/tallystick/cmd/app"
+	"github.com/tallystick/tallystick/internal/fault"
 )
 
 // One of two databases comes from a copy that is older than the brokers. Its groups are
@@ -19,6 +22,8 @@ func TestADatabaseOlderThanTheBrokers(t *testing.T) {
 	// Whoever has paid already is not waited for again: there is less to tell the second time,
 	// and what is told of new payments has sequences that the gateway has read before.
 	c := newCluster(t, 2, sim.Faults{AutoPayShare: 1, AutoPayDelayMillis: 500})
+	i := slices.Index(c.env, "TALLYSTICK_LEASE_TTL=1s")
+	c.env[i] = "TALLYSTICK_LEASE_TTL=30s" // nobody is taken for dead on a machine that is busy
 	ask := func(sql string) {
 		t.Helper()
 		_, err := c.pgs[0].Query(t.Context(), "postgres", sql)
@@ -47,7 +52,23 @@ func TestADatabaseOlderThanTheBrokers(t *testing.T) {
 	soon(t, "the groups of the old copy are refused", func() bool {
 		return all[0].shows(`tallystick_lease_refused_groups{area="core",database="1"} 2`)
 	})
-	stop()
+	refused := func(who ...string) {
+		t.Helper()
+		soon(t, "all that serve are named", func() bool {
+			err := app.Rewind(t.Context(), c.deps("TALLYSTICK_ROLES=core"))
+			if !fault.Is(err, fault.Conflict) || !strings.Contains(err.Error(), "still_serving") {
+				t.Fatalf("a rewind beside processes that serve: %v", err)
+			}
+			return !slices.ContainsFunc(who, func(w string) bool {
+				return !strings.Contains(err.Error(), w+" of database 1: ") || !strings.Contains(err.Error(), w+" of database 2: ")
+			})
+		})
+	}
+	refused("core", "prepay", "accounting")
+	all[0].stop()
+	all[1].stop()
+	refused("accounting") // which is not among the roles of the folder
+	all[2].stop()
 	must(t, app.Rewind(t.Context(), c.deps("TALLYSTICK_ROLES=core,prepay,accounting")))
 	start()
 	news := pay(t, g, 80, 92)

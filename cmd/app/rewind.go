@@ -2,12 +2,16 @@ package app
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/tallystick/tallystick/internal/bus"
 	"github.com/tallystick/tallystick/internal/bus/kafka"
 	"github.com/tallystick/tallystick/internal/fault"
 	"github.com/tallystick/tallystick/internal/lease"
+	"github.com/tallystick/tallystick/internal/sqldb"
 )
 
 // Rewind makes the topics of the areas of a folder say again what their logs say,
@@ -40,6 +44,9 @@ func Rewind(ctx context.Context, d Deps) error {
 	if err != nil {
 		return err
 	}
+	if err := d.nobodyServes(ctx, list); err != nil {
+		return err
+	}
 	for _, db := range list {
 		for _, role := range d.Config.areas() {
 			if err := d.rewindCell(ctx, role, db, rewind); err != nil {
@@ -48,6 +55,38 @@ func Rewind(ctx context.Context, d Deps) error {
 		}
 	}
 	return nil
+}
+
+// nobodyServes refuses while a process works on an area of a database, whatever roles this
+// folder has: it would publish between what is deleted and what is published anew, and read
+// what has sequences that it has read.
+func (d Deps) nobodyServes(ctx context.Context, list []database) error {
+	var serves []string
+	for _, db := range list {
+		for _, role := range storedRoles() {
+			stores, err := d.storesFor(ctx, role, db, nil, nil)
+			if err != nil {
+				return err
+			}
+			var live []string
+			err = stores.db().Read(ctx, func(tx *sqldb.Tx) (err error) {
+				live, err = lease.Live(tx)
+				return err
+			})
+			if err := errors.Join(err, stores.Close()); err != nil {
+				return err
+			}
+			for _, name := range live {
+				serves = append(serves, fmt.Sprintf("%s of database %d: %s", role, db.number, name))
+			}
+		}
+	}
+	if len(serves) == 0 {
+		return nil
+	}
+	return &fault.Error{Kind: fault.Conflict, Op: "rewind", Code: "still_serving",
+		Fix: fmt.Sprintf("stop these processes; one that was killed counts for lease.ttl (%s)", d.Config.Lease.TTL),
+		Err: errors.New(strings.Join(serves, "; "))}
 }
 
 // rewindCell rewinds the groups of one area that a database owns.

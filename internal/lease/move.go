@@ -81,10 +81,15 @@ func Moving(ctx context.Context, db *sqldb.DB) (groups []int, err error) {
 	return groups, fault.Wrap("moving groups", err)
 }
 
-// Live is how many members there are whose time is not over.
-func Live(tx *sqldb.Tx) (n int, err error) {
-	err = tx.Query(`SELECT count(*) FROM members WHERE until >= clock_timestamp()`, nil, func(scan sqldb.Scan) error { return scan(&n) })
-	return n, fault.Wrap("members", err)
+// Live are the names of the members whose time is not over.
+func Live(tx *sqldb.Tx) (names []string, err error) {
+	err = tx.Query(`SELECT name FROM members WHERE until >= clock_timestamp() ORDER BY name`, nil, func(scan sqldb.Scan) error {
+		var name string
+		err := scan(&name)
+		names = append(names, name)
+		return err
+	})
+	return names, fault.Wrap("members", err)
 }
 
 // moverKey is what movers of one group of one area exclude each other by.
