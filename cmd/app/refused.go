@@ -42,7 +42,7 @@ func (c *cell) begin(ctx context.Context, m *lease.Member, held []int) (*duty, e
 // openDuty opens the store of a duty, and looks at its groups. That some are refused
 // is no error: the duty says which.
 func (c *cell) openDuty(ctx context.Context, m *lease.Member, groups []int) (*duty, error) {
-	stores, err := c.app.storesFor(ctx, c.role, c.db, groups, m.Guard)
+	stores, err := c.app.storesFor(ctx, c.role, c.db, groups, m.Guard(groups))
 	if err != nil {
 		return nil, err
 	}

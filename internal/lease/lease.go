@@ -2,6 +2,7 @@ package lease
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"time"
 
@@ -50,33 +51,44 @@ func column(tx *sqldb.Tx, query string, args ...any) (groups []int, err error) {
 	return groups, err
 }
 
-// Member is one process in one area of one database. Not safe for concurrent use,
-// but for Guard.
+// Member is one process in one area of one database. Not safe for concurrent use.
+//
+// It has another id for each time that it holds something else: so the id is the epoch of
+// what it holds, and who is guarded by it may write for that and nothing else.
 type Member struct {
-	db   *sqldb.DB // without the guard
-	id   string
-	name string
-	ttl  time.Duration
-	held []int
+	db    *sqldb.DB // without the guard
+	first string
+	id    string // now
+	turn  int    // how often it has had another one
+	name  string
+	ttl   time.Duration
+	held  []int
 }
 
-// NewMember is not in the table until its first Renew. The id is never used again;
-// name tells operators which process it is. The ttl is at least a millisecond.
+// NewMember is not in the table until its first Renew. The id, and those that begin with
+// it, are never used again; name tells operators which process it is. The ttl is at least a millisecond.
 func NewMember(db *sqldb.DB, id, name string, ttl time.Duration) *Member {
-	return &Member{db: db, id: id, name: name, ttl: ttl}
+	return &Member{db: db, first: id, id: id, name: name, ttl: ttl}
 }
 
 // Held are the groups that it holds.
 func (m *Member) Held() []int { return slices.Clone(m.held) }
 
-// Guard refuses a transaction, with fault.Fenced, if the member is not one any more,
-// and keeps it one until the transaction ends. Renewing does not wait for it, taking
-// it out does.
-func (m *Member) Guard(tx *sqldb.Tx) error {
-	return tx.Expect(1, func(int64) error { return m.lost() }, `SELECT TRUE FROM members WHERE id = ? FOR KEY SHARE`, m.id)
+// Guard is for transactions that write for some groups, which the member holds now. It
+// refuses one, with fault.Fenced, if the member is not one any more or holds something
+// else, and keeps that so until the transaction ends. Renewing does not wait for it, taking
+// the member out and another Hold do.
+func (m *Member) Guard(groups []int) func(*sqldb.Tx) error {
+	id := m.id
+	if slices.ContainsFunc(groups, func(g int) bool { return !slices.Contains(m.held, g) }) {
+		return func(*sqldb.Tx) error { return lost() }
+	}
+	return func(tx *sqldb.Tx) error {
+		return tx.Expect(1, func(int64) error { return lost() }, `SELECT TRUE FROM members WHERE id = ? FOR KEY SHARE`, id)
+	}
 }
 
-func (m *Member) lost() error {
+func lost() error {
 	return &fault.Error{Kind: fault.Fenced, Op: "lease", Code: "lease_lost", Fix: "join again as another member"}
 }
 
@@ -117,7 +129,7 @@ func (m *Member) Renew(ctx context.Context, join bool) (s Share, err error) {
 			var n int64
 			n, err = tx.Exec(`UPDATE members SET until = clock_timestamp() + ? * interval '1 millisecond' WHERE id = ?`, millis, m.id)
 			if err == nil && n != 1 {
-				err = m.lost()
+				err = lost()
 			}
 		}
 		if err != nil {
@@ -178,27 +190,36 @@ func (m *Member) Want(s Share) []int {
 	return want
 }
 
-// Hold gives up what is not wanted any more, and takes what is, if it is still free.
-// Nothing may be written for the groups that are given up from here on.
+// Hold gives up what is not wanted any more, and takes what is, if it is still free. It
+// waits for transactions that were guarded for what was held before; later ones are refused.
 func (m *Member) Hold(ctx context.Context, want []int) (held []int, err error) {
+	m.turn++
+	next := fmt.Sprintf("%s.%d", m.first, m.turn)
 	err = m.alone(ctx, func(tx *sqldb.Tx) error {
-		if err := m.Guard(tx); err != nil {
+		n, err := tx.Exec(`UPDATE members SET id = ? WHERE id = ?`, next, m.id)
+		if err == nil && n != 1 {
+			err = lost()
+		}
+		if err != nil {
 			return err
 		}
 		held = nil
-		_, err := tx.Exec(`UPDATE leases SET member = '' WHERE member = ?`+sqldb.NotAmong("grp", want), m.id)
+		_, err = tx.Exec(`UPDATE leases SET member = '' WHERE member = ?`+sqldb.NotAmong("grp", want), m.id)
 		if err != nil {
 			return err
 		}
-		_, err = tx.Exec(`UPDATE leases SET member = ?, epoch = epoch + 1 WHERE member = '' AND frozen = FALSE`+sqldb.Among("grp", emptyIfNil(want)), m.id)
+		if _, err = tx.Exec(`UPDATE leases SET member = ? WHERE member = ?`, next, m.id); err != nil {
+			return err
+		}
+		_, err = tx.Exec(`UPDATE leases SET member = ?, epoch = epoch + 1 WHERE member = '' AND frozen = FALSE`+sqldb.Among("grp", emptyIfNil(want)), next)
 		if err != nil {
 			return err
 		}
-		held, err = column(tx, `SELECT grp FROM leases WHERE member = ? ORDER BY grp`, m.id)
+		held, err = column(tx, `SELECT grp FROM leases WHERE member = ? ORDER BY grp`, next)
 		return err
 	})
 	if err == nil {
-		m.held = held
+		m.id, m.held = next, held
 	}
 	return held, fault.Wrap("hold groups", err)
 }

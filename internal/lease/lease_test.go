@@ -173,7 +173,7 @@ func TestAMemberThatDoesNotRenewIsTakenOut(t *testing.T) {
 	if _, err := a.Hold(t.Context(), a.Want(s)); err != nil {
 		t.Fatal(err)
 	}
-	guarded := p.open(a.Guard)
+	guarded := p.open(a.Guard(a.Held()))
 	write := func() error {
 		return guarded.Write(t.Context(), func(tx *sqldb.Tx) error {
 			_, err := tx.Exec(`INSERT INTO things (what) VALUES ('written')`)
@@ -210,7 +210,7 @@ func TestAMemberIsNotTakenOutWhileItCommits(t *testing.T) {
 	must(t, err)
 	_, err = a.Hold(t.Context(), a.Want(s))
 	must(t, err)
-	guarded := p.open(a.Guard)
+	guarded := p.open(a.Guard(a.Held()))
 	b := lease.NewMember(p.open(nil), "b", "test", time.Millisecond)
 	must(t, guarded.Write(t.Context(), func(tx *sqldb.Tx) error {
 		if _, err := tx.Exec(`INSERT INTO things (what) VALUES ('first')`); err != nil { // the guard goes with it
@@ -231,6 +231,104 @@ func TestAMemberIsNotTakenOutWhileItCommits(t *testing.T) {
 	must(t, err)
 	if len(s.Free) != groups || s.Members != 1 {
 		t.Errorf("afterwards b sees %+v", s)
+	}
+}
+
+// A guard is for the groups that it was made for, and for the time in which they are held:
+// nothing is written for a group before it is held, nor once the member holds something
+// else, whoever has the groups by then.
+func TestAGuardIsForWhatIsHeld(t *testing.T) {
+	p := newPlace(t)
+	a := p.join()
+	writes := func(guard func(*sqldb.Tx) error) error {
+		return p.open(guard).Write(t.Context(), func(tx *sqldb.Tx) error {
+			_, err := tx.Exec(`INSERT INTO things (what) VALUES ('written')`)
+			return err
+		})
+	}
+	refused := func(when string, guard func(*sqldb.Tx) error) {
+		t.Helper()
+		if err := writes(guard); !fault.Is(err, fault.Fenced) {
+			t.Errorf("%s: %v", when, err)
+		}
+	}
+	refused("a member wrote for a group that it did not hold yet", a.Guard([]int{3}))
+	_, err := a.Hold(t.Context(), []int{3, 4})
+	must(t, err)
+	both := a.Guard([]int{3, 4})
+	must(t, writes(both))
+	refused("it wrote for one that it does not hold", a.Guard([]int{4, 5}))
+	_, err = a.Hold(t.Context(), []int{4})
+	must(t, err)
+	refused("a duty that has ended wrote", both)
+	refused("it wrote for one that it has given up", a.Guard([]int{3}))
+	must(t, writes(a.Guard([]int{4})))
+	if epoch := p.texts(`SELECT CAST(epoch AS TEXT) FROM leases WHERE grp = 4`); !slices.Equal(epoch, []string{"1"}) {
+		t.Errorf("epoch %v of a group with one holder", epoch)
+	}
+	must(t, a.Leave(t.Context()))
+	refused("who has left wrote", a.Guard(nil))
+	if left := p.texts(`SELECT member FROM leases WHERE member <> '' UNION SELECT id FROM members`); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+// A transaction that began before another Hold ends before it, and one that begins while it
+// is under way is refused: there is no moment in which what was given up can be written.
+func TestHoldAndItsGuardExcludeEachOther(t *testing.T) {
+	p := newPlace(t)
+	a := p.join()
+	_, err := a.Hold(t.Context(), []int{3, 4})
+	must(t, err)
+	guarded := p.open(a.Guard([]int{3, 4}))
+	waiting := func(what string) {
+		t.Helper()
+		for range 1000 {
+			if n := p.texts(`SELECT pid::text FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database() AND query LIKE ?`, what); len(n) > 0 {
+				return
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+		t.Fatalf("nobody waits with %s", what)
+	}
+	done := make(chan error, 1)
+	must(t, guarded.Write(t.Context(), func(tx *sqldb.Tx) error {
+		if _, err := tx.Exec(`INSERT INTO things (what) VALUES ('first')`); err != nil { // the guard goes with it
+			return err
+		}
+		go func() {
+			_, err := a.Hold(t.Context(), []int{4})
+			done <- err
+		}()
+		waiting("UPDATE members SET id%")
+		_, err := tx.Exec(`INSERT INTO things (what) VALUES ('in time')`)
+		return err
+	}))
+	must(t, <-done)
+
+	guarded, holds := p.open(a.Guard([]int{4})), p.open(nil)
+	late := make(chan error, 1)
+	must(t, holds.Write(t.Context(), func(tx *sqldb.Tx) error { // the next Hold comes as far as the lease
+		if err := tx.Query(`SELECT grp FROM leases WHERE grp = 4 FOR UPDATE`, nil, func(scan sqldb.Scan) error { return scan(new(int)) }); err != nil {
+			return err
+		}
+		go func() {
+			_, err := a.Hold(t.Context(), nil)
+			done <- err
+		}()
+		waiting("UPDATE leases SET member = ''%")
+		go func() {
+			late <- guarded.Write(t.Context(), func(tx *sqldb.Tx) error {
+				_, err := tx.Exec(`INSERT INTO things (what) VALUES ('late')`)
+				return err
+			})
+		}()
+		waiting("SELECT TRUE FROM members%")
+		return nil
+	}))
+	must(t, <-done)
+	if err := <-late; !fault.Is(err, fault.Fenced) {
+		t.Errorf("who began while something else was being held wrote: %v", err)
 	}
 }
 
@@ -304,11 +402,11 @@ func oneLife(ctx context.Context, db *sqldb.DB, id string, random *rand.Rand) er
 		}
 		held := m.Held()
 		err = db.Write(ctx, func(tx *sqldb.Tx) error {
-			if err := m.Guard(tx); err != nil {
+			if err := m.Guard(held)(tx); err != nil {
 				return err
 			}
 			var have []int
-			err := tx.Query(`SELECT grp FROM leases WHERE member = ? ORDER BY grp`, []any{id}, func(scan sqldb.Scan) error {
+			err := tx.Query(`SELECT grp FROM leases WHERE member = ? ORDER BY grp`, []any{m.ID()}, func(scan sqldb.Scan) error {
 				var g int
 				err := scan(&g)
 				have = append(have, g)

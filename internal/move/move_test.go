@@ -287,7 +287,7 @@ func TestHolders(t *testing.T) {
 	dead := hold(time.Millisecond)
 	_, err = m.Move(t.Context(), 0, 2)
 	must(t, err)
-	if err := db.Write(t.Context(), dead.Guard); !fault.Is(err, fault.Fenced) {
+	if err := db.Write(t.Context(), dead.Guard([]int{0})); !fault.Is(err, fault.Fenced) {
 		t.Errorf("what the dead one writes: %v", err)
 	}
 	if share, err := hold2(t, db); err != nil || slices.Contains(share.Free, 0) {
