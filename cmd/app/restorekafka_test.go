@@ -139,11 +139,25 @@ func TestRestoreOnKafka(t *testing.T) {
 	if err := in.open(dir, all, "TALLYSTICK_BUS=embedded"); !fault.Is(err, fault.Conflict) {
 		t.Errorf("opened without brokers: %v", err)
 	}
+	at := func(k *engines.Kafka) []string {
+		return []string{all, "TALLYSTICK_KAFKA_BROKERS=" + k.Addr, "TALLYSTICK_KAFKA_TLS_ENABLED=false", "TALLYSTICK_KAFKA_TLS_CA_FILE=", "TALLYSTICK_KAFKA_SASL_MECHANISM=", "TALLYSTICK_KAFKA_SASL_USERNAME="}
+	}
+	other, err := engines.StartOtherKafka(t.Context(), t.TempDir())
+	must(t, err)
+	defer other.Kill() //nolint:errcheck // a test
+	if err := in.open(dir, at(other)...); !fault.Is(err, fault.Conflict) || !strings.Contains(err.Error(), "kafka.brokers: another_bus") {
+		t.Errorf("opened on another cluster: %v", err)
+	}
+	elsewhere, err := app.Production(dir, append(slices.Clone(in.env), at(other)...), io.Discard)
+	must(t, err)
+	if err := app.Rewind(t.Context(), elsewhere); !fault.Is(err, fault.Conflict) || !strings.Contains(err.Error(), "kafka.brokers: another_bus") {
+		t.Errorf("rewound on another cluster: %v", err)
+	}
+	must(t, other.Kill())
 	empty, err := engines.StartKafka(t.Context(), t.TempDir())
 	must(t, err)
 	defer empty.Kill() //nolint:errcheck // a test
-	lost := []string{all, "TALLYSTICK_KAFKA_BROKERS=" + empty.Addr, "TALLYSTICK_KAFKA_TLS_ENABLED=false", "TALLYSTICK_KAFKA_TLS_CA_FILE=", "TALLYSTICK_KAFKA_SASL_MECHANISM=", "TALLYSTICK_KAFKA_SASL_USERNAME="}
-	if err := in.open(dir, lost...); !fault.Is(err, fault.Conflict) || !strings.Contains(err.Error(), "was consumed: the log was replaced, or restored from an older copy") {
+	if err := in.open(dir, at(empty)...); !fault.Is(err, fault.Conflict) || !strings.Contains(err.Error(), "was consumed: the log was replaced, or restored from an older copy") {
 		t.Errorf("opened on brokers that have less than was read: %v", err)
 	}
 	if err := in.open(dir, all, "TALLYSTICK_SECRET_KAFKA=guess", "TALLYSTICK_KAFKA_START_TIMEOUT=24h"); !fault.Is(err, fault.Invalid) || !strings.Contains(err.Error(), "kafka.sasl.username: authentication_failed") {

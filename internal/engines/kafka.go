@@ -53,6 +53,9 @@ broker.heartbeat.interval.ms=300
 group.min.session.timeout.ms=1000
 `
 
+// clusterID is what brokers are formatted with.
+const clusterID = "TallystickTestBroker0A"
+
 // javaFlags keep the broker small.
 var javaFlags = []string{"-Xmx256m", "-XX:+UseSerialGC", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"}
 
@@ -61,24 +64,30 @@ const soon = "-XX:TieredStopAtLevel=1"
 
 // StartKafka starts a fresh broker in a folder of its own, for a test.
 func StartKafka(ctx context.Context, dir string) (*Kafka, error) {
-	return startPlainKafka(ctx, dir, soon)
+	return startPlainKafka(ctx, dir, clusterID, soon)
+}
+
+// StartOtherKafka is StartKafka for brokers of another cluster id: all others have the
+// same one, as brokers have that lost what they had.
+func StartOtherKafka(ctx context.Context, dir string) (*Kafka, error) {
+	return startPlainKafka(ctx, dir, "TallystickOtherBrokerA", soon)
 }
 
 // StartSteadyKafka is StartKafka for what runs for minutes, and for what is measured.
 func StartSteadyKafka(ctx context.Context, dir string) (*Kafka, error) {
-	return startPlainKafka(ctx, dir, "-XX:-UseDynamicNumberOfCompilerThreads") // one that ends takes its CPU's account with it
+	return startPlainKafka(ctx, dir, clusterID, "-XX:-UseDynamicNumberOfCompilerThreads") // one that ends takes its CPU's account with it
 }
 
-func startPlainKafka(ctx context.Context, dir string, flags ...string) (*Kafka, error) {
+func startPlainKafka(ctx context.Context, dir, id string, flags ...string) (*Kafka, error) {
 	ports, err := freePorts(2)
 	if err != nil {
 		return nil, err
 	}
-	return startKafka(ctx, dir, ports, nil, kafkaProperties, flags...)
+	return startKafka(ctx, dir, id, ports, nil, kafkaProperties, flags...)
 }
 
 // startKafka starts a broker at a port for clients and one for itself.
-func startKafka(ctx context.Context, dir string, ports []int, secure *Security, properties string, flags ...string) (*Kafka, error) {
+func startKafka(ctx context.Context, dir, id string, ports []int, secure *Security, properties string, flags ...string) (*Kafka, error) {
 	libs, err := install(ctx, "kafka")
 	if err != nil {
 		return nil, err
@@ -88,7 +97,7 @@ func startKafka(ctx context.Context, dir string, ports []int, secure *Security, 
 	if err := os.WriteFile(k.config(), []byte(text), 0o600); err != nil {
 		return nil, err
 	}
-	format := append(k.java("kafka.tools.StorageTool"), "format", "--standalone", "-t", "TallystickTestBroker0A", "-c", k.config())
+	format := append(k.java("kafka.tools.StorageTool"), "format", "--standalone", "-t", id, "-c", k.config())
 	if secure != nil {
 		format = append(format, "--add-scram", "SCRAM-SHA-512=[name="+secure.Username+",password="+secure.Password+"]")
 	}

@@ -61,7 +61,7 @@ func StartSecureKafka(ctx context.Context, dir string) (*Kafka, error) {
 	}
 	more := strings.NewReplacer("@USER@", s.Username, "@PASSWORD@", s.Password).Replace(secureMore)
 	properties := strings.NewReplacer("@SASL@", itoa(ports[2]), "@TLS@", itoa(ports[3])).Replace(secureProperties.Replace(kafkaProperties) + more)
-	return startKafka(ctx, dir, ports[:2], s, properties, soon)
+	return startKafka(ctx, dir, clusterID, ports[:2], s, properties, soon)
 }
 
 // makeCertificates writes a CA, the broker's certificate with its key, a client's,
