@@ -115,7 +115,7 @@ func (d *Databases) Verify(ctx context.Context) (sum Verification, err error) {
 		if err != nil {
 			return sum, err
 		}
-		sum.add(&v)
+		sum.Add(&v)
 		for g := range d.groups {
 			if d.owned[i][g] {
 				owners[g]++
@@ -143,81 +143,6 @@ func (d *Databases) Verify(ctx context.Context) (sum Verification, err error) {
 			u.Database, unseen, u.Reason))
 	}
 	return sum, nil
-}
-
-// add adds what was found in another database.
-func (v *Verification) add(o *Verification) {
-	v.Core.Payments, v.Core.Events = v.Core.Payments+o.Core.Payments, v.Core.Events+o.Core.Events
-	v.Prepay.Calls, v.Prepay.Dispatches, v.Prepay.Outcomes = v.Prepay.Calls+o.Prepay.Calls, v.Prepay.Dispatches+o.Prepay.Dispatches, v.Prepay.Outcomes+o.Prepay.Outcomes
-	l, m := &v.Ledger, &o.Ledger
-	l.Entries, l.Rejected, l.Postings, l.Accounts = l.Entries+m.Entries, l.Rejected+m.Rejected, l.Postings+m.Postings, l.Accounts+m.Accounts
-	v.Dispatches, v.Notices, v.Moved = v.Dispatches+o.Dispatches, v.Notices+o.Notices, v.Moved || o.Moved
-	v.Violations = append(v.Violations, o.Violations...)
-	for area, n := range o.Parked {
-		v.Parked[area] += n
-	}
-	for _, line := range o.Orders {
-		v.addOrders(line)
-	}
-	for _, line := range o.Money {
-		v.addMoney(line)
-	}
-	for _, t := range o.Trimmed {
-		i := slices.IndexFunc(v.Trimmed, func(w Trimmed) bool { return w.Topic == t.Topic })
-		if i < 0 {
-			v.Trimmed = append(v.Trimmed, t)
-			continue
-		}
-		v.Trimmed[i].Messages += t.Messages
-	}
-	for _, u := range o.Unread {
-		i := slices.IndexFunc(v.Unread, func(w Unread) bool { return w.Topic == u.Topic && w.Reader == u.Reader })
-		if i < 0 {
-			v.Unread = append(v.Unread, u)
-			continue
-		}
-		v.Unread[i].Count += u.Count
-	}
-}
-
-func (v *Verification) addOrders(o OrdersLine) {
-	i := slices.IndexFunc(v.Orders, func(l OrdersLine) bool { return l.Merchant == o.Merchant })
-	if i < 0 {
-		v.Orders = append(v.Orders, o)
-		return
-	}
-	l := &v.Orders[i]
-	l.Accepted += o.Accepted
-	l.Rejected += o.Rejected
-	l.Declined += o.Declined
-	l.Expired += o.Expired
-	l.Closed += o.Closed
-	l.Succeeded += o.Succeeded
-	l.InFlight += o.InFlight
-	l.Aliases += o.Aliases
-}
-
-func (v *Verification) addMoney(o MoneyLine) {
-	i := slices.IndexFunc(v.Money, func(l MoneyLine) bool {
-		return l.Merchant == o.Merchant && l.Account == o.Account && l.Currency == o.Currency
-	})
-	if i < 0 {
-		v.Money = append(v.Money, o)
-		return
-	}
-	l := &v.Money[i]
-	l.Settled += o.Settled
-	l.Surplus += o.Surplus
-	l.Told.Settled += o.Told.Settled
-	l.Told.Surplus += o.Told.Surplus
-	l.Told.Unread += o.Told.Unread
-	l.Told.PSPFees += o.Told.PSPFees
-	l.Told.Fees += o.Told.Fees
-	l.Ledger.Received += o.Ledger.Received
-	l.Ledger.Payable += o.Ledger.Payable
-	l.Ledger.FeeIncome += o.Ledger.FeeIncome
-	l.Ledger.Suspense += o.Ledger.Suspense
-	l.Ledger.PSPFees += o.Ledger.PSPFees
 }
 
 // Trade implements core.Trades.
