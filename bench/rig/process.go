@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -23,6 +24,7 @@ type Process struct {
 
 // Start starts a program with environment variables over our own, of which those that
 // configure the product are left out. What it prints is dropped; its log goes to a file.
+// It does not outlive us, however we end.
 func Start(program string, env []string, logFile string, args ...string) (*Process, error) {
 	log, err := os.Create(logFile) //nolint:gosec // a temporary folder
 	if err != nil {
@@ -38,17 +40,27 @@ func Start(program string, env []string, logFile string, args ...string) (*Proce
 	p.cmd.Stderr = log
 	// In a process group of its own: an interrupt from the terminal is ours, and we
 	// stop the child after its clients.
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := p.cmd.Start(); err != nil {
-		return nil, errors.Join(fmt.Errorf("start %s: %w", program, err), log.Close())
-	}
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	started := make(chan error, 1)
 	go func() {
+		// The signal comes when the *thread* dies that started the child: this one lives
+		// as long as the child does.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := p.cmd.Start()
+		started <- err
+		if err != nil {
+			return
+		}
 		if err := p.cmd.Wait(); err != nil {
 			p.err = fmt.Errorf("%s: %w; the end of its log:\n%s", filepath.Base(program), err, tail(logFile))
 		}
 		_ = log.Close()
 		close(p.done)
 	}()
+	if err := <-started; err != nil {
+		return nil, errors.Join(fmt.Errorf("start %s: %w", program, err), log.Close())
+	}
 	return p, nil
 }
 
