@@ -47,11 +47,18 @@ type result struct {
 	Refused        int     `json:"refused"`
 	Unknown        int     `json:"unknown"`
 	Late           int     `json:"late"`
+	Elsewhere      int     `json:"elsewhere"`
+	Wrong          int     `json:"wrong"` // this and the next two also while what had piled up was worked off
+	Cut            int     `json:"cut"`
+	Unreached      int     `json:"unreached"`
 	SlowestMillis  float64 `json:"slowest_millis"`
 	AcceptsAfter   float64 `json:"accepting_again_after_seconds"`
 	DrainedAfter   float64 `json:"backlog_drained_after_seconds"`
 	from, to, calm time.Time
 }
+
+// Failed is how many requests came to what none may come to.
+func (r *result) Failed() int { return r.Wrong + r.Cut + r.Unreached }
 
 // drainMax is how long what has piled up may take.
 const drainMax = 3 * time.Minute
@@ -158,6 +165,7 @@ func (b *bench) trouble(ctx context.Context) error {
 	}
 	closeShop()
 	<-shopClosed
+	b.measureRest()
 	if err := b.judge(ctx); err != nil {
 		return err
 	}
@@ -202,8 +210,8 @@ func (b *bench) one(ctx context.Context, t trouble) error {
 	r.DrainedAfter, r.Seconds = r.calm.Sub(back).Seconds(), r.to.Sub(r.from).Seconds()
 	b.measure(t, &r, back)
 	b.results = append(b.results, r)
-	b.print("%-26s %3.0f s: offered %d, accepted %d, refused %d, unknown %d, later than 1 s %d (slowest %.0f ms); accepting %.1f s after, backlog drained %.1f s after",
-		r.Name, r.Seconds, r.Offered, r.Accepted, r.Refused, r.Unknown, r.Late, r.SlowestMillis, r.AcceptsAfter, r.DrainedAfter)
+	b.print("%-26s %3.0f s: offered %d, accepted %d, refused %d, unknown %d, wrong %d, cut %d, unreached %d, to another gateway %d, later than 1 s %d (slowest %.0f ms); accepting %.1f s after, backlog drained %.1f s after",
+		r.Name, r.Seconds, r.Offered, r.Accepted, r.Refused, r.Unknown, r.Wrong, r.Cut, r.Unreached, r.Elsewhere, r.Late, r.SlowestMillis, r.AcceptsAfter, r.DrainedAfter)
 	return nil
 }
 
@@ -211,7 +219,12 @@ func (b *bench) one(ctx context.Context, t trouble) error {
 func (b *bench) measure(t trouble, r *result, back time.Time) {
 	seen := b.shop.between(r.from, r.to)
 	r.Offered, r.Accepted, r.Refused, r.Unknown, r.Late = seen.Offered, seen.Accepted, seen.Refused, seen.Unknown, seen.Late
-	r.SlowestMillis = float64(seen.slowest.Microseconds()) / 1000
+	r.SlowestMillis, r.Elsewhere = float64(seen.slowest.Microseconds())/1000, seen.Elsewhere
+	failed := b.shop.between(r.from, r.calm).failures
+	r.Wrong, r.Cut, r.Unreached = failed.Wrong, failed.Cut, failed.Unreached
+	if failed.sum() > 0 {
+		b.fail("%s: %s", t.name, failed)
+	}
 	after, ok := b.shop.acceptingSince(back)
 	r.AcceptsAfter = after.Seconds()
 	switch {
@@ -224,6 +237,17 @@ func (b *bench) measure(t trouble, r *result, back time.Time) {
 		b.fail("%s: accepting again only %.1f s after the end", t.name, after.Seconds())
 	case !t.accepts && seen.slowest > answerMax:
 		b.fail("%s: an answer took %s", t.name, seen.slowest)
+	}
+}
+
+// measureRest is for what must not be between the troubles either.
+func (b *bench) measureRest() {
+	rest := b.shop.between(b.shop.begun, time.Now()).failures
+	for _, r := range b.results {
+		rest.Wrong, rest.Cut, rest.Unreached = rest.Wrong-r.Wrong, rest.Cut-r.Cut, rest.Unreached-r.Unreached
+	}
+	if rest.sum() > 0 {
+		b.fail("between the troubles: %s", rest)
 	}
 }
 

@@ -59,7 +59,7 @@ func (b *bench) writeReport() error {
 	seconds, begun := b.shop.seconds, b.shop.begun
 	p := page{Rate: b.rate, Results: b.results, Failed: b.failed, Charts: []chart{
 		newChart("Answers to clients, per second", seconds, map[string]func(second) int{
-			"accepted": func(s second) int { return s.Accepted }, "refused": func(s second) int { return s.Refused }, "unknown": func(s second) int { return s.Unknown }}),
+			"accepted": func(s second) int { return s.Accepted }, "refused": func(s second) int { return s.Refused }, "unknown": func(s second) int { return s.Unknown }, "failed": func(s second) int { return s.failures.sum() }}),
 		newChart("Payments booked, per second", seconds, map[string]func(second) int{"booked": func(s second) int { return s.Settled }}),
 	}}
 	for i := range p.Charts {
@@ -77,7 +77,7 @@ func (b *bench) writeReport() error {
 }
 
 // colours are those of the lines, in the order in which they are drawn.
-var colours = []struct{ name, colour string }{{"accepted", "#1a7f37"}, {"booked", "#0969da"}, {"refused", "#bf8700"}, {"unknown", "#cf222e"}}
+var colours = []struct{ name, colour string }{{"accepted", "#1a7f37"}, {"booked", "#0969da"}, {"refused", "#bf8700"}, {"unknown", "#8250df"}, {"failed", "#cf222e"}}
 
 // newChart draws some figures of each second. It is as high as the highest of them.
 func newChart(title string, seconds []second, figures map[string]func(second) int) chart {

@@ -17,8 +17,9 @@ func TestReport(t *testing.T) {
 		seconds[i] = second{Offered: 50, Accepted: 50}
 	}
 	seconds[40] = second{Offered: 50, Refused: 49, Unknown: 1, Settled: 700}
+	seconds[41] = second{failures: failures{Wrong: 1, Cut: 22, Unreached: 1}}
 	b := &bench{rate: 50, report: filepath.Join(t.TempDir(), "report.html"), shop: &shop{begun: begun, seconds: seconds},
-		results: []result{{Name: "Kafka <killed>", Seconds: 30, Offered: 1500, Accepted: 45, from: begun.Add(20 * time.Second), to: begun.Add(50 * time.Second)},
+		results: []result{{Name: "Kafka <killed>", Seconds: 30, Offered: 1500, Accepted: 45, Unknown: 9, Wrong: 3, Cut: 2, Unreached: 1, Elsewhere: 7, from: begun.Add(20 * time.Second), to: begun.Add(50 * time.Second)},
 			{Name: "disk full", Seconds: 10, from: begun.Add(60 * time.Second), to: begun.Add(70 * time.Second)}}}
 	write := func() string {
 		t.Helper()
@@ -33,7 +34,7 @@ func TestReport(t *testing.T) {
 	}
 	text := write()
 	for _, want := range []string{"Kafka &lt;killed&gt;", "<td>2<td>disk full<td>10", "nothing was lost", `x="200" y="0" width="300"`, `x="600" y="0" width="100"`,
-		">800</text>", ">1m30s</text>", ">10s</text>", "400.0,33.0 ", "400.0,22.5 "} { // 49 of a chart up to 60, and 700 of one up to 800
+		">800</text>", ">1m30s</text>", ">10s</text>", "400.0,33.0 ", "400.0,22.5 ", "410.0,108.0 ", "<td>9<td>6<td>7<td>"} { // 49 of a chart up to 60, 700 of one up to 800, and 24
 		if !strings.Contains(text, want) {
 			t.Errorf("the report lacks %s", want)
 		}
@@ -46,8 +47,8 @@ func TestReport(t *testing.T) {
 			}
 		}
 	}
-	if strings.Count(text, "<polyline") != 4 {
-		t.Errorf("%d lines, want 4", strings.Count(text, "<polyline"))
+	if strings.Count(text, "<polyline") != 5 {
+		t.Errorf("%d lines, want 5", strings.Count(text, "<polyline"))
 	}
 	b.failed = []string{"a payment was <lost>"}
 	if text = write(); strings.Contains(text, "nothing was lost") || !strings.Contains(text, "a payment was &lt;lost&gt;") {

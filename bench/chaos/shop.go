@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
 
@@ -14,10 +15,48 @@ type second struct {
 	Offered  int `json:"offered"`
 	Accepted int `json:"accepted"`
 	Refused  int `json:"refused"` // 429 and 503: certainly not accepted
-	Unknown  int `json:"unknown"` // 504, and no answer
+	Unknown  int `json:"unknown"` // 504
 	Late     int `json:"late"`    // took more than a second, whatever the answer
 	Settled  int `json:"settled"` // payments booked in this second
-	slowest  time.Duration
+	// Elsewhere went to another gateway, as the first one refused the connection.
+	Elsewhere int `json:"elsewhere"`
+	slowest   time.Duration
+	failures
+}
+
+// failures are what no request may come to, whatever is going on. All tries count.
+type failures struct {
+	Wrong     int `json:"wrong"`     // a status that is neither of those above
+	Cut       int `json:"cut"`       // no answer
+	Unreached int `json:"unreached"` // no gateway took a connection
+	example   string
+}
+
+func (f *failures) note(a answer) {
+	switch a.outcome {
+	case wrong:
+		f.Wrong++
+	case cut:
+		f.Cut++
+	case unreached:
+		f.Unreached++
+	default:
+		return
+	}
+	f.example = a.String()
+}
+
+func (f *failures) add(more failures) {
+	f.Wrong, f.Cut, f.Unreached = f.Wrong+more.Wrong, f.Cut+more.Cut, f.Unreached+more.Unreached
+	if more.example != "" {
+		f.example = more.example
+	}
+}
+
+func (f failures) sum() int { return f.Wrong + f.Cut + f.Unreached }
+
+func (f failures) String() string {
+	return fmt.Sprintf("%d answers with a status that must not be, %d requests cut off, %d that no gateway took; such as: %s", f.Wrong, f.Cut, f.Unreached, f.example)
 }
 
 // shop offers payments at a constant rate, whatever happens, and asks again, under
@@ -62,7 +101,8 @@ func (s *shop) run(ctx context.Context, patience time.Duration) {
 	wg.Wait()
 }
 
-// pay asks until it is told a voucher. Only the first answer counts in the figures.
+// pay asks until it is told a voucher. Only the first answer counts in the figures, but
+// for what must not be at all.
 func (s *shop) pay(ctx context.Context, n int) {
 	o := s.order(n)
 	told := &judge.Order{OrderID: o.OrderID}
@@ -73,11 +113,12 @@ func (s *shop) pay(ctx context.Context, n int) {
 	defer s.wait(-1)
 	for try := 0; ctx.Err() == nil; try++ {
 		begun := time.Now()
-		voucher, status := s.client.pay(ctx, o)
-		if try == 0 {
-			s.note(begun, time.Since(begun), status)
+		promised, a := s.client.pay(ctx, o)
+		if a.outcome == cut && ctx.Err() != nil {
+			return // by ourselves
 		}
-		if s.tell(told, voucher, status) {
+		s.note(begun, time.Since(begun), a, try == 0)
+		if s.tell(told, promised.Voucher, a) {
 			return
 		}
 		select {
@@ -94,18 +135,18 @@ func (s *shop) wait(by int) {
 }
 
 // tell notes an answer, and says whether it is a voucher.
-func (s *shop) tell(told *judge.Order, voucher string, status int) bool {
+func (s *shop) tell(told *judge.Order, voucher string, a answer) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch status {
-	case 202:
+	switch a.outcome {
+	case accepted:
 		told.Accepted(voucher)
-	case 429, 503:
+	case refused:
 		told.Refused++
 	default:
 		told.Unsure++
 	}
-	return status == 202
+	return a.outcome == accepted
 }
 
 // at is the second of a moment; s.mu is held.
@@ -117,22 +158,29 @@ func (s *shop) at(t time.Time) *second {
 	return &s.seconds[i]
 }
 
-func (s *shop) note(begun time.Time, took time.Duration, status int) {
+func (s *shop) note(begun time.Time, took time.Duration, a answer, first bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	at := s.at(begun)
+	at.failures.note(a)
+	if !first {
+		return
+	}
 	at.Offered++
 	at.slowest = max(at.slowest, took)
-	switch status {
-	case 202:
+	switch a.outcome {
+	case accepted:
 		at.Accepted++
-	case 429, 503:
+	case refused:
 		at.Refused++
-	default:
+	case unknown:
 		at.Unknown++
 	}
 	if took > time.Second {
 		at.Late++
+	}
+	if a.elsewhere {
+		at.Elsewhere++
 	}
 }
 
@@ -155,6 +203,8 @@ func (s *shop) between(from, to time.Time) (sum second) {
 		sum.Refused += x.Refused
 		sum.Unknown += x.Unknown
 		sum.Late += x.Late
+		sum.Elsewhere += x.Elsewhere
+		sum.failures.add(x.failures)
 		sum.slowest = max(sum.slowest, x.slowest)
 	}
 	return sum
