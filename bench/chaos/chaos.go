@@ -26,8 +26,8 @@ type bench struct {
 	report string
 	disk   string // a small file system for the database, if one can be mounted
 	chosen func(trouble string) bool
-	// patient is for a machine that does other things as well: what is asked for is what
-	// must be true at any speed.
+	// patient is for a machine that does other things as well: what is promised is held to,
+	// but not how soon.
 	patient bool
 
 	cluster *rig.Cluster
@@ -55,10 +55,11 @@ type result struct {
 	AcceptsAfter   float64 `json:"accepting_again_after_seconds"`
 	DrainedAfter   float64 `json:"backlog_drained_after_seconds"`
 	from, to, calm time.Time
+	failed         failures
 }
 
 // Failed is how many requests came to what none may come to.
-func (r *result) Failed() int { return r.Wrong + r.Cut + r.Unreached }
+func (r *result) Failed() int { return r.failed.sum() }
 
 // drainMax is how long what has piled up may take.
 const drainMax = 3 * time.Minute
@@ -188,7 +189,7 @@ func (b *bench) one(ctx context.Context, t trouble) error {
 	if err := t.begin(ctx); err != nil {
 		return err
 	}
-	if left := b.hold - time.Since(r.from); left > 0 && t.name != "rolling restart" {
+	if left := b.hold - time.Since(r.from); left > 0 && !t.over {
 		if err := pause(ctx, left); err != nil {
 			return err
 		}
@@ -198,7 +199,7 @@ func (b *bench) one(ctx context.Context, t trouble) error {
 		return err
 	}
 	back := time.Now() // the engine answers
-	if err := b.drained(ctx); err != nil {
+	if err := b.drained(ctx, back); err != nil {
 		b.fail("%s: %v", t.name, err)
 	}
 	r.calm = time.Now()
@@ -220,23 +221,12 @@ func (b *bench) measure(t trouble, r *result, back time.Time) {
 	seen := b.shop.between(r.from, r.to)
 	r.Offered, r.Accepted, r.Refused, r.Unknown, r.Late = seen.Offered, seen.Accepted, seen.Refused, seen.Unknown, seen.Late
 	r.SlowestMillis, r.Elsewhere = float64(seen.slowest.Microseconds())/1000, seen.Elsewhere
-	failed := b.shop.between(r.from, r.calm).failures
-	r.Wrong, r.Cut, r.Unreached = failed.Wrong, failed.Cut, failed.Unreached
-	if failed.sum() > 0 {
-		b.fail("%s: %s", t.name, failed)
-	}
-	after, ok := b.shop.acceptingSince(back)
+	r.failed = b.shop.between(r.from, r.calm).failures
+	r.Wrong, r.Cut, r.Unreached = r.failed.Wrong, r.failed.Cut, r.failed.Unreached
+	after, _ := b.shop.acceptingSince(back)
 	r.AcceptsAfter = after.Seconds()
-	switch {
-	case b.patient && t.accepts && seen.Accepted != seen.Offered:
-		b.fail("%s: %d of %d requests were not accepted", t.name, seen.Offered-seen.Accepted, seen.Offered)
-	case b.patient:
-	case t.accepts && (seen.Accepted != seen.Offered || seen.Late > 0):
-		b.fail("%s: %d of %d requests were not accepted, %d took longer than a second", t.name, seen.Offered-seen.Accepted, seen.Offered, seen.Late)
-	case !ok || after > 5*time.Second:
-		b.fail("%s: accepting again only %.1f s after the end", t.name, after.Seconds())
-	case !t.accepts && seen.slowest > answerMax:
-		b.fail("%s: an answer took %s", t.name, seen.slowest)
+	for _, what := range t.promise.broken(r, !b.patient) {
+		b.fail("%s: %s", t.name, what)
 	}
 }
 
@@ -250,9 +240,6 @@ func (b *bench) measureRest() {
 		b.fail("between the troubles: %s", rest)
 	}
 }
-
-// answerMax is api.accept_deadline and some time for a machine that is busy.
-const answerMax = 3*time.Second + 500*time.Millisecond
 
 func (b *bench) fail(format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
@@ -280,9 +267,9 @@ func (b *bench) open(ctx context.Context) float64 {
 // accounting.
 const groups, areas = 16, 3
 
-// drained waits until no more is open and unread than usual, and every client has
-// been told a voucher.
-func (b *bench) drained(ctx context.Context) error {
+// drained waits until no more is open and unread than usual, every client has been told
+// a voucher, and everything is accepted again.
+func (b *bench) drained(ctx context.Context, back time.Time) error {
 	for begun := time.Now(); time.Since(begun) < drainMax; {
 		if err := pause(ctx, 250*time.Millisecond); err != nil {
 			return err
@@ -294,7 +281,8 @@ func (b *bench) drained(ctx context.Context) error {
 		b.shop.mu.Lock()
 		waiting := b.shop.waiting
 		b.shop.mu.Unlock()
-		if silent+dumb+mute == 0 && atWork == float64(groups*areas) && open <= b.usual*1.5+b.rate/2 && lag <= 2*b.rate && waiting <= int(b.rate/4) {
+		_, accepts := b.shop.acceptingSince(back)
+		if accepts && silent+dumb+mute == 0 && atWork == float64(groups*areas) && open <= b.usual*1.5+b.rate/2 && lag <= 2*b.rate && waiting <= int(b.rate/4) {
 			return nil
 		}
 	}

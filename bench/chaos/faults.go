@@ -19,9 +19,9 @@ type trouble struct {
 	name string
 	// begin makes it go wrong, end puts it right.
 	begin, end func(ctx context.Context) error
-	// accepts says what clients must see meanwhile: everything is accepted within a
-	// second, or everything is answered as a failure that says what is certain.
-	accepts bool
+	// over: it is when it has begun, and does not last.
+	over    bool
+	promise promise
 	// after, if set, looks for what must have happened.
 	after func(ctx context.Context) error
 }
@@ -30,24 +30,24 @@ type trouble struct {
 func (b *bench) troubles() []trouble {
 	c := b.cluster
 	list := []trouble{
-		{name: "PostgreSQL killed", accepts: true,
+		{name: "PostgreSQL killed", promise: goesOn(),
 			begin: func(context.Context) error { return c.Postgres[0].Kill() }, end: func(ctx context.Context) error { return c.Postgres[0].Start(ctx) }},
-		{name: "PostgreSQL stands still", accepts: true,
+		{name: "PostgreSQL stands still", promise: goesOn(),
 			begin: func(context.Context) error { return c.Postgres[0].Freeze() }, end: func(context.Context) error { return c.Postgres[0].Thaw() }},
-		{name: "Redis killed", accepts: true,
+		{name: "Redis killed", promise: goesOn(),
 			begin: func(context.Context) error { return c.Redis.Kill() }, end: func(ctx context.Context) error { return c.Redis.Start(ctx) }},
-		{name: "Redis stands still", accepts: true,
+		{name: "Redis stands still", promise: goesOn(),
 			begin: func(context.Context) error { return c.Redis.Freeze() }, end: func(context.Context) error { return c.Redis.Thaw() }},
-		{name: "Kafka killed",
+		{name: "Kafka killed", promise: saysNo(),
 			begin: func(context.Context) error { return c.Kafka.Kill() }, end: func(ctx context.Context) error { return c.Kafka.Start(ctx) }},
 	}
 	for _, role := range []app.Role{app.RoleCore, app.RolePrepay, app.RoleAccounting} {
 		list = append(list, b.standstill(c.Members(role)[0]))
 	}
 	list = append(list,
-		trouble{name: "link to PostgreSQL cut", accepts: true,
+		trouble{name: "link to PostgreSQL cut", promise: goesOn(),
 			begin: func(context.Context) error { c.Links[0].Cut(); return nil }, end: func(context.Context) error { c.Links[0].Mend(); return nil }},
-		trouble{name: "link to PostgreSQL slow", accepts: true,
+		trouble{name: "link to PostgreSQL slow", promise: goesOn(),
 			begin: func(context.Context) error { c.Links[0].Slow(50 * time.Millisecond); return nil },
 			end:   func(context.Context) error { c.Links[0].Mend(); return nil }})
 	if b.disk != "" {
@@ -59,7 +59,7 @@ func (b *bench) troubles() []trouble {
 // standstill stops a process where it stands. When it goes on, all that it held is
 // others', and what it still commits must be refused.
 func (b *bench) standstill(m *rig.Member) trouble {
-	return trouble{name: m.Name + " stands still", accepts: true,
+	return trouble{name: m.Name + " stands still", promise: goesOn(),
 		begin: func(context.Context) error { return m.Process().Signal(syscall.SIGSTOP) },
 		end:   func(context.Context) error { return m.Process().Signal(syscall.SIGCONT) },
 		after: func(ctx context.Context) error {
@@ -78,7 +78,7 @@ func (b *bench) standstill(m *rig.Member) trouble {
 // fullDisk fills the disk of the database server, to the last byte.
 func (b *bench) fullDisk() trouble {
 	filler := filepath.Join(b.disk, "filler")
-	return trouble{name: "disk of PostgreSQL full", accepts: true,
+	return trouble{name: "disk of PostgreSQL full", promise: goesOn(),
 		begin: func(context.Context) error {
 			f, err := os.Create(filler) //nolint:gosec // a temporary folder
 			if err != nil {
@@ -125,5 +125,5 @@ func (b *bench) rollingRestart() trouble {
 		}
 		return nil
 	}
-	return trouble{name: "rolling restart", accepts: true, begin: restart, end: func(context.Context) error { return nil }}
+	return trouble{name: "rolling restart", over: true, promise: goesOn(), begin: restart, end: func(context.Context) error { return nil }}
 }

@@ -19,7 +19,7 @@ func TestReport(t *testing.T) {
 	seconds[40] = second{Offered: 50, Refused: 49, Unknown: 1, Settled: 700}
 	seconds[41] = second{failures: failures{Wrong: 1, Cut: 22, Unreached: 1}}
 	b := &bench{rate: 50, report: filepath.Join(t.TempDir(), "report.html"), shop: &shop{begun: begun, seconds: seconds},
-		results: []result{{Name: "Kafka <killed>", Seconds: 30, Offered: 1500, Accepted: 45, Unknown: 9, Wrong: 3, Cut: 2, Unreached: 1, Elsewhere: 7, from: begun.Add(20 * time.Second), to: begun.Add(50 * time.Second)},
+		results: []result{{Name: "Kafka <killed>", Seconds: 30, Offered: 1500, Accepted: 45, Unknown: 9, Elsewhere: 7, failed: failures{Wrong: 3, Cut: 2, Unreached: 1}, from: begun.Add(20 * time.Second), to: begun.Add(50 * time.Second)},
 			{Name: "disk full", Seconds: 10, from: begun.Add(60 * time.Second), to: begun.Add(70 * time.Second)}}}
 	write := func() string {
 		t.Helper()
