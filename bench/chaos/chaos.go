@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -24,8 +25,10 @@ type bench struct {
 	hold   time.Duration // how long a trouble lasts
 	calm   time.Duration // before each
 	report string
-	disk   string // a small file system for the database, if one can be mounted
+	disk   string // a small file system for the database
 	chosen func(trouble string) bool
+	// allowLeftOut: those that the machine does not allow are left out.
+	allowLeftOut bool
 	// patient is for a machine that does other things as well: what is promised is held to,
 	// but not how soon.
 	patient bool
@@ -35,6 +38,7 @@ type bench struct {
 	shop    *shop
 	usual   float64 // payments that are open in calm times
 	results []result
+	leftOut []string // troubles that the machine does not allow
 	failed  []string
 }
 
@@ -72,6 +76,7 @@ func Run(ctx context.Context, fs *flag.FlagSet, args []string, out io.Writer) (m
 	fs.DurationVar(&b.hold, "hold", 30*time.Second, "how long each trouble lasts")
 	fs.StringVar(&b.report, "report", "", "file for the report with its chart (HTML)")
 	only := fs.String("only", "", "only troubles whose name has this in it")
+	fs.BoolVar(&b.allowLeftOut, "allow-left-out", false, "do without the troubles that this machine does not allow")
 	if err := fs.Parse(args); err != nil {
 		return nil, err
 	}
@@ -91,7 +96,12 @@ func (b *bench) all(ctx context.Context) error {
 		return err
 	}
 	defer remove()
-	unmount := b.mount(filepath.Join(dir, "disk"))
+	unmount, err := b.mount(filepath.Join(dir, "disk"))
+	if err != nil {
+		if err := b.leaveOut(diskFull, err); err != nil {
+			return err
+		}
+	}
 	defer unmount()
 	if err := os.Chmod(dir, 0o711); err != nil { //nolint:gosec // the database's user passes through
 		return err
@@ -99,18 +109,31 @@ func (b *bench) all(ctx context.Context) error {
 	return b.run(ctx, dir)
 }
 
-// mount makes a small file system for the database; without the right to, the disk
-// does not fill.
-func (b *bench) mount(dir string) (unmount func()) {
+// mount makes a small file system for the database, which not everybody may.
+func (b *bench) mount(dir string) (unmount func(), err error) {
+	unmount = func() {}
 	if err := os.Mkdir(dir, 0o711); err != nil { //nolint:gosec // as above
-		return func() {}
+		return unmount, err
 	}
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=3g,mode=0711"); err != nil {
-		_, _ = fmt.Fprintf(b.out, "no file system of its own can be mounted (%v): no disk will fill\n", err)
-		return func() {}
+		return unmount, fmt.Errorf("mount a file system of its own: %w", err)
 	}
 	b.disk = dir
-	return func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) }
+	return func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) }, nil
+}
+
+// leaveOut is for a trouble that this machine does not allow. It must be allowed to be
+// left out: what is not shown is not shown.
+func (b *bench) leaveOut(trouble string, why error) error {
+	if !b.chosen(trouble) {
+		return nil
+	}
+	b.leftOut = append(b.leftOut, trouble)
+	if !b.allowLeftOut {
+		return fmt.Errorf("%s cannot be shown here: %w; -allow-left-out does without", trouble, why)
+	}
+	b.print("LEFT OUT: %s: %v", trouble, why)
+	return nil
 }
 
 func (b *bench) run(ctx context.Context, dir string) (err error) {
@@ -147,6 +170,10 @@ func (b *bench) run(ctx context.Context, dir string) (err error) {
 
 // trouble offers payments and lets one thing after the other go wrong.
 func (b *bench) trouble(ctx context.Context) error {
+	troubles := slices.DeleteFunc(b.troubles(), func(t trouble) bool { return !b.chosen(t.name) })
+	if len(troubles) == 0 {
+		return errors.New("no trouble has such a name")
+	}
 	b.shop = newShop(newClient(b.cluster.Addrs(), b.cluster.APIKey), b.rate)
 	offering, closeShop := context.WithCancel(ctx)
 	shopClosed := make(chan struct{})
@@ -156,10 +183,7 @@ func (b *bench) trouble(ctx context.Context) error {
 	}()
 	defer closeShop()
 	go b.watch(offering)
-	for _, t := range b.troubles() {
-		if !b.chosen(t.name) {
-			continue
-		}
+	for _, t := range troubles {
 		if err := b.one(ctx, t); err != nil {
 			return fmt.Errorf("%s: %w", t.name, err)
 		}

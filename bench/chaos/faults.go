@@ -75,10 +75,13 @@ func (b *bench) standstill(m *rig.Member) trouble {
 		}}
 }
 
+// diskFull is for machines alone where a file system can be mounted.
+const diskFull = "disk of PostgreSQL full"
+
 // fullDisk fills the disk of the database server, to the last byte.
 func (b *bench) fullDisk() trouble {
 	filler := filepath.Join(b.disk, "filler")
-	return trouble{name: "disk of PostgreSQL full", promise: goesOn(),
+	return trouble{name: diskFull, promise: goesOn(),
 		begin: func(context.Context) error {
 			f, err := os.Create(filler) //nolint:gosec // a temporary folder
 			if err != nil {

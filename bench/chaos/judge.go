@@ -86,7 +86,7 @@ func (b *bench) quiet(ctx context.Context) error {
 }
 
 func (b *bench) figures() map[string]any {
-	out := map[string]any{"rate": b.rate, "hold_seconds": b.hold.Seconds(), "troubles": b.results, "failed": b.failed}
+	out := map[string]any{"rate": b.rate, "hold_seconds": b.hold.Seconds(), "troubles": b.results, "left_out": b.leftOut, "failed": b.failed}
 	if b.shop != nil {
 		out["vouchers"] = b.shop.promised()
 	}

@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"io"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -72,5 +73,35 @@ func TestMeasure(t *testing.T) {
 		if len(b.failed) != 1 || !strings.HasPrefix(b.failed[0], want) {
 			t.Errorf("a cut in second %d: %q, want %s", at, b.failed, want)
 		}
+	}
+}
+
+// What this machine does not allow is left out only by who says so, and never in silence.
+func TestLeftOut(t *testing.T) {
+	for name, tc := range map[string]struct {
+		allow, chosen, fails bool
+		leftOut              int
+	}{
+		"not allowed": {false, true, true, 1},
+		"allowed":     {true, true, false, 1},
+		"not chosen":  {false, false, false, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var out strings.Builder
+			b := &bench{out: &out, allowLeftOut: tc.allow, chosen: func(string) bool { return tc.chosen }}
+			_, why := b.mount(filepath.Join(t.TempDir(), "no", "such", "folder"))
+			if why == nil || b.disk != "" {
+				t.Fatal("it was mounted")
+			}
+			if err := b.leaveOut(diskFull, why); (err != nil) != tc.fails {
+				t.Error(err)
+			}
+			if left, _ := b.figures()["left_out"].([]string); len(left) != tc.leftOut || len(left) == 1 && left[0] != diskFull {
+				t.Errorf("the figures say %q", left)
+			}
+			if said := strings.Contains(out.String(), "LEFT OUT: "+diskFull); said != (tc.allow && tc.chosen) {
+				t.Errorf("it says %q", out.String())
+			}
+		})
 	}
 }
