@@ -44,20 +44,21 @@ type bench struct {
 
 // result is what one trouble came to.
 type result struct {
-	Name           string  `json:"name"`
-	Seconds        float64 `json:"seconds"` // that it lasted
-	Offered        int     `json:"offered"`
-	Accepted       int     `json:"accepted"`
-	Refused        int     `json:"refused"`
-	Unknown        int     `json:"unknown"`
-	Late           int     `json:"late"`
-	Elsewhere      int     `json:"elsewhere"`
-	Wrong          int     `json:"wrong"` // this and the next two also while what had piled up was worked off
-	Cut            int     `json:"cut"`
-	Unreached      int     `json:"unreached"`
-	SlowestMillis  float64 `json:"slowest_millis"`
-	AcceptsAfter   float64 `json:"accepting_again_after_seconds"`
-	DrainedAfter   float64 `json:"backlog_drained_after_seconds"`
+	Name           string   `json:"name"`
+	Seconds        float64  `json:"seconds"` // that it lasted
+	Offered        int      `json:"offered"`
+	Accepted       int      `json:"accepted"`
+	Refused        int      `json:"refused"`
+	Unknown        int      `json:"unknown"`
+	Late           int      `json:"late"`
+	Elsewhere      int      `json:"elsewhere"`
+	Wrong          int      `json:"wrong"` // this and the next two also while what had piled up was worked off
+	Cut            int      `json:"cut"`
+	Unreached      int      `json:"unreached"`
+	SlowestMillis  float64  `json:"slowest_millis"`
+	Reads          readings `json:"reads"` // also while what had piled up was worked off
+	AcceptsAfter   float64  `json:"accepting_again_after_seconds"`
+	DrainedAfter   float64  `json:"backlog_drained_after_seconds"`
 	from, to, calm time.Time
 	failed         failures
 }
@@ -235,8 +236,8 @@ func (b *bench) one(ctx context.Context, t trouble) error {
 	r.DrainedAfter, r.Seconds = r.calm.Sub(back).Seconds(), r.to.Sub(r.from).Seconds()
 	b.measure(t, &r, back)
 	b.results = append(b.results, r)
-	b.print("%-26s %3.0f s: offered %d, accepted %d, refused %d, unknown %d, wrong %d, cut %d, unreached %d, to another gateway %d, later than 1 s %d (slowest %.0f ms); accepting %.1f s after, backlog drained %.1f s after",
-		r.Name, r.Seconds, r.Offered, r.Accepted, r.Refused, r.Unknown, r.Wrong, r.Cut, r.Unreached, r.Elsewhere, r.Late, r.SlowestMillis, r.AcceptsAfter, r.DrainedAfter)
+	b.print("%-26s %3.0f s: offered %d, accepted %d, refused %d, unknown %d, wrong %d, cut %d, unreached %d, to another gateway %d, later than 1 s %d (slowest %.0f ms); accepting %.1f s after, backlog drained %.1f s after; questions asked %v, refused %v, failed %v, to another gateway %d",
+		r.Name, r.Seconds, r.Offered, r.Accepted, r.Refused, r.Unknown, r.Wrong, r.Cut, r.Unreached, r.Elsewhere, r.Late, r.SlowestMillis, r.AcceptsAfter, r.DrainedAfter, r.Reads.Asked, r.Reads.Refused, r.Reads.Failed, r.Reads.Elsewhere)
 	return nil
 }
 
@@ -247,6 +248,7 @@ func (b *bench) measure(t trouble, r *result, back time.Time) {
 	r.SlowestMillis, r.Elsewhere = float64(seen.slowest.Microseconds())/1000, seen.Elsewhere
 	r.failed = b.shop.between(r.from, r.calm).failures
 	r.Wrong, r.Cut, r.Unreached = r.failed.Wrong, r.failed.Cut, r.failed.Unreached
+	r.Reads = b.shop.readBetween(r.from, r.calm)
 	after, _ := b.shop.acceptingSince(back)
 	r.AcceptsAfter = after.Seconds()
 	for _, what := range t.promise.broken(r, !b.patient) {
@@ -257,11 +259,17 @@ func (b *bench) measure(t trouble, r *result, back time.Time) {
 // measureRest is for what must not be between the troubles either.
 func (b *bench) measureRest() {
 	rest := b.shop.between(b.shop.begun, time.Now()).failures
+	reads := b.shop.readBetween(b.shop.begun, time.Now())
+	failed := sumOf(reads.Failed)
 	for _, r := range b.results {
 		rest.Wrong, rest.Cut, rest.Unreached = rest.Wrong-r.Wrong, rest.Cut-r.Cut, rest.Unreached-r.Unreached
+		failed -= sumOf(r.Reads.Failed)
 	}
 	if rest.sum() > 0 {
 		b.fail("between the troubles: %s", rest)
+	}
+	if failed > 0 {
+		b.fail("between the troubles: %d questions came to what must not be, such as %s", failed, reads.failure)
 	}
 }
 

@@ -34,9 +34,9 @@ func (b *bench) troubles() []trouble {
 			begin: func(context.Context) error { return c.Postgres[0].Kill() }, end: func(ctx context.Context) error { return c.Postgres[0].Start(ctx) }},
 		{name: "PostgreSQL stands still", promise: goesOn(),
 			begin: func(context.Context) error { return c.Postgres[0].Freeze() }, end: func(context.Context) error { return c.Postgres[0].Thaw() }},
-		{name: "Redis killed", promise: goesOn(),
+		{name: "Redis killed", promise: unseen(),
 			begin: func(context.Context) error { return c.Redis.Kill() }, end: func(ctx context.Context) error { return c.Redis.Start(ctx) }},
-		{name: "Redis stands still", promise: goesOn(),
+		{name: "Redis stands still", promise: unseen(),
 			begin: func(context.Context) error { return c.Redis.Freeze() }, end: func(context.Context) error { return c.Redis.Thaw() }},
 		{name: "Kafka killed", promise: saysNo(),
 			begin: func(context.Context) error { return c.Kafka.Kill() }, end: func(ctx context.Context) error { return c.Kafka.Start(ctx) }},
@@ -128,5 +128,5 @@ func (b *bench) rollingRestart() trouble {
 		}
 		return nil
 	}
-	return trouble{name: "rolling restart", over: true, promise: goesOn(), begin: restart, end: func(context.Context) error { return nil }}
+	return trouble{name: "rolling restart", over: true, promise: unseen(), begin: restart, end: func(context.Context) error { return nil }}
 }

@@ -6,17 +6,27 @@ import (
 )
 
 // promise is what clients are to see of a trouble. Of every trouble it is promised that a
-// request is answered, with 202, 429, 503 or 504; and in the end judge wants that nothing
+// payment request is answered, with 202, 429, 503 or 504, and a question with 200, 429 or
+// 503; and in the end judge wants that nothing
 // was lost, nothing came twice, the books balance and no backlog is left.
 type promise struct {
 	accepted bool          // every payment is
 	answered time.Duration // every payment request is, within this time
+	read     bool          // every question is answered, with 200
 	again    time.Duration // everything is accepted, so soon after the end
 }
 
 // goesOn is promised where the brokers live.
 func goesOn() promise {
 	return promise{accepted: true, answered: time.Second, again: 5 * time.Second}
+}
+
+// unseen is promised where core and its database live as well, or where others take over
+// before anybody is missed: no request fails.
+func unseen() promise {
+	p := goesOn()
+	p.read = true
+	return p
 }
 
 // saysNo is promised where the brokers are gone: 503 or 504 within api.accept_deadline,
@@ -34,6 +44,15 @@ func (p promise) broken(r *result, timed bool) (out []string) {
 	}
 	if r.failed.sum() > 0 {
 		say("%s", r.failed)
+	}
+	if n := sumOf(r.Reads.Failed); n > 0 {
+		say("%d of %d questions came to what must not be, such as %s", n, sumOf(r.Reads.Asked), r.Reads.failure)
+	}
+	if n := sumOf(r.Reads.Refused); p.read && n > 0 {
+		say("%d of %d questions were not answered, such as %s", n, sumOf(r.Reads.Asked), r.Reads.refusal)
+	}
+	if missing := r.Reads.missing(); p.read && len(missing) > 0 {
+		say("nobody asked for %q: this shows nothing", missing)
 	}
 	if p.accepted && r.Accepted != r.Offered {
 		say("%d of %d requests were not accepted", r.Offered-r.Accepted, r.Offered)

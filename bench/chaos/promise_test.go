@@ -11,8 +11,9 @@ import (
 // Each way in which a promise can be broken is found: whatever is promised of a trouble,
 // and on a slow machine unless it is about time.
 func TestBrokenPromises(t *testing.T) {
-	good := result{Offered: 100, Accepted: 100, SlowestMillis: 900, AcceptsAfter: 4.9}
-	down := result{Offered: 100, Accepted: 10, Refused: 60, Unknown: 30, SlowestMillis: 3400, AcceptsAfter: 4.9}
+	asked := map[string]int{longPoll: 9, oldVoucher: 9, aTrade: 9, aList: 9}
+	good := result{Offered: 100, Accepted: 100, SlowestMillis: 900, AcceptsAfter: 4.9, Reads: readings{Asked: asked}}
+	down := result{Offered: 100, Accepted: 10, Refused: 60, Unknown: 30, SlowestMillis: 3400, AcceptsAfter: 4.9, Reads: readings{Asked: asked}}
 	for name, tc := range map[string]struct {
 		promise promise
 		of      result
@@ -22,6 +23,12 @@ func TestBrokenPromises(t *testing.T) {
 	}{
 		"goes on":              {promise: goesOn(), of: good},
 		"says no":              {promise: saysNo(), of: down},
+		"unseen":               {promise: unseen(), of: good},
+		"a question refused":   {unseen(), good, func(r *result) { r.Reads.Refused = map[string]int{aList: 1} }, "1 of 36 questions were not answered", false},
+		"one that may be":      {goesOn(), good, func(r *result) { r.Reads.Refused = map[string]int{aList: 1} }, "", false},
+		"a question failed":    {saysNo(), down, func(r *result) { r.Reads.Failed = map[string]int{longPoll: 2} }, "2 of 36 questions came to what must not be", false},
+		"nobody asks":          {unseen(), good, func(r *result) { r.Reads.Asked = map[string]int{longPoll: 1} }, `nobody asked for ["old voucher" "trade" "list"]`, false},
+		"unseen, one refused":  {unseen(), good, func(r *result) { r.Accepted--; r.Refused++ }, "1 of 100 requests were not accepted", false},
 		"one is refused":       {goesOn(), good, func(r *result) { r.Accepted--; r.Refused++ }, "1 of 100 requests were not accepted", false},
 		"one is unknown":       {goesOn(), good, func(r *result) { r.Accepted--; r.Unknown++ }, "1 of 100 requests were not accepted", false},
 		"a wrong status":       {saysNo(), down, func(r *result) { r.failed.Wrong++ }, "1 answers with a status that must not be", false},
@@ -54,8 +61,8 @@ func TestMeasure(t *testing.T) {
 	begun := time.Now().Add(-20 * time.Second)
 	calm := second{Offered: 10, Accepted: 10}
 	seconds := []second{calm, calm, {Offered: 10, Accepted: 9, Refused: 1, slowest: 30 * time.Millisecond}, calm, calm, calm, calm}
-	measure := func(change func(seconds []second)) *bench {
-		b := &bench{out: io.Discard, shop: &shop{begun: begun, seconds: append([]second{}, seconds...)}}
+	measure := func(change func(seconds []second), reads ...reading) *bench {
+		b := &bench{out: io.Discard, shop: &shop{begun: begun, seconds: append([]second{}, seconds...), readings: reads}}
 		change(b.shop.seconds)
 		at := func(s float64) time.Time { return begun.Add(time.Duration(s * float64(time.Second))) }
 		r := result{from: at(1), to: at(3.5), calm: at(4.5)}
@@ -72,6 +79,10 @@ func TestMeasure(t *testing.T) {
 		b := measure(func(seconds []second) { seconds[at].failures.note(answer{outcome: cut, status: 7}) })
 		if len(b.failed) != 1 || !strings.HasPrefix(b.failed[0], want) {
 			t.Errorf("a cut in second %d: %q, want %s", at, b.failed, want)
+		}
+		b = measure(func([]second) {}, reading{aList, begun.Add(time.Duration(at) * time.Second), answer{outcome: wrong, status: 7}})
+		if len(b.failed) != 1 || !strings.HasPrefix(b.failed[0], want) {
+			t.Errorf("a wrong list in second %d: %q, want %s", at, b.failed, want)
 		}
 	}
 }

@@ -71,19 +71,25 @@ type shop struct {
 	seconds []second
 	told    []*judge.Order // all that was asked for, and what was promised
 	waiting int            // payments that were not accepted yet
+
+	fresh    chan load.Accepted // what was just promised, to who looks after it
+	readings []reading
 }
 
 func newShop(client *client, rate float64) *shop {
-	return &shop{client: client, order: load.Orders(1), rate: rate}
+	return &shop{client: client, order: load.Orders(1), rate: rate, fresh: make(chan load.Accepted)}
 }
 
-// run offers until ctx ends, and then waits for what is not accepted yet, at most
+// run offers until ctx ends, and lets some clients ask what became of it, and then waits for what is not accepted yet, at most
 // patience.
 func (s *shop) run(ctx context.Context, patience time.Duration) {
 	s.begun = time.Now()
 	last, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	var wg sync.WaitGroup
+	for range readers {
+		wg.Go(func() { s.look(ctx) })
+	}
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	n := 0
@@ -119,6 +125,10 @@ func (s *shop) pay(ctx context.Context, n int) {
 		}
 		s.note(begun, time.Since(begun), a, try == 0)
 		if s.tell(told, promised.Voucher, a) {
+			select {
+			case s.fresh <- promised:
+			default: // all have something to look after
+			}
 			return
 		}
 		select {
