@@ -35,10 +35,12 @@ type bench struct {
 
 	cluster *rig.Cluster
 	psp     *sim.Sim
+	pspLink *rig.Link // on the way to it
 	shop    *shop
 	usual   float64 // payments that are open in calm times
 	results []result
-	leftOut []string // troubles that the machine does not allow
+	leftOut []string  // troubles that the machine does not allow
+	late    []sim.Key // calls that came to the PSP when others had taken over
 	failed  []string
 }
 
@@ -163,6 +165,11 @@ func (b *bench) run(ctx context.Context, dir string) (err error) {
 	}
 	b.psp = psp
 	defer func() { err = errors.Join(err, stop()) }()
+	unlink, err := b.linkPSP(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, unlink()) }()
 	if err := b.cluster.Start(ctx); err != nil {
 		return err
 	}

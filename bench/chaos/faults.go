@@ -3,14 +3,12 @@ package chaos
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"syscall"
 	"time"
 
-	"github.com/tallystick/tallystick/bench/rig"
 	"github.com/tallystick/tallystick/cmd/app"
 )
 
@@ -41,10 +39,7 @@ func (b *bench) troubles() []trouble {
 		{name: "Kafka killed", promise: saysNo(),
 			begin: func(context.Context) error { return c.Kafka.Kill() }, end: func(ctx context.Context) error { return c.Kafka.Start(ctx) }},
 	}
-	for _, role := range []app.Role{app.RoleCore, app.RolePrepay, app.RoleAccounting} {
-		list = append(list, b.standstill(c.Members(role)[0]))
-	}
-	list = append(list,
+	list = append(list, b.standstill(c.Members(app.RoleCore)[0], "consumer"), b.lateCalls(c.Members(app.RolePrepay)[0]), b.standstill(c.Members(app.RoleAccounting)[0], "consumer"),
 		trouble{name: "link to PostgreSQL cut", promise: goesOn(),
 			begin: func(context.Context) error { c.Links[0].Cut(); return nil }, end: func(context.Context) error { c.Links[0].Mend(); return nil }},
 		trouble{name: "link to PostgreSQL slow", promise: goesOn(),
@@ -54,25 +49,6 @@ func (b *bench) troubles() []trouble {
 		list = append(list, b.fullDisk())
 	}
 	return append(list, b.rollingRestart())
-}
-
-// standstill stops a process where it stands. When it goes on, all that it held is
-// others', and what it still commits must be refused.
-func (b *bench) standstill(m *rig.Member) trouble {
-	return trouble{name: m.Name + " stands still", promise: goesOn(),
-		begin: func(context.Context) error { return m.Process().Signal(syscall.SIGSTOP) },
-		end:   func(context.Context) error { return m.Process().Signal(syscall.SIGCONT) },
-		after: func(ctx context.Context) error {
-			for begun := time.Now(); !m.Process().LogHas("lease_lost"); { // as soon as it has its turn again
-				if time.Since(begun) > drainMax {
-					return fmt.Errorf("%s stood still for longer than its lease, and did not notice", m.Name)
-				}
-				if err := pause(ctx, 100*time.Millisecond); err != nil {
-					return err
-				}
-			}
-			return nil
-		}}
 }
 
 // diskFull is for machines alone where a file system can be mounted.

@@ -63,6 +63,9 @@ func (b *bench) judge(ctx context.Context) error {
 			b.fail("%d minor units were taken twice over %s", m.Surplus, m.Account)
 		}
 	}
+	if err := b.judgeLate(ctx, all); err != nil {
+		return err
+	}
 	if v.Acknowledged != v.Orders {
 		b.fail("%d payments were asked for, and %d vouchers promised: each client asked until it had one", v.Orders, v.Acknowledged)
 	}

@@ -1,9 +1,11 @@
 package rig
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"time"
 )
@@ -14,10 +16,13 @@ type Link struct {
 	to string
 	ln net.Listener
 
-	mu    sync.Mutex
-	cut   bool
-	delay time.Duration
-	conns map[net.Conn]bool
+	mu       sync.Mutex
+	cut      bool
+	delay    time.Duration
+	catching bool
+	caught   [][]byte
+	mended   chan struct{} // closed, and made anew, when it is
+	conns    map[net.Conn]bool
 }
 
 // NewLink opens a link to an address. Close ends it.
@@ -27,7 +32,7 @@ func NewLink(ctx context.Context, to string) (*Link, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Link{to: to, ln: ln, conns: map[net.Conn]bool{}}
+	l := &Link{to: to, ln: ln, mended: make(chan struct{}), conns: map[net.Conn]bool{}}
 	go l.serve(context.WithoutCancel(ctx))
 	return l, nil
 }
@@ -52,15 +57,40 @@ func (l *Link) Slow(delay time.Duration) {
 	l.delay = delay
 }
 
-// Mend makes the link whole and quick again.
+// Catch holds back until Mend what is sent to the engine from now on, and all that
+// follows on the same connection.
+func (l *Link) Catch() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.catching = true
+}
+
+// Let lets through what comes from now on; what was caught stays where it is.
+func (l *Link) Let() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.catching = false
+}
+
+// Caught reports whether something that was caught has a text.
+func (l *Link) Caught(text string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.ContainsFunc(l.caught, func(b []byte) bool { return bytes.Contains(b, []byte(text)) })
+}
+
+// Mend makes the link whole and quick again, and lets go of what was caught.
 func (l *Link) Mend() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.cut, l.delay = false, 0
+	l.cut, l.delay, l.catching, l.caught = false, 0, false, nil
+	close(l.mended)
+	l.mended = make(chan struct{})
 }
 
 // Close ends the link and what goes over it.
 func (l *Link) Close() error {
+	l.Mend() // whatever waits goes on, to its end
 	l.Cut()
 	return l.ln.Close()
 }
@@ -95,7 +125,7 @@ func (l *Link) connect(ctx context.Context, near net.Conn) {
 	done := make(chan struct{}, 2)
 	for _, way := range [][2]net.Conn{{near, far}, {far, near}} {
 		go func() {
-			l.carry(way[0], way[1])
+			l.carry(way[0], way[1], way[1] == far)
 			done <- struct{}{}
 		}()
 	}
@@ -118,10 +148,27 @@ func (l *Link) forget(c net.Conn) {
 	delete(l.conns, c)
 }
 
-func (l *Link) carry(from io.Reader, to io.Writer) {
+// hold keeps what was sent to the engine while it is to be caught. What follows on the
+// connection stays with it, as the connection is not read meanwhile.
+func (l *Link) hold(b []byte) {
+	l.mu.Lock()
+	mended, catching := l.mended, l.catching
+	if catching {
+		l.caught = append(l.caught, slices.Clone(b))
+	}
+	l.mu.Unlock()
+	if catching {
+		<-mended
+	}
+}
+
+func (l *Link) carry(from io.Reader, to io.Writer, toEngine bool) {
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := from.Read(buf)
+		if n > 0 && toEngine {
+			l.hold(buf[:n])
+		}
 		if n > 0 {
 			l.mu.Lock()
 			delay := l.delay

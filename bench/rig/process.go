@@ -120,10 +120,22 @@ func (p *Process) Ended() error {
 // Signal sends the process a signal.
 func (p *Process) Signal(s os.Signal) error { return p.cmd.Process.Signal(s) }
 
-// LogHas reports whether the log has a text.
-func (p *Process) LogHas(text string) bool {
+// LogSize is how long the log is by now.
+func (p *Process) LogSize() int64 {
+	info, err := os.Stat(p.log.Name())
+	if err != nil {
+		return 0
+	}
+	return info.Size()
+}
+
+// LogSince is what was logged since the log was so long.
+func (p *Process) LogSince(size int64) string {
 	b, err := os.ReadFile(p.log.Name())
-	return err == nil && strings.Contains(string(b), text)
+	if err != nil {
+		return ""
+	}
+	return string(b[min(size, int64(len(b))):])
 }
 
 // Done is closed when the process has ended.
