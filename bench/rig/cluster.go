@@ -113,7 +113,7 @@ func NewCluster(ctx context.Context, cfg ClusterConfig) (c *Cluster, err error) 
 		}
 	}
 	c.Env = append([]string{"TALLYSTICK_BUS=kafka", "TALLYSTICK_KAFKA_BROKERS=" + c.Kafka.Addr, "TALLYSTICK_KAFKA_REPLICATION=1",
-		"TALLYSTICK_KAFKA_MIN_IN_SYNC=1", "TALLYSTICK_KAFKA_START_TIMEOUT=60s", "TALLYSTICK_STORES=postgres", "TALLYSTICK_COORDINATION=redis", "TALLYSTICK_REDIS_ADDRESSES=" + c.Redis.Addr,
+		"TALLYSTICK_KAFKA_MIN_IN_SYNC=1", "TALLYSTICK_KAFKA_NO_SYNC=true", "TALLYSTICK_KAFKA_START_TIMEOUT=60s", "TALLYSTICK_STORES=postgres", "TALLYSTICK_COORDINATION=redis", "TALLYSTICK_REDIS_ADDRESSES=" + c.Redis.Addr,
 		"TALLYSTICK_POSTGRES_DATABASES=" + strings.Join(urls, " "), fmt.Sprintf("TALLYSTICK_GROUPS=%d", cfg.Groups), "TALLYSTICK_LOG_LEVEL=info",
 		"TALLYSTICK_PUBLIC_URL=http://" + c.members[0].Addr, "TALLYSTICK_CORE_URL=" + strings.Join(cores, " ")}, cfg.Env...)
 	d, err := c.Deps()

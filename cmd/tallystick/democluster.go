@@ -31,7 +31,7 @@ func (d *demo) startCluster(ctx context.Context) error {
 		return err
 	}
 	fmt.Println("Starting PostgreSQL, Kafka and Redis (the first time they are fetched, which may take a minute) ...")
-	c, err := rig.NewCluster(ctx, rig.ClusterConfig{Dir: d.dir, Exe: exe, Each: 2, Databases: 1, Groups: 16, Env: []string{"TALLYSTICK_KAFKA_NO_SYNC=true",
+	c, err := rig.NewCluster(ctx, rig.ClusterConfig{Dir: d.dir, Exe: exe, Each: 2, Databases: 1, Groups: 16, Env: []string{
 		"TALLYSTICK_PREPAY_BACKOFF_POLL_FIRST_MILLIS=5000", "TALLYSTICK_PREPAY_BACKOFF_MAX_MILLIS=5000"}})
 	s := &clusterSystem{Cluster: c}
 	s.stop = sync.OnceValue(c.Stop)
