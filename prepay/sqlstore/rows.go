@@ -18,8 +18,6 @@ var (
 	mutable = []string{"notify_url", "status", "op", "standing", "next_at_millis", "asks", "tries", "close_wanted", "stop_wanted",
 		"ask_wanted", "has_credential", "last_result", "last_state", "last_code", "owner", "sent_at_millis", "desk_at_millis"}
 	first      = slices.Concat([]string{"id"}, begun, []string{"open", "version"})
-	plain      = append(slices.Clone(first), "status", "op", "standing", "next_at_millis") // of a call of which all else is zero
-	whole      = append(slices.Clone(first), mutable...)
 	selectText = `SELECT c.` + strings.Join(fixed, ", c.") + `, p.expires_at_millis, p.created_at_millis, p.version, p.` +
 		strings.Join(mutable, ", p.") + ` FROM `
 	// From progress, by the order of an index of it; and from calls, by a key.
