@@ -115,18 +115,19 @@ func environ() []string {
 // crashAt makes a process die at a point.
 func (s stop) crashAt() string { return fmt.Sprintf("%s=%s:%d", app.EnvCrashAt, s.point, s.passing) }
 
-// end lets a process die, if it has not at its point, and notes how it did.
-func (b *bench) end(s stop, who string, p *rig.Process, started time.Time) {
+// end lets a process die, if it has not at its point, and notes how it did. The error says
+// that this was wrong, and is noted.
+func (b *bench) end(s stop, who string, p *rig.Process, started time.Time) error {
 	byItself := p.Ended()
 	p.Kill()
 	switch {
 	case s.point == "" && byItself == nil, s.point != "" && byItself != nil && p.Killed():
 		b.died(s, who, time.Since(started))
+		return nil
 	case byItself == nil:
-		b.wrong("%s was not passed %d times within %s", s.point, s.passing, b.cfg.PointMax)
-	default:
-		b.wrong("%s: %v", who, byItself)
+		return b.wrong("%s was not passed %d times within %s", s.point, s.passing, b.cfg.PointMax)
 	}
+	return b.wrong("%s: %v", who, byItself)
 }
 
 // died notes a kill.
@@ -140,21 +141,24 @@ func (b *bench) died(s stop, who string, lived time.Duration) {
 	b.print("kill %3d  %-12s %-40s after %5d ms; acknowledged %d", b.res.Kills, who, s.name(), lived.Milliseconds(), b.shop.acknowledged())
 }
 
-// wrong notes that something did not hold.
-func (b *bench) wrong(format string, args ...any) {
+// wrong notes that something did not hold, and gives it.
+func (b *bench) wrong(format string, args ...any) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.res.Add(judge.Other, format, args...)
+	return fmt.Errorf(format, args...)
 }
 
-// timeReady notes how long a process took from its start to its first healthy answer.
-func (b *bench) timeReady(ctx context.Context, p *rig.Process, addr string, started time.Time) {
+// timeReady notes how long a process took from its start to its first healthy answer. The
+// error is that there was none.
+func (b *bench) timeReady(ctx context.Context, p *rig.Process, addr string, started time.Time) error {
 	if err := p.Ready(ctx, addr, b.cfg.ReadyMax); err != nil {
-		return
+		return err
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.res.recovered = append(b.res.recovered, time.Since(started))
+	return nil
 }
 
 func (b *bench) print(format string, args ...any) {

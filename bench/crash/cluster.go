@@ -80,16 +80,23 @@ func (c *Config) clusterSchedule() (stops []stop) {
 // cluster is two processes of each role.
 type cluster struct {
 	*bench
-	rig     *rig.Cluster
-	started map[*rig.Member]*time.Time
-	timing  sync.WaitGroup // of starts
+	rig      *rig.Cluster
+	started  map[*rig.Member]*life
+	watching sync.WaitGroup
+	giveUp   context.CancelCauseFunc // ends all kills
+}
+
+// life is that of a member's process.
+type life struct {
+	begun time.Time
+	leave context.CancelFunc // it is watched no more: whoever calls it kills it
 }
 
 func (b *bench) newCluster(ctx context.Context) (addrs string, err error) {
 	if err := os.Chmod(b.dir, 0o711); err != nil { //nolint:gosec // the database's user passes through
 		return "", err
 	}
-	c := &cluster{bench: b, started: map[*rig.Member]*time.Time{}}
+	c := &cluster{bench: b, started: map[*rig.Member]*life{}}
 	// A member that is dead is missed soon.
 	c.rig, err = rig.NewCluster(ctx, rig.ClusterConfig{Dir: b.dir, Exe: b.exe, Each: 2, Databases: 2, Groups: clusterGroups, Brief: true,
 		Env: append(environ(), "TALLYSTICK_LEASE_TTL=2s", "TALLYSTICK_POSTGRES_IDLE_TIMEOUT=2s")})
@@ -98,35 +105,62 @@ func (b *bench) newCluster(ctx context.Context) (addrs string, err error) {
 		return "", err
 	}
 	for _, m := range c.rig.Members() {
-		c.started[m] = new(time.Time)
+		c.started[m] = new(life)
 	}
 	b.folder = c.rig.Folder
 	return c.rig.Addrs(), nil
 }
 
-// start starts a member. PSPs are told to call back the gateway of the same number.
+// start starts a member, and watches it. PSPs are told to call back the gateway of the same
+// number.
 func (c *cluster) start(ctx context.Context, m *rig.Member, env ...string) error {
+	dies := len(env) > 0
 	for i, other := range c.rig.Members(m.Role) {
 		if other == m {
 			env = append(env, "TALLYSTICK_PUBLIC_URL=http://"+c.rig.Members(app.RoleGateway)[i].Addr)
 		}
 	}
-	begun := time.Now()
-	*c.started[m] = begun
+	watched, leave := context.WithCancel(ctx)
+	*c.started[m] = life{begun: time.Now(), leave: leave}
+	begun := c.started[m].begun
 	if err := m.Start(env...); err != nil {
+		leave()
 		return err
 	}
 	p := m.Process()
-	c.timing.Go(func() { c.timeReady(ctx, p, m.OperatorAddr, begun) })
+	c.watching.Go(func() {
+		if err := c.watch(watched, p, m.OperatorAddr, begun, dies); err != nil {
+			c.giveUp(fmt.Errorf("%s: %w", m.Name, err))
+		}
+	})
 	return nil
 }
 
+// watch looks after a process until ctx ends. It must be ready in time, and may end only
+// at its point, if it has one: nobody would start it again, and the others wait in vain.
+func (b *bench) watch(ctx context.Context, p *rig.Process, addr string, begun time.Time, dies bool) error {
+	err := b.timeReady(ctx, p, addr, begun)
+	if err == nil {
+		select {
+		case <-ctx.Done():
+		case <-p.Done():
+		}
+	}
+	switch ended := p.Ended(); {
+	case ctx.Err() != nil, ended != nil && dies && p.Killed():
+		return nil
+	case ended != nil:
+		return ended
+	}
+	return err
+}
+
 // kills starts all members, and lets those of each role die as the stops say, one role
-// beside the other.
+// beside the other. As soon as one of them cannot be started, or is lost for good, all end.
 func (c *cluster) kills(ctx context.Context, stops []stop) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer c.timing.Wait()
-	defer cancel()
+	ctx, c.giveUp = context.WithCancelCause(ctx)
+	defer c.watching.Wait()
+	defer c.giveUp(nil)
 	of := map[app.Role][]stop{}
 	for _, s := range stops {
 		of[s.role] = append(of[s.role], s)
@@ -136,15 +170,12 @@ func (c *cluster) kills(ctx context.Context, stops []stop) error {
 	for _, role := range roles {
 		go func() { ended <- c.killsOf(ctx, c.rig.Members(role), of[role]) }()
 	}
-	var errs []error
 	for range roles {
-		err := <-ended
-		if err != nil {
-			cancel() // the others end as well
+		if err := <-ended; err != nil {
+			c.giveUp(err) // the others end as well
 		}
-		errs = append(errs, err)
 	}
-	return errors.Join(errs...)
+	return context.Cause(ctx)
 }
 
 // killsOf lets the members of a role die at points, each at the next one that is left,
@@ -183,7 +214,9 @@ func (c *cluster) killAt(ctx context.Context, m *rig.Member, points <-chan stop)
 		if err := c.await(ctx, m.Process(), s); err != nil {
 			return err
 		}
-		c.end(s, m.Name, m.Process(), *c.started[m])
+		if err := c.end(s, m.Name, m.Process(), c.started[m].begun); err != nil {
+			return err
+		}
 	}
 	return c.start(ctx, m)
 }
@@ -202,7 +235,10 @@ func (c *cluster) kill(ctx context.Context, m *rig.Member, s stop) error {
 		return ctx.Err()
 	case <-time.After(s.after):
 	}
-	c.end(s, m.Name, m.Process(), *c.started[m])
+	c.started[m].leave()
+	if err := c.end(s, m.Name, m.Process(), c.started[m].begun); err != nil {
+		return err
+	}
 	return c.start(ctx, m)
 }
 

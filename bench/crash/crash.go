@@ -183,6 +183,7 @@ func (b *bench) run(ctx context.Context) error {
 	for len(stops) > 0 && ctx.Err() == nil && len(res.Violations) == 0 {
 		n := min(len(stops), b.cfg.RoundKills)
 		if err := b.round(ctx, stops[:n]); err != nil {
+			b.explain()
 			return err
 		}
 		stops = stops[n:]
@@ -209,7 +210,7 @@ func (b *bench) round(ctx context.Context, stops []stop) error {
 		return err
 	}
 	if err := b.product.serve(ctx); err != nil {
-		b.wrong("the last start: %v", err)
+		_ = b.wrong("the last start: %v", err)
 	}
 	// However short the lives were: enough must have been promised to show something.
 	for t := time.Now(); b.shop.acknowledged() < enough(b.res.Kills) && time.Since(t) < b.cfg.DrainMax && b.product.fate() == nil; {
@@ -217,10 +218,10 @@ func (b *bench) round(ctx context.Context, stops []stop) error {
 	}
 	stopLoad()
 	if err := b.drain(ctx, closed); err != nil {
-		b.wrong("%v", err)
+		_ = b.wrong("%v", err)
 	}
 	if err := b.product.stop(); err != nil {
-		b.wrong("asked to stop: %v", err)
+		_ = b.wrong("asked to stop: %v", err)
 	}
 	return b.judge(ctx)
 }

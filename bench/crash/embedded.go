@@ -63,14 +63,14 @@ func (e *embedded) kill(ctx context.Context, s stop) error {
 	p, started := e.p, e.started
 	defer p.Kill()
 	ready := make(chan struct{})
-	go func() { defer close(ready); e.timeReady(ctx, p, e.folder.Addr, started) }()
+	go func() { defer close(ready); _ = e.timeReady(ctx, p, e.folder.Addr, started) }()
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-p.Done():
 	case <-time.After(patience):
 	}
-	e.end(s, "serve", p, started)
+	_ = e.end(s, "serve", p, started) // the next one starts all the same
 	<-ready
 	return nil
 }
