@@ -141,10 +141,8 @@ func (s *Store) write(tx *sqldb.Tx, jobs []*job, w *core.Work) error {
 			return err
 		}
 	}
-	if err := s.log.Emit(tx, bus.Dispatch, w.Dispatches); err != nil {
-		return err
-	}
-	if err := s.log.Emit(tx, bus.Payments, w.Payments); err != nil {
+	err := s.log.EmitAll(tx, embedded.Told{Topic: bus.Dispatch, Events: w.Dispatches}, embedded.Told{Topic: bus.Payments, Events: w.Payments})
+	if err != nil {
 		return err
 	}
 	tx.OnCommit(func() { s.held.put(w.Trades()) })
@@ -156,15 +154,9 @@ func (s *Store) write(tx *sqldb.Tx, jobs []*job, w *core.Work) error {
 // that missed it and the one that parks. A callback without attach is keyed by
 // its Y.
 func releaseWaiting(tx *sqldb.Tx, groups []int) error {
-	any := false
-	err := tx.Query(`SELECT EXISTS (SELECT 1 FROM parked WHERE replay = FALSE`+sqldb.Among("grp", groups)+`)`, nil, func(scan sqldb.Scan) error { return scan(&any) })
-	if err != nil || !any {
-		return err
-	}
-	_, err = tx.Exec(`UPDATE parked SET replay = TRUE WHERE replay = FALSE`+sqldb.Among("grp", groups)+` AND topic <> ? AND reason LIKE ?
+	return tx.Do(`UPDATE parked SET replay = TRUE WHERE replay = FALSE`+sqldb.Among("grp", groups)+` AND topic <> ? AND reason LIKE ?
 		AND (EXISTS (SELECT 1 FROM trade_orders t WHERE t.biz_code = parked.biz_code) OR EXISTS (SELECT 1 FROM payment_orders p WHERE p.y = parked.biz_code))`,
 		string(bus.Intents), "%"+core.ErrNoPayment.Error()+"%")
-	return err
 }
 
 // Due implements core.Store.

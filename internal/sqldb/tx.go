@@ -46,6 +46,16 @@ func (tx *Tx) Exec(query string, args ...any) (n int64, err error) {
 	return n, nil
 }
 
+// Do runs a statement, whatever number of rows it changes. In PostgreSQL it may run later,
+// as Insert's.
+func (tx *Tx) Do(query string, args ...any) error {
+	if tx.db.postgres {
+		return tx.later(statement{query: query, args: args})
+	}
+	_, err := tx.Exec(query, args...)
+	return err
+}
+
 // Expect runs a statement that changes, or gives, so many rows: with any other number
 // what refused gives for it is the error. In PostgreSQL it may run later, as Insert's.
 func (tx *Tx) Expect(rows int64, refused func(have int64) error, query string, args ...any) error {

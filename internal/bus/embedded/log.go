@@ -56,43 +56,72 @@ func NewLog(db *sqldb.DB, groups int, topics ...bus.Topic) *Log {
 // memory, all else from the database. Messages are shared: nobody changes a payload.
 func (l *Log) Source(t bus.Topic) bus.Source { return l.topics[t] }
 
-// Emit appends events to a topic as the last statements of the transaction that
+// Told are events for one topic.
+type Told struct {
+	Topic  bus.Topic
+	Events []bus.Event
+}
+
+// emission is what one topic gets: the number of events of each group, the groups that
+// have any, and the place of the last one of each.
+type emission struct {
+	*topicLog
+	events []bus.Event
+	count  []int64
+	groups []int
+	heads  []bus.Place
+}
+
+// Emit is EmitAll for one topic.
+func (l *Log) Emit(tx *sqldb.Tx, topic bus.Topic, events []bus.Event) error {
+	return l.EmitAll(tx, Told{topic, events})
+}
+
+// EmitAll appends events to topics as the last statements of the transaction that
 // changes the state they tell of. Sequences come from a counter row per (topic,
 // group), updated right here, so that their order is commit order, without
 // gaps. Readers are woken after the commit. The payloads are kept, and must not
 // be changed any more.
-func (l *Log) Emit(tx *sqldb.Tx, topic bus.Topic, events []bus.Event) error {
-	if len(events) == 0 {
-		return nil
-	}
-	op := "emit " + string(topic)
-	t := l.topics[topic]
-	if t == nil {
-		return fault.New(fault.Internal, op, "this area does not write the topic")
-	}
-	count := make([]int64, l.groups)
-	for i := range events {
-		e := &events[i]
-		if err := checkEvent(e); err != nil {
-			return fault.Wrap(op, err)
+func (l *Log) EmitAll(tx *sqldb.Tx, told ...Told) error {
+	var list []*emission
+	for _, told := range told {
+		if len(told.Events) == 0 {
+			continue
 		}
-		count[e.Context.BizCode.Group(l.groups)]++
+		op := "emit " + string(told.Topic)
+		e := &emission{topicLog: l.topics[told.Topic], events: told.Events, count: make([]int64, l.groups), heads: make([]bus.Place, l.groups)}
+		if e.topicLog == nil {
+			return fault.New(fault.Internal, op, "this area does not write the topic")
+		}
+		for i := range e.events {
+			if err := checkEvent(&e.events[i]); err != nil {
+				return fault.Wrap(op, err)
+			}
+			e.count[e.events[i].Context.BizCode.Group(l.groups)]++
+		}
+		for g, n := range e.count {
+			if n > 0 {
+				e.groups = append(e.groups, g)
+			}
+		}
+		list = append(list, e)
 	}
-	moved, heads, err := l.count(tx, topic, count)
-	if err != nil {
-		return fault.Wrap(op, err)
+	if err := count(tx, list); err != nil {
+		return fault.Wrap("emit", err)
 	}
-	rows := pack(events, l.groups, heads, count, t.spare)
-	if err := t.insert(tx, rows); err != nil {
-		return fault.Wrap(op, err)
+	for _, e := range list {
+		rows := pack(e.events, l.groups, e.heads, e.count, e.spare)
+		if err := e.insert(tx, rows); err != nil {
+			return fault.Wrap("emit "+string(e.topic), err)
+		}
+		tx.OnCommit(func() {
+			recycle(rows, e.spare) // the transaction's end is the last that needs them
+			e.mu.Lock()
+			defer e.mu.Unlock()
+			e.remember(e.events, e.heads, e.count)
+			e.advance(e.groups, e.heads)
+		})
 	}
-	tx.OnCommit(func() {
-		recycle(rows, t.spare) // the transaction's end is the last that needs them
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		t.remember(events, heads, count)
-		t.advance(moved, heads)
-	})
 	return nil
 }
 

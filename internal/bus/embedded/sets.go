@@ -34,49 +34,55 @@ func setTexts(before, first, row, after string) map[int]string {
 
 var (
 	countTexts = setTexts(`INSERT INTO heads (topic, grp, epoch, seq) VALUES `, `(?,?,1,?)`, `(?,?,1,?)`,
-		` ON CONFLICT (topic, grp) DO UPDATE SET seq = heads.seq + excluded.seq RETURNING grp, epoch, seq`)
+		` ON CONFLICT (topic, grp) DO UPDATE SET seq = heads.seq + excluded.seq RETURNING topic, grp, epoch, seq`)
 	moveTexts = setTexts(`WITH v (topic, grp, epoch, seq, from_epoch, from_seq) AS (VALUES `, sqldb.TypedRow("TEXT", "BIGINT", "BIGINT", "BIGINT", "BIGINT", "BIGINT"), `(?,?,?,?,?,?)`,
 		`) UPDATE places SET epoch = v.epoch, seq = v.seq FROM v WHERE places.topic = v.topic AND places.grp = v.grp
 			AND places.epoch = v.from_epoch AND places.seq = v.from_seq`)
 	beginTexts = setTexts(`INSERT INTO places (topic, grp, epoch, seq) VALUES `, `(?,?,?,?)`, `(?,?,?,?)`, ` ON CONFLICT DO NOTHING`)
 )
 
-// count takes the next numbers of each group from the counters, so many of each,
-// and gives the groups and the place of the last event of each.
-func (l *Log) count(tx *sqldb.Tx, topic bus.Topic, events []int64) (groups []int, heads []bus.Place, err error) {
-	heads = make([]bus.Place, l.groups)
-	for g, n := range events {
-		if n > 0 {
-			groups = append(groups, g)
+// count takes the next numbers of each topic's groups from the counters.
+func count(tx *sqldb.Tx, list []*emission) error {
+	type counter struct {
+		*emission
+		group int
+	}
+	var all []counter
+	of := map[bus.Topic]*emission{}
+	for _, e := range list {
+		of[e.topic] = e
+		for _, g := range e.groups {
+			all = append(all, counter{e, g})
 		}
 	}
 	found := 0
 	var args []any
-	for rest := groups; len(rest) > 0; {
+	for rest := all; len(rest) > 0; {
 		n := cut(tx, len(rest))
 		args = args[:0]
-		for _, g := range rest[:n] {
-			args = append(args, string(topic), g, events[g])
+		for _, c := range rest[:n] {
+			args = append(args, string(c.topic), c.group, c.count[c.group])
 		}
 		err := tx.Query(countTexts[n], args, func(scan sqldb.Scan) error {
+			var topic bus.Topic
 			var g int
 			var p bus.Place
-			if err := scan(&g, &p.Epoch, &p.Seq); err != nil {
+			if err := scan(&topic, &g, &p.Epoch, &p.Seq); err != nil {
 				return err
 			}
-			heads[g] = p
+			of[topic].heads[g] = p
 			found++
 			return nil
 		})
 		if err != nil {
-			return nil, nil, err
+			return err
 		}
 		rest = rest[n:]
 	}
-	if found != len(groups) {
-		return nil, nil, fault.New(fault.Internal, "count", "the counters of %d groups gave %d rows", len(groups), found)
+	if found != len(all) {
+		return fault.New(fault.Internal, "count", "the counters of %d groups gave %d rows", len(all), found)
 	}
-	return groups, heads, nil
+	return nil
 }
 
 // move moves places, each from exactly where its batch was read. One that is not there
