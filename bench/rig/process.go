@@ -12,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/tallystick/tallystick/internal/engines"
 )
 
 // Process is a child. Its methods, but for Stop, may be called at any time.
@@ -24,7 +26,7 @@ type Process struct {
 
 // Start starts a program with environment variables over our own, of which those that
 // configure the product are left out. What it prints is dropped; its log goes to a file.
-// It does not outlive us, however we end.
+// On Linux it does not outlive us, however we end.
 func Start(program string, env []string, logFile string, args ...string) (*Process, error) {
 	log, err := os.Create(logFile) //nolint:gosec // a temporary folder
 	if err != nil {
@@ -40,7 +42,8 @@ func Start(program string, env []string, logFile string, args ...string) (*Proce
 	p.cmd.Stderr = log
 	// In a process group of its own: an interrupt from the terminal is ours, and we
 	// stop the child after its clients.
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	engines.DieWithUs(p.cmd.SysProcAttr)
 	started := make(chan error, 1)
 	go func() {
 		// The signal comes when the *thread* dies that started the child: this one lives

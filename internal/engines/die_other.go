@@ -4,6 +4,6 @@ package engines
 
 import "syscall"
 
-// dieWithUs does nothing where the kernel does not kill the children of a process that
+// DieWithUs does nothing where the kernel does not kill the children of a process that
 // has died: an engine lives on then until it is stopped by hand.
-func dieWithUs(*syscall.SysProcAttr) {}
+func DieWithUs(*syscall.SysProcAttr) {}

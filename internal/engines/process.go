@@ -41,7 +41,7 @@ func start(log string, as *syscall.Credential, name string, args ...string) (*pr
 	cmd := exec.Command(name, args...) //nolint:gosec,noctx // ends by Stop, Kill, or with this process
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: as, Setpgid: true}
-	dieWithUs(cmd.SysProcAttr)
+	DieWithUs(cmd.SysProcAttr)
 	started := make(chan error, 1)
 	p := &process{cmd: cmd, done: make(chan struct{}), log: log}
 	go func() {
