@@ -31,6 +31,9 @@ func (b *bench) standstill(m *rig.Member, text string) trouble {
 			return m.Process().Signal(syscall.SIGSTOP)
 		},
 		end: func(ctx context.Context) error {
+			if err := b.takenOut(ctx, m); err != nil {
+				return err
+			}
 			if err := b.unaware(ctx, m.Role); err != nil {
 				return err
 			}
@@ -45,6 +48,15 @@ func (b *bench) standstill(m *rig.Member, text string) trouble {
 		t.promise = goesOn()
 	}
 	return t
+}
+
+// takenOut waits until others have taken a member out, as they do when it stands still for
+// longer than its lease.
+func (b *bench) takenOut(ctx context.Context, m *rig.Member) error {
+	return await(ctx, m.Name+" stands still, and nobody has taken it out", func() (bool, error) {
+		n, err := b.cluster.Postgres[0].Query(ctx, database, fmt.Sprintf("SELECT count(*) FROM %s.members WHERE name LIKE '%% pid %d'", m.Role, m.Process().Pid()))
+		return n == "0", err
+	})
 }
 
 // refusals counts the lines of a log, those with a text, that tell of a transaction that
@@ -121,13 +133,21 @@ func (b *bench) lateCalls(m *rig.Member) trouble {
 		return err
 	}
 	t.end = func(ctx context.Context) error {
-		var late []lateCall
-		for _, k := range out {
-			r, _ := b.psp.Find(k.Account, k.OutTradeNo)
-			late = append(late, lateCall{k, r.Requests.Pay})
-		}
+		var late []lateCall // that others have asked after, and made themselves
+		err := await(ctx, "nobody made the calls of "+m.Name, func() (bool, error) {
+			late = nil
+			for _, k := range out {
+				if r, _ := b.psp.Find(k.Account, k.OutTradeNo); r.Requests.Query > 0 && r.Requests.Pay > 0 {
+					late = append(late, lateCall{k, r.Requests.Pay})
+				}
+			}
+			return len(late) > 0, nil
+		})
 		b.pspLink.Mend()
-		err := await(ctx, "no call of "+m.Name+" came late", func() (bool, error) {
+		if err != nil {
+			return errors.Join(err, end(ctx))
+		}
+		err = await(ctx, "no call of "+m.Name+" came late", func() (bool, error) {
 			for _, l := range late {
 				if r, _ := b.psp.Find(l.Account, l.OutTradeNo); r.Requests.Pay > l.before {
 					b.late = append(b.late, l.Key)
