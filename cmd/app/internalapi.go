@@ -124,7 +124,11 @@ const (
 func newRemoteQueries(bases string) remoteQueries {
 	client := func(most int) *fasthttp.Client {
 		return &fasthttp.Client{MaxConnsPerHost: most, MaxIdleConnDuration: 10 * time.Second, MaxResponseBodySize: answerBytesMax,
-			NoDefaultUserAgentHeader: true, MaxConnWaitTimeout: time.Second}
+			NoDefaultUserAgentHeader: true, MaxConnWaitTimeout: time.Second,
+			// Connections of before a restart fail, one after the other. Whatever the method,
+			// all that is asked only reads.
+			MaxIdemponentCallAttempts: most + 1,
+			RetryIfErr:                func(*fasthttp.Request, int, error) (resetTimeout, retry bool) { return false, true }}
 	}
 	r := remoteQueries{next: new(atomic.Uint32), client: client(queryConnsMax), lists: client(listConnsMax)}
 	for _, b := range strings.Fields(bases) {

@@ -2,10 +2,12 @@ package app_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -85,6 +87,55 @@ func TestListsHaveConnectionsOfTheirOwn(t *testing.T) {
 	close(end)
 	for range reading {
 		must(t, <-ended)
+	}
+}
+
+// What is asked after core was restarted meets connections of before, which fail one after
+// the other, and is answered over a new one.
+func TestQuestionsOutliveARestartOfCore(t *testing.T) {
+	t.Parallel()
+	var busy sync.WaitGroup
+	handler := app.AnswerQueries(core.Queries{Store: trades{func(context.Context, event.Listing) ([]event.Listed, error) {
+		busy.Done()
+		busy.Wait()
+		return nil, nil
+	}}}, time.Minute, func(c *fasthttp.RequestCtx) { c.Error("no question", 404) })
+	address := "127.0.0.1:0"
+	serve := func() (stop func()) {
+		l, err := net.Listen("tcp", address)
+		must(t, err)
+		address = l.Addr().String()
+		server := &fasthttp.Server{Handler: handler}
+		ended := make(chan error, 1)
+		go func() { ended <- server.Serve(l) }()
+		return func() {
+			must(t, server.Shutdown())
+			_ = l.Close() // it does not know of it when Serve has only just been called
+			if err := <-ended; err != nil && !errors.Is(err, net.ErrClosed) {
+				t.Error(err)
+			}
+		}
+	}
+	stop := serve()
+	q := app.NewRemoteQueries("http://" + address)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	busy.Add(app.ListConnsMax)
+	var lists sync.WaitGroup
+	for range app.ListConnsMax {
+		lists.Go(func() {
+			_, _, err := q.List(ctx, event.Listing{Merchant: "m1", Limit: 1})
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	lists.Wait()
+	stop()
+	defer serve()()
+	busy.Add(1)
+	if _, _, err := q.List(ctx, event.Listing{Merchant: "m1", Limit: 1}); err != nil {
+		t.Errorf("after a restart: %v", err)
 	}
 }
 

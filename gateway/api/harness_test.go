@@ -134,20 +134,20 @@ type core struct {
 
 var errDown = errors.New("core is down at db-7.internal")
 
-func (c *core) Payment(_ context.Context, y ids.Code) (event.Payment, ids.Context, bool, error) {
+func (c *core) Payment(ctx context.Context, y ids.Code) (event.Payment, ids.Context, bool, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.down {
+	if c.down || ctx.Err() != nil {
 		return event.Payment{}, ids.Context{}, false, errDown
 	}
 	p, ok := c.payments[y]
 	return p, c.contexts[y], ok, nil
 }
 
-func (c *core) Trade(_ context.Context, code ids.Code) (event.Trade, bool, error) {
+func (c *core) Trade(ctx context.Context, code ids.Code) (event.Trade, bool, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.down {
+	if c.down || ctx.Err() != nil {
 		return event.Trade{}, false, errDown
 	}
 	t, ok := c.trades[code]
@@ -157,7 +157,7 @@ func (c *core) Trade(_ context.Context, code ids.Code) (event.Trade, bool, error
 func (c *core) List(ctx context.Context, l event.Listing) ([]event.Listed, bool, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.down {
+	if c.down || ctx.Err() != nil {
 		return nil, false, errDown
 	}
 	if c.stuck {

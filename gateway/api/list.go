@@ -77,7 +77,7 @@ func (s *Server) getPayments(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	a, err := s.List(s.polls, m, q)
+	a, err := s.List(context.WithoutCancel(s.polls), m, q)
 	if err != nil {
 		return err
 	}

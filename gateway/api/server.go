@@ -292,7 +292,7 @@ func (s *Server) getTrade(x *exchange) error {
 	if x.hasQuery() {
 		return invalid("query_invalid", "", "send no query parameters", nil)
 	}
-	a, err := s.Trade(s.polls, m, string(x.Path()[len(pathTrades):]))
+	a, err := s.Trade(context.WithoutCancel(s.polls), m, string(x.Path()[len(pathTrades):]))
 	x.context = a.context
 	if err != nil {
 		return err

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tallystick/tallystick/core/event"
 	"github.com/tallystick/tallystick/gateway/api"
 )
 
@@ -29,6 +30,13 @@ func TestLinger(t *testing.T) {
 	go func() { stopped <- h.server.Shutdown(ctx) }()
 	for h.get("/readyz", "").status != 503 {
 		time.Sleep(time.Millisecond)
+	}
+	a, x, i := h.accepted()
+	h.core.knows(x, paymentOf(i, event.Pending, 3))
+	for _, path := range []string{"/v1/vouchers/" + a.get("voucher") + "?wait=60", "/v1/trades/" + a.get("trade"), "/v1/payments"} {
+		if a := h.get(path, apiKey); a.status != 200 || a.header["Connection"] != "close" {
+			t.Errorf("%s while it lingers: %d, connection %q", path, a.status, a.header["Connection"])
+		}
 	}
 	for range 5 {
 		if a := h.pay(goodBody, "k1"); a.status != 202 || a.header["Connection"] != "close" {

@@ -41,8 +41,8 @@ func (s *sight) news(a *Ask) bool {
 }
 
 // Await answers as soon as there is news for a client with version Since, or when
-// Wait has passed, or when ctx ends (a server that stops answers its long-polls).
-// The answer's version is never below Since.
+// Wait has passed, or when ctx ends (a server that stops answers its long-polls): what
+// is known then, or what core says. The answer's version is never below Since.
 //
 // fault.Limited: too many wait. fault.Unavailable: core is not reached and what
 // is held, if anything, is not enough. fault.NotFound: another merchant's.
@@ -62,24 +62,24 @@ func (v *Views) Await(ctx context.Context, a Ask) (View, error) {
 	var askErr error
 	asked := map[ids.Code]bool(nil) // what this call has asked core for: each at most once
 	patient := !over
+	stopped := ctx.Done()
 	for {
 		s := v.look(&a)
 		if m := s.view.Context.Merchant; m != "" && m != a.Merchant {
 			return View{}, &fault.Error{Kind: fault.NotFound, Op: "voucher", Code: "not_found"}
 		}
-		over = over || ctx.Err() != nil
 		lacking := !s.sure || s.view.Version < a.Since
 		if s.news(&a) && (!lacking || askErr != nil) {
 			return s.view, nil
 		}
 		// The first news of what was just accepted, here or elsewhere, comes by itself,
 		// and soon: core is asked only if it does not.
-		if lacking && !asked[s.target] && ctx.Err() == nil && !s.asking && (over || !patient || s.view.Version > 0 || a.Since > 0) {
+		if lacking && !asked[s.target] && !s.asking && (over || !patient || s.view.Version > 0 || a.Since > 0) {
 			if asked == nil {
 				asked = map[ids.Code]bool{}
 			}
 			asked[s.target] = true
-			askErr = v.ask(ctx, s.target)
+			askErr = v.ask(context.WithoutCancel(ctx), s.target) // nobody who stops leaves a question without its answer
 			continue
 		}
 		if over && !(lacking && s.asking) { // another's question is under way: its time-out bounds the wait
@@ -100,8 +100,8 @@ func (v *Views) Await(ctx context.Context, a Ask) (View, error) {
 			over = true
 		case <-patience:
 			patient = false
-		case <-ctx.Done():
-			return v.final(&a, &s, fault.New(fault.Unavailable, "voucher", "%w", ctx.Err()))
+		case <-stopped:
+			over, stopped = true, nil
 		}
 	}
 }

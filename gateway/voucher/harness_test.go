@@ -115,7 +115,10 @@ type core struct {
 	during   func() // called while a question is being answered
 }
 
-func (c *core) Payment(_ context.Context, y ids.Code) (event.Payment, ids.Context, bool, error) {
+func (c *core) Payment(asking context.Context, y ids.Code) (event.Payment, ids.Context, bool, error) {
+	if err := asking.Err(); err != nil {
+		return event.Payment{}, ids.Context{}, false, err
+	}
 	c.mu.Lock()
 	c.asked++
 	during, down := c.during, c.down

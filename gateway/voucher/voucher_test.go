@@ -604,6 +604,39 @@ func TestRunFollowsUntilItsContextEnds(t *testing.T) {
 	})
 }
 
+// A server that stops lets nobody wait any more, and asks core all the same for what it
+// does not hold itself.
+func TestWhoStopsStillAsks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHarness(t, nil)
+		c, y := h.order("o1", "k")
+		h.core.payments[y], h.core.contexts[y] = payment(y, event.Pending, 1), c
+		ctx, cancel := context.WithCancel(context.Background())
+		a := h.ask(y, 0)
+		a.Wait = time.Minute
+		answered := make(chan voucher.View)
+		go func() {
+			v, err := h.views.Await(ctx, a)
+			if err != nil {
+				t.Error(err)
+			}
+			answered <- v
+		}()
+		synctest.Wait()
+		if n := h.core.questions(); n != 0 {
+			t.Fatalf("%d questions at once", n)
+		}
+		before := time.Now()
+		cancel()
+		if v := <-answered; v.Status != voucher.Ready || v.Version != 1 || time.Since(before) != 0 {
+			t.Errorf("%s at version %d after %s", v.Status, v.Version, time.Since(before))
+		}
+		if v, err := h.views.Await(ctx, a); err != nil || v.Version != 1 { // one that comes afterwards
+			t.Errorf("%+v, %v", v, err)
+		}
+	})
+}
+
 func TestConfigNamesTheField(t *testing.T) {
 	c := voucher.DefaultConfig()
 	if err := c.Validate(); err != nil {
