@@ -51,7 +51,9 @@ type Store interface {
 	// limit (1 to PageMax).
 	Balances(ctx context.Context, book, prefix string, after Key, limit int) ([]Balance, error)
 	// Statement lists an account's postings in journal order, from behind after (0
-	// for the first page), at most limit (1 to PageMax).
+	// for the first page), at most limit (1 to PageMax). Where several processes post, what
+	// one of them posts later may stand before what another has posted: pages are complete
+	// for what was there when the first was read, and who wants more begins again.
 	Statement(ctx context.Context, k Key, after int64, limit int) ([]StatementLine, error)
 	// EntriesByBizCode gives the entries of a trade in journal order, the first PageMax.
 	EntriesByBizCode(ctx context.Context, x ids.Code) ([]Booked, error)

@@ -59,8 +59,11 @@ func (p *Prepay) sendAtOnce(calls []Call, nowMillis int64) (sending []Call, read
 	for i := range calls {
 		c := &calls[i]
 		l := p.lanes[c.Account]
+		if l == nil || l.started[c.OutTradeNo] > 0 { // it is out, and not new
+			continue
+		}
 		if c.Status != Due || c.NextAtMillis > nowMillis || c.unsendable(nowMillis) ||
-			l == nil || l.drawing || l.lookAtMillis <= nowMillis || l.inFlight >= p.slots(c.Account) {
+			l.drawing || l.lookAtMillis <= nowMillis || l.inFlight >= p.slots(c.Account) {
 			continue
 		}
 		if ready[c.Account] == nil {
@@ -83,6 +86,9 @@ func (p *Prepay) notSent(sending []Call) {
 	defer p.mu.Unlock()
 	for i := range sending {
 		p.lanes[sending[i].Account].free(&sending[i])
+	}
+	if len(sending) > 0 {
+		wake(p.wakeLanes)
 	}
 }
 

@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -67,7 +68,7 @@ func (s *shop) look(ctx context.Context) {
 		a := s.question(ctx, longPoll, fmt.Sprintf("/v1/vouchers/%s?wait=%d&since=%d", now.Voucher, pollSeconds, version), now.Token)
 		if a.outcome == accepted {
 			if err := json.Unmarshal(a.body, &v); err != nil || v.Version < version {
-				a.outcome, a.err = wrong, fmt.Errorf("version %d of %s is known: %s %w", version, now.Voucher, a.body, err)
+				a.outcome, a.err = wrong, errors.Join(fmt.Errorf("version %d of %s is known: %s", version, now.Voucher, a.body), err)
 			}
 			version = v.Version
 		}

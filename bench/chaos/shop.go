@@ -95,7 +95,8 @@ func (s *shop) run(ctx context.Context, patience time.Duration) {
 	n := 0
 	for ctx.Err() == nil {
 		for due := int(time.Since(s.begun).Seconds() * s.rate); n < due; n++ {
-			wg.Go(func() { s.pay(last, n) })
+			order := n // each its own: n goes on
+			wg.Go(func() { s.pay(last, order) })
 		}
 		select {
 		case <-ctx.Done():

@@ -44,11 +44,11 @@ func Rewind(ctx context.Context, d Deps) error {
 	if err != nil {
 		return err
 	}
-	if err := d.nobodyServes(ctx, list); err != nil {
-		return err
-	}
 	for _, db := range list {
 		for _, role := range d.Config.areas() {
+			if err := d.nobodyServes(ctx, list); err != nil { // nor has anybody come meanwhile
+				return err
+			}
 			if err := d.rewindCell(ctx, role, db, rewind); err != nil {
 				return err
 			}

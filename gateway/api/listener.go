@@ -58,34 +58,46 @@ func (l *listener) stop(ctx context.Context) error {
 	return errors.Join(err, l.Close())
 }
 
-// Accept gives io.EOF when the listener was stopped and has no more.
+// Accept gives io.EOF when the listener was stopped and has no more. While there are no
+// files for more connections it waits.
 func (l *listener) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	if l.stopping.Load() && errors.Is(err, os.ErrDeadlineExceeded) {
-		c, err = l.last()
+	for {
+		c, err := l.Listener.Accept()
+		switch {
+		case err == nil:
+			if l.stopping.Load() {
+				err = l.Listener.(kernelListener).SetDeadline(time.Unix(1, 0))
+			}
+			return &conn{Conn: c}, err
+		case noFiles(err):
+			time.Sleep(10 * time.Millisecond)
+		case !l.stopping.Load() || !errors.Is(err, os.ErrDeadlineExceeded):
+			return nil, err
+		default:
+			if err := l.last(); err != nil {
+				return nil, err
+			}
+		}
 	}
-	if err != nil {
-		return nil, err
-	}
-	return &conn{Conn: c}, nil
 }
 
-// last gives one of the connections that are left when the listener is stopped. Behind
-// its deadline a socket gives none, so that it is lifted for each.
-func (l *listener) last() (net.Conn, error) {
+// last lets Accept take one of the connections that are left when the listener is stopped,
+// or ends it. Behind its deadline a socket gives none, so that it is lifted for each.
+func (l *listener) last() error {
 	k := l.Listener.(kernelListener)
-	if !waits(k) {
-		defer close(l.stopped)
-		if err := l.Close(); err != nil {
-			return nil, err
-		}
-		return nil, io.EOF
+	if waits(k) {
+		return k.SetDeadline(time.Time{})
 	}
-	if err := k.SetDeadline(time.Time{}); err != nil {
-		return nil, err
+	defer close(l.stopped)
+	if err := l.Close(); err != nil {
+		return err
 	}
-	c, err := k.Accept()
-	return c, errors.Join(err, k.SetDeadline(time.Unix(1, 0)))
+	return io.EOF
+}
+
+// noFiles reports whether a connection could not be taken, and can be later.
+func noFiles(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ENOBUFS) || errors.Is(err, syscall.ENOMEM)
 }
 
 // Close closes the socket, if it is open.

@@ -107,8 +107,8 @@ type Forgetful interface {
 // there was deleted, and its log is published again, and goes on from an earlier sequence
 // than was read.
 type Rewindable interface {
-	// Rewound counts how often a group has begun anew since it is read. Places from before
-	// mean nothing behind it: whoever keeps none in a store starts over.
+	// Rewound counts how often a group has begun anew since somebody asks. Places from before
+	// mean nothing behind it: it is for who keeps none in a store, and starts over.
 	Rewound(group int) int64
 }
 

@@ -104,6 +104,20 @@ func (m *Member) alone(ctx context.Context, fn func(*sqldb.Tx) error) error {
 	})
 }
 
+// apart is alone for who changes the member's own row: it waits for what is guarded before
+// anybody else has to wait for it.
+func (m *Member) apart(ctx context.Context, fn func(*sqldb.Tx) error) error {
+	return m.db.Write(ctx, func(tx *sqldb.Tx) error {
+		if err := tx.Do(`SELECT TRUE FROM members WHERE id = ? FOR UPDATE`, m.id); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(`LOCK TABLE leases IN SHARE ROW EXCLUSIVE MODE`); err != nil {
+			return err
+		}
+		return fn(tx)
+	})
+}
+
 // Share is what a member finds out when it renews.
 type Share struct {
 	// Members is how many are there, and Owned are the groups of the database.
@@ -195,7 +209,7 @@ func (m *Member) Want(s Share) []int {
 func (m *Member) Hold(ctx context.Context, want []int) (held []int, err error) {
 	m.turn++
 	next := fmt.Sprintf("%s.%d", m.first, m.turn)
-	err = m.alone(ctx, func(tx *sqldb.Tx) error {
+	err = m.apart(ctx, func(tx *sqldb.Tx) error {
 		n, err := tx.Exec(`UPDATE members SET id = ? WHERE id = ?`, next, m.id)
 		if err == nil && n != 1 {
 			err = lost()
@@ -233,7 +247,7 @@ func emptyIfNil(list []int) []int {
 
 // Leave gives up everything, so that others need not wait for the end of its time.
 func (m *Member) Leave(ctx context.Context) error {
-	err := m.alone(ctx, func(tx *sqldb.Tx) error {
+	err := m.apart(ctx, func(tx *sqldb.Tx) error {
 		if _, err := tx.Exec(`UPDATE leases SET member = '' WHERE member = ?`, m.id); err != nil {
 			return err
 		}

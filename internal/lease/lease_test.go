@@ -277,7 +277,7 @@ func TestAGuardIsForWhatIsHeld(t *testing.T) {
 // is under way is refused: there is no moment in which what was given up can be written.
 func TestHoldAndItsGuardExcludeEachOther(t *testing.T) {
 	p := newPlace(t)
-	a := p.join()
+	a, b := p.join(), p.join()
 	_, err := a.Hold(t.Context(), []int{3, 4})
 	must(t, err)
 	guarded := p.open(a.Guard([]int{3, 4}))
@@ -300,7 +300,10 @@ func TestHoldAndItsGuardExcludeEachOther(t *testing.T) {
 			_, err := a.Hold(t.Context(), []int{4})
 			done <- err
 		}()
-		waiting("UPDATE members SET id%")
+		waiting("SELECT TRUE FROM members WHERE id = $1 FOR UPDATE")
+		if _, err := b.Renew(t.Context(), false); err != nil { // nobody else has to wait
+			return err
+		}
 		_, err := tx.Exec(`INSERT INTO things (what) VALUES ('in time')`)
 		return err
 	}))

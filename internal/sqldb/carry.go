@@ -94,6 +94,9 @@ func Carry(from, to *Tx, p Portion) (int64, error) {
 		return 0, err
 	}
 	for _, tx := range []*Tx{from, to} { // what comes next must not go out before it
+		if err := tx.flush(); err != nil {
+			return 0, err
+		}
 		if err := tx.begun(); err != nil {
 			return 0, err
 		}
@@ -163,8 +166,9 @@ func (tx *Tx) LastID() (id int64, err error) {
 	return id + idsBlock, err
 }
 
-// RaiseIDs makes all ids that the schema gives from now on higher than above. It
-// waits for transactions that have taken ids, and new ones wait for it.
+// RaiseIDs makes all ids that the schema gives from now on higher than above, but for
+// blocks that are in use (NewIDs). It waits for transactions that have taken one, and new
+// ones wait for it.
 func (tx *Tx) RaiseIDs(above int64) error {
 	// This alone changes nothing, and lets nobody take a number until the end.
 	if _, err := tx.Exec(fmt.Sprintf(`ALTER SEQUENCE ids INCREMENT BY %d`, idsBlock*idsDatabases)); err != nil {

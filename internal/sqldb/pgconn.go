@@ -35,12 +35,12 @@ func newPostgres(p *Postgres, area string, readOnly bool) (*postgres, error) {
 	return &postgres{config: c, texts: map[string]string{}, timeout: timeout + min(timeout, 5*time.Second)}, nil
 }
 
-// ready connects if there is no connection. It comes before each use.
-func (c *postgres) ready(ctx context.Context) (err error) {
+// ready connects if there is no connection: then it is made anew. It comes before each use.
+func (c *postgres) ready(ctx context.Context) (anew bool, err error) {
 	c.ctx, c.begin = context.WithoutCancel(ctx), ""
 	if c.alive() {
 		if !spoken(c.conn.PgConn().Conn()) {
-			return nil
+			return false, nil
 		}
 		// It ended while nobody used it, and has said why: that is no reason for who
 		// comes next to fail.
@@ -49,7 +49,7 @@ func (c *postgres) ready(ctx context.Context) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, c.config.ConnectTimeout)
 	defer cancel()
 	c.conn, err = pgx.ConnectConfig(ctx, c.config)
-	return err
+	return true, err
 }
 
 // spoken reports whether the server has said something, or hung up, without being
@@ -243,6 +243,10 @@ func still(args []any) []any {
 			a = *v
 		case *bool:
 			a = *v
+		default:
+			if v := reflect.ValueOf(a); v.Kind() == reflect.Pointer && !v.IsNil() {
+				a = v.Elem().Interface()
+			}
 		}
 		out[i] = a
 	}

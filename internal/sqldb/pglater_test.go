@@ -1,6 +1,7 @@
 package sqldb_test
 
 import (
+	"errors"
 	"testing"
 
 	"github.com/tallystick/tallystick/internal/fault"
@@ -157,6 +158,27 @@ func TestPostgresIDsGoOn(t *testing.T) {
 	}
 }
 
+// TestPostgresIDsAfterAReconnect: a server that was restarted may not know any more that it
+// gave a block, and gives it again: nobody goes on with one that he has from before.
+func TestPostgresIDsAfterAReconnect(t *testing.T) {
+	db := openPG(t, nil)
+	var ids []int64
+	pid := 0
+	take := func(tx *sqldb.Tx) (err error) {
+		if pid, err = backend(tx); err != nil {
+			return err
+		}
+		return tx.NewIDs("item", 1, func(_ int, id int64) { ids = append(ids, id) })
+	}
+	write(t, db, take)
+	write(t, db, take)
+	kill(t, pid)
+	write(t, db, take)
+	if ids[1] != ids[0]+1 || ids[2] < ids[0]+sqldb.IDsBlock {
+		t.Errorf("ids %v", ids)
+	}
+}
+
 // TestPostgresLateGuard: a guard that waits for nothing goes with the first statement,
 // and what it refuses is not kept.
 func TestPostgresLateGuard(t *testing.T) {
@@ -171,6 +193,10 @@ func TestPostgresLateGuard(t *testing.T) {
 	if n := db.RoundTrips() - before; n != 2 {
 		t.Errorf("%d round trips, want 2", n)
 	}
+	reason := fault.New(fault.Internal, "test", "a reason of its own")
+	if err := db.Write(t.Context(), func(tx *sqldb.Tx) error { return errors.Join(insert(tx, "b"), reason) }); !errors.Is(err, reason) {
+		t.Error(err)
+	}
 	lost = true
 	for name, fn := range map[string]func(tx *sqldb.Tx) error{
 		"a writer": func(tx *sqldb.Tx) error { return insert(tx, "b") },
@@ -178,6 +204,9 @@ func TestPostgresLateGuard(t *testing.T) {
 			return tx.Query(`SELECT name FROM item`, nil, func(sqldb.Scan) error { t.Error("it is shown a row"); return nil })
 		},
 		"who does nothing": func(*sqldb.Tx) error { return nil },
+		"who has a reason to fail": func(tx *sqldb.Tx) error {
+			return errors.Join(insert(tx, "b"), fault.New(fault.Internal, "test", "an invariant is violated"))
+		},
 	} {
 		if err := db.Write(t.Context(), fn); !fault.Is(err, fault.Fenced) {
 			t.Errorf("%s: %v", name, err)

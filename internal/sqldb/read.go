@@ -53,7 +53,7 @@ func (db *DB) read(ctx context.Context, snapshot bool, fn func(*Tx) error) error
 	}
 	tx := &Tx{db: db, conn: c}
 	if p, ok := c.connection.(*postgres); ok {
-		if err := p.ready(ctx); err != nil {
+		if _, err := p.ready(ctx); err != nil {
 			return classify("sqldb: connect to "+db.area, err)
 		}
 		if snapshot {

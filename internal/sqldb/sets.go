@@ -129,6 +129,7 @@ type textKey struct {
 	head string
 	size int
 	tail string
+	last string // column, so that a table's statements do not take turns
 }
 
 // madeText is a statement's text, and the columns that it was made for.
@@ -152,7 +153,7 @@ func (tx *Tx) inText(query string, n int) string {
 }
 
 func (tx *Tx) insertText(table string, columns []string, n int, tail string) string {
-	k := textKey{head: table, size: n, tail: tail}
+	k := textKey{head: table, size: n, tail: tail, last: columns[len(columns)-1]}
 	m, ok := tx.conn.texts[k]
 	if !ok || !slices.Equal(m.columns, columns) {
 		m = madeText{text: insertText(table, columns, n, tail), columns: slices.Clone(columns)}
@@ -301,10 +302,10 @@ func (tx *Tx) stale(table string, changed int64, rows int) error {
 }
 
 func (tx *Tx) updateText(table string, columns, keys Columns, size int) string {
-	k := textKey{head: "UPDATE " + table, size: size, tail: keys[len(keys)-1]}
+	k := textKey{head: table, size: size, tail: "UPDATE", last: columns[len(columns)-1]}
 	m, ok := tx.conn.texts[k]
-	if !ok || !slices.Equal(m.columns, columns) {
-		m = madeText{text: updateText(table, columns, keys, size), columns: slices.Clone(columns)}
+	if n := len(columns); !ok || len(m.columns) != n+len(keys) || !slices.Equal(m.columns[:n], columns) || !slices.Equal(m.columns[n:], keys) {
+		m = madeText{text: updateText(table, columns, keys, size), columns: slices.Concat(columns, keys)}
 		tx.conn.texts[k] = m
 	}
 	return m.text

@@ -306,10 +306,10 @@ func (db *DB) Write(ctx context.Context, fn func(*Tx) error) error {
 	if err = fn(tx); err == nil {
 		err = tx.flush()
 	}
-	tx.due = nil
-	if e := tx.begun(); e != nil {
+	if e := tx.begun(); e != nil { // a guard's refusal is the reason for whatever it is that fn does not like
 		return e
 	}
+	tx.due = nil
 	if err != nil {
 		return err
 	}

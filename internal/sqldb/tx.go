@@ -22,6 +22,7 @@ type Tx struct {
 	writes bool        // it is Write's
 	failed bool        // a statement has: nothing of the transaction can be kept any more, in PostgreSQL
 	due    []statement // that wait for the next one; see later
+	guards int         // how many of them are the guard's
 }
 
 // OnCommit registers what is to happen after the commit, and only then: waking
@@ -161,8 +162,12 @@ func (tx *Tx) begin(ctx context.Context) (end func(committed bool), err error) {
 			db.version = c.dataVersion()
 		}, nil
 	case *postgres:
-		if err := c.ready(ctx); err != nil {
+		anew, err := c.ready(ctx)
+		if err != nil {
 			return nil, classify("sqldb: connect to "+db.area, err)
+		}
+		if anew { // a server that was restarted may have forgotten that it gave the block
+			db.nextID = db.lastID
 		}
 		c.begin = `BEGIN`
 	}
@@ -172,6 +177,7 @@ func (tx *Tx) begin(ctx context.Context) (end func(committed bool), err error) {
 			end(false)
 			return nil, err
 		}
+		tx.guards = len(tx.due)
 	}
 	return end, nil
 }
@@ -182,12 +188,15 @@ func (tx *Tx) ran(statements int, trips int64) {
 	tx.db.trips.Add(trips)
 }
 
-// begun begins a PostgreSQL transaction in which no statement has run, so that its
-// answer is the server's all the same.
+// begun begins a PostgreSQL transaction in which no statement has run, with what guards
+// it, so that its answer is the server's all the same. What else is due is let go.
 func (tx *Tx) begun() error {
 	c, ok := tx.conn.connection.(*postgres)
 	if !ok || c.begin == "" {
 		return nil
+	}
+	if tx.due = tx.due[:min(tx.guards, len(tx.due))]; len(tx.due) > 0 {
+		return tx.flush()
 	}
 	begin := c.begin
 	c.begin = ""

@@ -25,7 +25,7 @@ func (s *Store) Clean(ctx context.Context, o prepay.Old) (prepay.Cleaned, error)
 				var isYoung, old bool
 				err := scan(&id, &isYoung, &old)
 				if young = young || isYoung; young {
-					return err // a call's id grows with its time: behind the first young one all are
+					return err // within a duty a call's id grows with its time: behind the first young one all are
 				}
 				looked, did.Last = looked+1, id
 				if old {

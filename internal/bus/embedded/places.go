@@ -57,7 +57,8 @@ CREATE TABLE log_{topic} (id INTEGER PRIMARY KEY, grp INTEGER NOT NULL, last INT
 // Advance moves the batch's places, from exactly where it was read, parks what
 // the batch says is to be parked, and removes what it replays. It belongs in the
 // transaction that applies the batch, before Emit. It fails with fault.Fenced
-// when the place is not where the batch was read from: someone else consumes.
+// when the place is not where the batch was read from: someone else consumes. In
+// PostgreSQL that may come later (sqldb.Tx.Expect).
 func Advance(tx *sqldb.Tx, b *bus.Batch, nowMillis int64) error {
 	op := "advance " + string(b.Topic)
 	if err := move(tx, b.Topic, b.Moves); err != nil {

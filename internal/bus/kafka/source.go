@@ -21,9 +21,10 @@ type Source struct {
 
 	groups []int // that are read
 
-	mu    sync.Mutex
-	parts []part     // of all groups
-	moved *bus.Wakes // a part has room, or was moved: whoever fetches looks again
+	mu      sync.Mutex
+	follows bool       // who reads keeps no places, and asks for Rewound
+	parts   []part     // of all groups
+	moved   *bus.Wakes // a part has room, or was moved: whoever fetches looks again
 }
 
 // part is one group, and what was fetched of it and not read yet.
@@ -296,14 +297,15 @@ func behind(p, other bus.Place) bool {
 
 // begins takes note of where a partition begins; s.mu is held. When all that was there
 // at the last fetch is gone, what comes is read whatever its sequences are: it may be that
-// of a log that was published anew, which goes on from an earlier one.
+// of a log that was published anew, which goes on from an earlier one. Who keeps places of
+// its own, and so does not ask for Rewound, stops at what is missing instead.
 func (s *Source) begins(group int, first int64) {
 	p := &s.parts[group]
 	if s.topic.Entering() || !p.known || p.first == untold || first <= p.first {
 		return // or a place is an offset, and never comes again
 	}
 	p.first = first
-	if first < p.asked {
+	if first < p.asked || !s.follows {
 		return
 	}
 	s.log.Warn("all that was read of a group is gone at the brokers: it begins anew", "topic", string(s.topic), "group", group,
@@ -319,6 +321,7 @@ func (s *Source) begins(group int, first int64) {
 func (s *Source) Rewound(group int) int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.follows = true
 	return s.parts[group].life
 }
 
