@@ -330,3 +330,34 @@ func TestABusOlderThanTheDatabase(t *testing.T) {
 		t.Errorf("opened: %v", err)
 	}
 }
+
+// Who keeps places of its own does not begin anew when all that it has read is gone: its
+// head stays where it was, so that it sees what is missing.
+func TestWhoKeepsPlacesDoesNotBeginAnew(t *testing.T) {
+	w := &world{t: t, dir: t.TempDir(), cfg: config(t.TempDir())}
+	w.cluster = connect(t, w.cfg, bus.Payments)
+	w.open()
+	w.publish(bustest.Events("all", 90, 9))
+	for who, asks := range map[string]bool{"who keeps places": false, "who follows": true} {
+		s := kafka.NewSource(w.cluster, bus.Payments, slog.New(slog.DiscardHandler))
+		must(t, s.Refresh(t.Context()))
+		for g := range groups {
+			if asks {
+				s.Rewound(g)
+			}
+			head := s.Head(g)
+			if head.Seq == 0 {
+				continue
+			}
+			if msgs, err := s.Read(t.Context(), g, bus.Place{}, 1); err != nil || len(msgs) != 1 {
+				t.Fatalf("%s reads %d messages, %v", who, len(msgs), err)
+			}
+			must(t, w.cluster.DeleteUpTo(t.Context(), bus.Payments, g, -1)) // all that there is
+			must(t, s.Refresh(t.Context()))
+			if now := s.Head(g); (now == head) == asks {
+				t.Errorf("%s: group %d ends at %+v, and then at %+v", who, g, head, now)
+			}
+			break
+		}
+	}
+}
