@@ -43,7 +43,7 @@ func (in *installation) unknown(topic bus.Topic) bus.Event {
 func (in *installation) cluster(prefix string) (*kafka.Cluster, kafka.Config) {
 	in.t.Helper()
 	c := kafka.DefaultConfig()
-	c.Brokers, c.Prefix, c.Groups, c.Replication, c.MinInSync = []string{in.broker.Addr}, prefix, 4, 1, 1
+	c.Brokers, c.Prefix, c.Groups, c.Replication, c.MinInSync, c.NoSync = []string{in.broker.Addr}, prefix, 4, 1, 1, true
 	cluster, err := kafka.Connect(c)
 	must(in.t, err)
 	in.t.Cleanup(func() { _ = cluster.Close() })
