@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -43,25 +42,14 @@ func Start(program string, env []string, logFile string, args ...string) (*Proce
 	// In a process group of its own: an interrupt from the terminal is ours, and we
 	// stop the child after its clients.
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	engines.DieWithUs(p.cmd.SysProcAttr)
-	started := make(chan error, 1)
-	go func() {
-		// The signal comes when the *thread* dies that started the child: this one lives
-		// as long as the child does.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := p.cmd.Start()
-		started <- err
+	err = engines.StartChild(p.cmd, func(err error) {
 		if err != nil {
-			return
-		}
-		if err := p.cmd.Wait(); err != nil {
 			p.err = fmt.Errorf("%s: %w; the end of its log:\n%s", filepath.Base(program), err, tail(logFile))
 		}
 		_ = log.Close()
 		close(p.done)
-	}()
-	if err := <-started; err != nil {
+	})
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("start %s: %w", program, err), log.Close())
 	}
 	return p, nil

@@ -183,18 +183,25 @@ func TestNoConnectionIsCut(t *testing.T) {
 	}
 }
 
+// idleConn is a connection over which one request was answered, and more may come.
+func idleConn(t *testing.T, dial func() (*net.TCPConn, error)) net.Conn {
+	t.Helper()
+	c, err := dial()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r, err := ask(c); err != nil || r.Close {
+		t.Fatalf("before: %v, %+v", err, r)
+	}
+	return c
+}
+
 // Beside other gateways a connection that is idle may bring one more request, though new
 // ones are refused already.
 func TestLastRequest(t *testing.T) {
 	h := newHarness(t, func(_ *harness, d *api.Deps) { d.Others, d.Config.LastRequest = true, 10*time.Second })
 	dial, stop := h.serveTCP(listenTCP(t))
-	idle, err := dial()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if r, err := ask(idle); err != nil || r.Close {
-		t.Fatalf("before: %v, %+v", err, r)
-	}
+	idle := idleConn(t, dial)
 	stopped := make(chan error, 1)
 	go func() { stopped <- stop() }()
 	for {
@@ -219,13 +226,7 @@ func TestLastRequest(t *testing.T) {
 func TestNoLastRequest(t *testing.T) {
 	h := newHarness(t, func(_ *harness, d *api.Deps) { d.Others, d.Config.LastRequest = true, 50*time.Millisecond })
 	dial, stop := h.serveTCP(listenTCP(t))
-	idle, err := dial()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := ask(idle); err != nil {
-		t.Fatal(err)
-	}
+	idle := idleConn(t, dial)
 	if err := stop(); err != nil {
 		t.Error(err)
 	}

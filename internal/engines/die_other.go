@@ -4,6 +4,6 @@ package engines
 
 import "syscall"
 
-// DieWithUs does nothing where the kernel does not kill the children of a process that
+// dieWithUs does nothing where the kernel does not kill the children of a process that
 // has died: an engine lives on then until it is stopped by hand.
-func DieWithUs(*syscall.SysProcAttr) {}
+func dieWithUs(*syscall.SysProcAttr) {}

@@ -41,9 +41,18 @@ func start(log string, as *syscall.Credential, name string, args ...string) (*pr
 	cmd := exec.Command(name, args...) //nolint:gosec,noctx // ends by Stop, Kill, or with this process
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: as, Setpgid: true}
-	DieWithUs(cmd.SysProcAttr)
-	started := make(chan error, 1)
 	p := &process{cmd: cmd, done: make(chan struct{}), log: log}
+	if err := StartChild(cmd, func(error) { close(p.done) }); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// StartChild starts a command that has process attributes as a child that does not outlive
+// us, however we end, where the kernel sees to that. ended is told what Wait gives.
+func StartChild(cmd *exec.Cmd, ended func(error)) error {
+	dieWithUs(cmd.SysProcAttr)
+	started := make(chan error, 1)
 	go func() {
 		// The signal comes when the *thread* dies that started the child: this one lives
 		// as long as the child does.
@@ -52,11 +61,10 @@ func start(log string, as *syscall.Credential, name string, args ...string) (*pr
 		err := cmd.Start()
 		started <- err
 		if err == nil {
-			_ = cmd.Wait()
+			ended(cmd.Wait())
 		}
-		close(p.done)
 	}()
-	return p, <-started
+	return <-started
 }
 
 // signal sends a signal, and waits for the end unless the process is to live on.

@@ -94,9 +94,14 @@ func lost() error {
 
 // alone writes while nobody else divides groups: each of its statements sees all
 // that was divided before, members as well as leases. Those who are guarded do not
-// wait for it.
-func (m *Member) alone(ctx context.Context, fn func(*sqldb.Tx) error) error {
-	return m.db.Write(ctx, func(tx *sqldb.Tx) error {
+// wait for it. What first waits for, if it is there, keeps nobody else waiting.
+func alone(ctx context.Context, db *sqldb.DB, first, fn func(*sqldb.Tx) error) error {
+	return db.Write(ctx, func(tx *sqldb.Tx) error {
+		if first != nil {
+			if err := first(tx); err != nil {
+				return err
+			}
+		}
 		if _, err := tx.Exec(`LOCK TABLE leases IN SHARE ROW EXCLUSIVE MODE`); err != nil {
 			return err
 		}
@@ -104,18 +109,9 @@ func (m *Member) alone(ctx context.Context, fn func(*sqldb.Tx) error) error {
 	})
 }
 
-// apart is alone for who changes the member's own row: it waits for what is guarded before
-// anybody else has to wait for it.
-func (m *Member) apart(ctx context.Context, fn func(*sqldb.Tx) error) error {
-	return m.db.Write(ctx, func(tx *sqldb.Tx) error {
-		if err := tx.Do(`SELECT TRUE FROM members WHERE id = ? FOR UPDATE`, m.id); err != nil {
-			return err
-		}
-		if _, err := tx.Exec(`LOCK TABLE leases IN SHARE ROW EXCLUSIVE MODE`); err != nil {
-			return err
-		}
-		return fn(tx)
-	})
+// unguarded waits for all that is guarded by the member as it is: its row is to be changed.
+func (m *Member) unguarded(tx *sqldb.Tx) error {
+	return tx.Do(`SELECT TRUE FROM members WHERE id = ? FOR UPDATE`, m.id)
 }
 
 // Share is what a member finds out when it renews.
@@ -134,7 +130,7 @@ type Share struct {
 // renewed theirs. It fails with fault.Fenced if the row was there, and is not any
 // more: the member is none, and all that it held may be others' by now.
 func (m *Member) Renew(ctx context.Context, join bool) (s Share, err error) {
-	err = m.alone(ctx, func(tx *sqldb.Tx) error {
+	err = alone(ctx, m.db, nil, func(tx *sqldb.Tx) error {
 		s = Share{}
 		millis := m.ttl.Milliseconds()
 		if join {
@@ -209,7 +205,7 @@ func (m *Member) Want(s Share) []int {
 func (m *Member) Hold(ctx context.Context, want []int) (held []int, err error) {
 	m.turn++
 	next := fmt.Sprintf("%s.%d", m.first, m.turn)
-	err = m.apart(ctx, func(tx *sqldb.Tx) error {
+	err = alone(ctx, m.db, m.unguarded, func(tx *sqldb.Tx) error {
 		n, err := tx.Exec(`UPDATE members SET id = ? WHERE id = ?`, next, m.id)
 		if err == nil && n != 1 {
 			err = lost()
@@ -247,7 +243,7 @@ func emptyIfNil(list []int) []int {
 
 // Leave gives up everything, so that others need not wait for the end of its time.
 func (m *Member) Leave(ctx context.Context) error {
-	err := m.apart(ctx, func(tx *sqldb.Tx) error {
+	err := alone(ctx, m.db, m.unguarded, func(tx *sqldb.Tx) error {
 		if _, err := tx.Exec(`UPDATE leases SET member = '' WHERE member = ?`, m.id); err != nil {
 			return err
 		}

@@ -141,15 +141,7 @@ func changed(tx *sqldb.Tx, group int, query string, args ...any) error {
 
 // dividing is mover, while nobody divides the database's groups.
 func dividing(ctx context.Context, db *sqldb.DB, group int, fn func(*sqldb.Tx) error) error {
-	return db.Write(ctx, func(tx *sqldb.Tx) error {
-		if err := mover(tx, group); err != nil {
-			return err
-		}
-		if _, err := tx.Exec(`LOCK TABLE leases IN SHARE ROW EXCLUSIVE MODE`); err != nil {
-			return err
-		}
-		return fn(tx)
-	})
+	return alone(ctx, db, func(tx *sqldb.Tx) error { return mover(tx, group) }, fn)
 }
 
 // Freeze makes that nobody takes the group any more, and that who holds it gives it

@@ -117,7 +117,7 @@ func (c *postgres) send(list []statement, row func(Scan) error) (trips int64, at
 }
 
 // sendPart sends statements, behind what is to begin their transaction, and gives the
-// number of those that did what they should, or 1 if there is one.
+// number of those that did what they should.
 func (c *postgres) sendPart(list []statement, row func(Scan) error) (ran int, err error) {
 	if c.conn == nil {
 		return 0, errNoConnection
@@ -126,7 +126,10 @@ func (c *postgres) sendPart(list []statement, row func(Scan) error) (ran int, er
 	defer cancel()
 	if len(list) == 1 && c.begin == "" {
 		err := list[0].result(row, func() (pgx.Rows, error) { return c.conn.Query(ctx, c.text(list[0].query), plain(list[0].args)...) })
-		return 1, err
+		if err != nil {
+			return 0, err
+		}
+		return 1, nil
 	}
 	var b pgx.Batch
 	begins := c.begin != ""

@@ -193,13 +193,14 @@ func (tx *Tx) Insert(table string, columns []string, n int, tail string, row fun
 // insertAll is Insert in PostgreSQL.
 func (tx *Tx) insertAll(table string, columns []string, n int, tail string, row func(dst []any, i int) []any) (added int64, err error) {
 	var list []statement
+	count := func(rows int64) error { added += rows; return nil }
 	for i := 0; i < n; {
 		size := tx.Cut(n - i)
 		args := make([]any, 0, size*len(columns))
 		for j := range size {
 			args = row(args, i+j)
 		}
-		list = append(list, statement{tx.insertText(table, columns, size, tail), args, func(rows int64) error { added += rows; return nil }})
+		list = append(list, statement{tx.insertText(table, columns, size, tail), args, count})
 		i += size
 	}
 	if tail == "" {
@@ -266,9 +267,8 @@ func (c Columns) split() (names, types []string) {
 
 // Update changes n rows of a table, each found by its keys, which together are unique,
 // and expects every one to be there: a row that is no longer what it was read as is
-// fault.Fenced. row appends the
-// values of row i: what columns become, then its keys. In PostgreSQL a few statements
-// change them, and may run later, as Insert's.
+// fault.Fenced. row appends the values of row i: what columns become, then its keys. In
+// PostgreSQL a few statements change them, and may run later, as Insert's.
 func (tx *Tx) Update(table string, columns, keys Columns, n int, row func(dst []any, i int) []any) error {
 	for i := 0; i < n; {
 		size := 1

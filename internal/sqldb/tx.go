@@ -114,9 +114,8 @@ func (tx *Tx) send(row func(Scan) error, list ...statement) error {
 	if err == nil {
 		return nil
 	}
-	var re *rowError
-	if errors.As(err, &re) { // of who reads, not of the statement
-		return fault.Wrap("sqldb: "+tx.db.area+": row of "+all[at].query, re.err)
+	if e := tx.ofReader(all[at].query, err); e != nil {
+		return e
 	}
 	tx.failed = true
 	var ce *checkError
@@ -124,6 +123,15 @@ func (tx *Tx) send(row func(Scan) error, list ...statement) error {
 		return ce.err
 	}
 	return tx.classify(all[at].query, err)
+}
+
+// ofReader is an error of who reads rows, and not of the statement, which went well.
+func (tx *Tx) ofReader(query string, err error) error {
+	var re *rowError
+	if !errors.As(err, &re) {
+		return nil
+	}
+	return fault.Wrap("sqldb: "+tx.db.area+": row of "+query, re.err)
 }
 
 // usable refuses what comes after a statement of a writing transaction that failed, in
@@ -279,9 +287,8 @@ func (tx *Tx) Query(query string, args []any, row func(Scan) error) error {
 	if err == nil {
 		return nil
 	}
-	var re *rowError
-	if errors.As(err, &re) { // of who reads, not of the statement
-		return fault.Wrap("sqldb: "+tx.db.area+": row of "+query, re.err)
+	if e := tx.ofReader(query, err); e != nil {
+		return e
 	}
 	return tx.classify(query, err)
 }

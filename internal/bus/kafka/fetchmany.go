@@ -113,13 +113,13 @@ func (c *Cluster) fetchMany(ctx context.Context, wishes []wish) ([]catch, error)
 				continue // nobody has asked for it
 			}
 			k := catch{wish: wish{of, at}, next: at, first: untold}
+			if p.ErrorCode == 0 {
+				k.first = p.LogStartOffset
+			}
 			switch {
 			case p.ErrorCode != 0:
 				k.err = unavailable(kafka.Error(p.ErrorCode))
-			case p.RecordSet.Records == nil:
-				k.first = p.LogStartOffset
-			default:
-				k.first = p.LogStartOffset
+			case p.RecordSet.Records != nil:
 				k.next, k.err = c.readRecords(topic, k.group, k.at, p.RecordSet.Records, c.collect(of, &k.out))
 			}
 			out = append(out, k)
