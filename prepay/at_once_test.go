@@ -3,11 +3,14 @@ package prepay_test
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/tallystick/tallystick/core/event"
 	"github.com/tallystick/tallystick/internal/fault"
+	"github.com/tallystick/tallystick/internal/sqldb"
 	"github.com/tallystick/tallystick/prepay"
+	"github.com/tallystick/tallystick/prepay/sqlstore"
 )
 
 // A call that comes into a lane with nothing to do is committed as sending with its
@@ -151,4 +154,34 @@ func TestNotSentAtOnceDuringADraw(t *testing.T) {
 	same(t, "out", len(w.queue), 3)
 	w.turn()
 	same(t, "asked", w.psps["a"].ops(), "[pay pay pay pay]")
+}
+
+// A call that is out and is asked for again is not taken for a new one, though its row is
+// not held in memory: it is out once, and since when it was sent.
+func TestAskedForAgainWhileOut(t *testing.T) {
+	w := newWorld(t, t.TempDir(), "a")
+	w.turn()
+	w.pay("o", "a")
+	w.after(2 * second)
+	w.draw() // the lane is known to be idle
+	another, err := sqlstore.Open(t.Context(), sqlstore.Config{Groups: groups, Options: sqldb.Options{Path: w.path, NoSync: true}})
+	w.must(err)
+	w.must(another.DB().Write(t.Context(), func(tx *sqldb.Tx) error { // after which nothing is held
+		_, err := tx.Exec(`UPDATE progress SET tries = tries`)
+		return err
+	}))
+	w.must(another.Close())
+	w.pay("o", "a")
+	w.sweep()
+	same(t, "out", len(w.queue), 1)
+	var b strings.Builder
+	w.metrics.WritePrometheus(&b)
+	for _, line := range []string{`tallystick_prepay_calls_in_flight{account="a"} 1`, `tallystick_prepay_calls_in_flight_oldest_seconds{account="a"} 2`} {
+		if !strings.Contains(b.String(), line+"\n") {
+			t.Errorf("no line %s in:\n%s", line, b.String())
+		}
+	}
+	w.turn()
+	same(t, "in flight", w.pp.InFlight(), 0)
+	same(t, "asked", w.psps["a"].ops(), "[pay]")
 }

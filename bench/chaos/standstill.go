@@ -25,7 +25,7 @@ const database = "tallystick"
 // others', and what it still commits must be refused: by a line of its log that has a text.
 func (b *bench) standstill(m *rig.Member, text string) trouble {
 	logged := int64(0)
-	t := trouble{name: m.Name + " stands still", promise: unseen(),
+	return trouble{name: m.Name + " stands still", promise: unseen(),
 		begin: func(context.Context) error {
 			logged = m.Process().LogSize()
 			return m.Process().Signal(syscall.SIGSTOP)
@@ -44,10 +44,6 @@ func (b *bench) standstill(m *rig.Member, text string) trouble {
 				return refusals(m.Process().LogSince(logged), text) > 0, nil
 			})
 		}}
-	if m.Role == app.RoleCore { // may be asked while it stands still
-		t.promise = goesOn()
-	}
-	return t
 }
 
 // takenOut waits until others have taken a member out, as they do when it stands still for

@@ -137,12 +137,19 @@ func newRemoteQueries(bases string) remoteQueries {
 	return r
 }
 
-// ask asks for a path, or sends a body there.
+// ask asks for a path, or sends a body there. Each core has its share of the time that
+// is left, so that one that stands still leaves some for the next; who answered is asked
+// first from then on.
 func (r remoteQueries) ask(ctx context.Context, client *fasthttp.Client, path string, body []byte) (a internalAnswer, err error) {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		deadline = time.Now().Add(5 * time.Second)
+	}
 	first := r.next.Load()
 	for i := range r.bases {
 		at := (first + uint32(i)) % uint32(len(r.bases)) //nolint:gosec // a handful
-		if a, err = askOne(ctx, client, r.bases[at]+path, body); err == nil || ctx.Err() != nil {
+		share := time.Until(deadline) / time.Duration(len(r.bases)-i)
+		if a, err = askOne(client, r.bases[at]+path, body, time.Now().Add(share)); err == nil || ctx.Err() != nil {
 			if i > 0 {
 				r.next.Store(at) // the ones before do not answer
 			}
@@ -152,7 +159,7 @@ func (r remoteQueries) ask(ctx context.Context, client *fasthttp.Client, path st
 	return a, err
 }
 
-func askOne(ctx context.Context, client *fasthttp.Client, url string, body []byte) (a internalAnswer, err error) {
+func askOne(client *fasthttp.Client, url string, body []byte, deadline time.Time) (a internalAnswer, err error) {
 	req, res := fasthttp.AcquireRequest(), fasthttp.AcquireResponse()
 	defer fasthttp.ReleaseRequest(req)
 	defer fasthttp.ReleaseResponse(res)
@@ -160,10 +167,6 @@ func askOne(ctx context.Context, client *fasthttp.Client, url string, body []byt
 	if body != nil {
 		req.Header.SetMethod(fasthttp.MethodPost)
 		req.SetBody(body)
-	}
-	deadline, ok := ctx.Deadline()
-	if !ok {
-		deadline = time.Now().Add(5 * time.Second)
 	}
 	if err := client.DoDeadline(req, res, deadline); err != nil {
 		return a, fault.New(fault.Unavailable, "ask core", "%w", err)

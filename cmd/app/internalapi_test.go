@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -136,6 +137,45 @@ func TestQuestionsOutliveARestartOfCore(t *testing.T) {
 	busy.Add(1)
 	if _, _, err := q.List(ctx, event.Listing{Merchant: "m1", Limit: 1}); err != nil {
 		t.Errorf("after a restart: %v", err)
+	}
+}
+
+// A core that stands still takes connections and answers nothing: another one is asked
+// in time, and first from then on.
+func TestACoreThatStandsStillIsPassedOver(t *testing.T) {
+	t.Parallel()
+	still, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	var taken atomic.Int64
+	var asked sync.WaitGroup
+	asked.Go(func() {
+		for {
+			c, err := still.Accept()
+			if err != nil {
+				return
+			}
+			taken.Add(1)
+			defer c.Close() //nolint:errcheck,gocritic // when all is over
+		}
+	})
+	t.Cleanup(func() {
+		must(t, still.Close())
+		asked.Wait()
+	})
+	works := serveInternal(t, time.Minute, trades{func(context.Context, event.Listing) ([]event.Listed, error) { return nil, nil }})
+	q := app.NewRemoteQueries("http://" + still.Addr().String() + " " + works)
+	for range 3 {
+		ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
+		if _, _, _, err := q.Payment(ctx, someCode(t)); err != nil {
+			t.Error(err)
+		}
+		if _, _, err := q.List(ctx, event.Listing{Merchant: "m1", Limit: 1}); err != nil {
+			t.Error(err)
+		}
+		cancel()
+	}
+	if n := taken.Load(); n != 1 {
+		t.Errorf("it was asked %d times, want once", n)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -144,6 +145,41 @@ func TestWaitingConnectionsAreAnswered(t *testing.T) {
 	}
 	if _, err := dial(); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("a connection to a server that has stopped: %v", err)
+	}
+}
+
+// scarce is a listener of a process that has no files left, for some times.
+type scarce struct {
+	*net.TCPListener
+	left atomic.Int64
+	err  syscall.Errno
+}
+
+func (s *scarce) Accept() (net.Conn, error) {
+	if s.left.Add(-1) >= 0 {
+		return nil, &net.OpError{Op: "accept", Net: "tcp", Err: os.NewSyscallError("accept4", s.err)}
+	}
+	return s.TCPListener.Accept()
+}
+
+// A server without files for more connections waits for some; what came meanwhile is
+// answered.
+func TestNoFilesForMore(t *testing.T) {
+	for _, err := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM} {
+		h := newHarness(t, nil)
+		ln := &scarce{TCPListener: listenTCP(t), err: err}
+		ln.left.Store(3)
+		dial, stop := h.serveTCP(ln)
+		c, failed := dial()
+		if failed != nil {
+			t.Fatal(failed)
+		}
+		if r, failed := ask(c); failed != nil || r.StatusCode != 200 {
+			t.Errorf("after %v: %v, %v", err, r, failed)
+		}
+		if failed := stop(); failed != nil {
+			t.Errorf("after %v: %v", err, failed)
+		}
 	}
 }
 
