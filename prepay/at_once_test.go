@@ -167,7 +167,7 @@ func TestAskedForAgainWhileOut(t *testing.T) {
 	another, err := sqlstore.Open(t.Context(), sqlstore.Config{Groups: groups, Options: sqldb.Options{Path: w.path, NoSync: true}})
 	w.must(err)
 	w.must(another.DB().Write(t.Context(), func(tx *sqldb.Tx) error { // after which nothing is held
-		_, err := tx.Exec(`UPDATE progress SET tries = tries`)
+		_, err := tx.Exec(`UPDATE progress SET tries = tries + 1`)
 		return err
 	}))
 	w.must(another.Close())
