@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -28,6 +29,10 @@ const (
 	internalList     = "/internal/v1/list"
 )
 
+// askedFor is a header: for how many milliseconds the asker waits. Behind it nobody reads
+// the answer, and it need not be looked for.
+const askedFor = "Asked-For-Millis"
+
 // internalAnswer is the body of all.
 type internalAnswer struct {
 	Found   bool           `json:"found"`
@@ -45,10 +50,15 @@ type queries interface {
 	List(ctx context.Context, l event.Listing) (list []event.Listed, cut bool, err error)
 }
 
-// answerQueries is an operator handler that answers core's questions as well.
+// answerQueries is an operator handler that answers core's questions as well, within
+// timeout.
 func answerQueries(q core.Queries, timeout time.Duration, next fasthttp.RequestHandler) fasthttp.RequestHandler {
 	return func(c *fasthttp.RequestCtx) {
-		ctx, cancel := context.WithTimeout(context.Background(), timeout) //nolint:contextcheck // fasthttp has none that ends
+		within := timeout
+		if millis, err := strconv.Atoi(string(c.Request.Header.Peek(askedFor))); err == nil { // an older build does not say
+			within = min(timeout, time.Duration(millis)*time.Millisecond)
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), within) //nolint:contextcheck // fasthttp has none that ends
 		defer cancel()
 		a, known, err := answer(ctx, q, c)
 		if !known {
@@ -137,9 +147,9 @@ func newRemoteQueries(bases string) remoteQueries {
 	return r
 }
 
-// ask asks for a path, or sends a body there. Each core has its share of the time that
-// is left, so that one that stands still leaves some for the next; who answered is asked
-// first from then on.
+// ask asks for a path, or sends a body there. Each core but the last has half of the time
+// that is left, so that one that stands still leaves some for the next; who answered is
+// asked first from then on.
 func (r remoteQueries) ask(ctx context.Context, client *fasthttp.Client, path string, body []byte) (a internalAnswer, err error) {
 	deadline, ok := ctx.Deadline()
 	if !ok {
@@ -148,8 +158,11 @@ func (r remoteQueries) ask(ctx context.Context, client *fasthttp.Client, path st
 	first := r.next.Load()
 	for i := range r.bases {
 		at := (first + uint32(i)) % uint32(len(r.bases)) //nolint:gosec // a handful
-		share := time.Until(deadline) / time.Duration(len(r.bases)-i)
-		if a, err = askOne(client, r.bases[at]+path, body, time.Now().Add(share)); err == nil || ctx.Err() != nil {
+		within := time.Until(deadline)
+		if i < len(r.bases)-1 {
+			within /= 2
+		}
+		if a, err = askOne(client, r.bases[at]+path, body, within); err == nil || ctx.Err() != nil {
 			if i > 0 {
 				r.next.Store(at) // the ones before do not answer
 			}
@@ -159,16 +172,17 @@ func (r remoteQueries) ask(ctx context.Context, client *fasthttp.Client, path st
 	return a, err
 }
 
-func askOne(client *fasthttp.Client, url string, body []byte, deadline time.Time) (a internalAnswer, err error) {
+func askOne(client *fasthttp.Client, url string, body []byte, within time.Duration) (a internalAnswer, err error) {
 	req, res := fasthttp.AcquireRequest(), fasthttp.AcquireResponse()
 	defer fasthttp.ReleaseRequest(req)
 	defer fasthttp.ReleaseResponse(res)
 	req.SetRequestURI(url)
+	req.Header.Set(askedFor, strconv.FormatInt(within.Milliseconds(), 10))
 	if body != nil {
 		req.Header.SetMethod(fasthttp.MethodPost)
 		req.SetBody(body)
 	}
-	if err := client.DoDeadline(req, res, deadline); err != nil {
+	if err := client.DoTimeout(req, res, within); err != nil {
 		return a, fault.New(fault.Unavailable, "ask core", "%w", err)
 	}
 	if s := res.StatusCode(); s != 200 {
