@@ -43,6 +43,7 @@ func Run(ctx context.Context, fs *flag.FlagSet, args []string, out io.Writer) (m
 	fs.Float64Var(&b.rate, "rate", 200, "payments per second")
 	fs.DurationVar(&b.d, "for", 40*time.Second, "how long they are offered")
 	fs.DurationVar(&b.warm, "warm", 30*time.Second, "how long they are offered before anything is measured: a JVM that has just started compiles as much as it works")
+	grow := fs.Bool("scale", false, "1, 2 and 4 processes of each role and 2 databases, each with as much load for each process: the CPU of a payment may not grow by more than a tenth; -rate is that of the largest")
 	fs.StringVar(&b.profile, "profile", "", "roles, with commas, to take CPU profiles of: the first of each one's processes, into ROLE.pprof")
 	if err := fs.Parse(args); err != nil {
 		return nil, err
@@ -50,13 +51,21 @@ func Run(ctx context.Context, fs *flag.FlagSet, args []string, out io.Writer) (m
 	if *short {
 		b.d, b.warm = 10*time.Second, 5*time.Second
 	}
+	if *grow {
+		return scale(ctx, *b)
+	}
+	return b.figures, b.alone(ctx)
+}
+
+// alone runs in a folder of its own.
+func (b *bench) alone(ctx context.Context) error {
 	dir, remove, err := rig.TempDir("cluster")
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer remove()
 	b.Dir = dir
-	return b.figures, b.run(ctx)
+	return b.run(ctx)
 }
 
 // run starts everything, measures, and ends everything.

@@ -147,9 +147,9 @@ func newRemoteQueries(bases string) remoteQueries {
 	return r
 }
 
-// ask asks for a path, or sends a body there. Each core but the last has half of the time
-// that is left, so that one that stands still leaves some for the next; who answered is
-// asked first from then on.
+// ask asks for a path, or sends a body there. The first core has half of the time, so that
+// one that stands still leaves as much for the next, and no more than two are asked where
+// all are slow; who answered is asked first from then on.
 func (r remoteQueries) ask(ctx context.Context, client *fasthttp.Client, path string, body []byte) (a internalAnswer, err error) {
 	deadline, ok := ctx.Deadline()
 	if !ok {
@@ -159,7 +159,7 @@ func (r remoteQueries) ask(ctx context.Context, client *fasthttp.Client, path st
 	for i := range r.bases {
 		at := (first + uint32(i)) % uint32(len(r.bases)) //nolint:gosec // a handful
 		within := time.Until(deadline)
-		if i < len(r.bases)-1 {
+		if i == 0 && len(r.bases) > 1 {
 			within /= 2
 		}
 		if a, err = askOne(client, r.bases[at]+path, body, within); err == nil || ctx.Err() != nil {

@@ -86,11 +86,7 @@ func (v *Views) Await(ctx context.Context, a Ask) (View, error) {
 			return v.final(&a, &s, askErr)
 		}
 		if patient && patience == nil {
-			after := v.cfg.AskElsewhereAfter
-			if s.fresh {
-				after = v.cfg.AskAfter
-			}
-			t := time.NewTimer(min(a.Wait, after))
+			t := time.NewTimer(min(a.Wait, v.patience(s.fresh)))
 			defer t.Stop()
 			patience = t.C
 		}

@@ -30,6 +30,9 @@ type Config struct {
 	// AskElsewhereAfter is that for a voucher of which this replica knows nothing: most
 	// were accepted by another one a moment ago.
 	AskElsewhereAfter time.Duration `yaml:"ask_elsewhere_after"`
+	// AskAfterMax is the most that both become while first news take longer: a core that
+	// has much to do is not given questions to which it has no answer yet.
+	AskAfterMax time.Duration `yaml:"ask_after_max"`
 	// QueryTimeout bounds one question to core.
 	QueryTimeout time.Duration `yaml:"query_timeout"`
 }
@@ -37,7 +40,7 @@ type Config struct {
 // DefaultConfig is for one replica of a few thousand payments per second.
 func DefaultConfig() Config {
 	return Config{ViewBytesMax: 32 << 20, WaitersPerVoucherMax: 16, WaitersPerMerchantMax: 10_000, WaitersMax: 20_000,
-		BatchMessagesMax: 1000, AskAfter: 500 * time.Millisecond, AskElsewhereAfter: 250 * time.Millisecond, QueryTimeout: 2 * time.Second}
+		BatchMessagesMax: 1000, AskAfter: 500 * time.Millisecond, AskElsewhereAfter: 250 * time.Millisecond, AskAfterMax: 5 * time.Second, QueryTimeout: 2 * time.Second}
 }
 
 // Validate names the bound that is not positive, or too small for the others.
@@ -47,7 +50,7 @@ func (c Config) Validate() error {
 		value int64
 	}{{"view_bytes_max", c.ViewBytesMax}, {"waiters_per_voucher_max", int64(c.WaitersPerVoucherMax)},
 		{"waiters_per_merchant_max", int64(c.WaitersPerMerchantMax)}, {"waiters_max", int64(c.WaitersMax)},
-		{"batch_messages_max", int64(c.BatchMessagesMax)}, {"ask_after", int64(c.AskAfter)}, {"ask_elsewhere_after", int64(c.AskElsewhereAfter)}, {"query_timeout", int64(c.QueryTimeout)}} {
+		{"batch_messages_max", int64(c.BatchMessagesMax)}, {"ask_after", int64(c.AskAfter)}, {"ask_elsewhere_after", int64(c.AskElsewhereAfter)}, {"ask_after_max", int64(c.AskAfterMax)}, {"query_timeout", int64(c.QueryTimeout)}} {
 		if f.value <= 0 {
 			return &fault.Error{Kind: fault.Invalid, Op: "voucher", Field: "voucher." + f.name, Code: "not_positive", Fix: "set it to at least 1"}
 		}
@@ -86,6 +89,7 @@ type Views struct {
 	idle      entry            // ring of the entries without waiters, most recently used first
 	bytes     int64
 	waiters   int
+	news      time.Duration // that the first news of what was accepted here take, smoothed
 
 	placed  bool // the places below are right
 	places  []bus.Place
@@ -296,6 +300,10 @@ func (v *Views) fold(p *event.Payment, c ids.Context) {
 	if e.view.Version == 0 && v.decided != nil {
 		v.decided(p.Y, next.Status)
 	}
+	if e.view.Version == 0 && e.accepted {
+		took := v.now().Sub(time.UnixMilli(p.AcceptedAtMillis))
+		v.news += (min(took, v.cfg.AskAfterMax) - v.news) / newsSmoothed
+	}
 	if e.view.Version == 0 || e.view.differs(&next) {
 		e.visible = p.Version
 	}
@@ -311,6 +319,21 @@ func (v *Views) fold(p *event.Payment, c ids.Context) {
 	v.measure(e)
 	e.wake()
 	v.evict()
+}
+
+// newsSmoothed is how many news make up what news take, about.
+const newsSmoothed = 16
+
+// patience is for how long news are waited for before core is asked: twice as long as
+// they take now, within bounds.
+func (v *Views) patience(fresh bool) time.Duration {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	after := v.cfg.AskElsewhereAfter
+	if fresh {
+		after = v.cfg.AskAfter
+	}
+	return max(after, min(2*v.news, v.cfg.AskAfterMax))
 }
 
 func (e *entry) wake() {

@@ -452,6 +452,40 @@ func TestWaiting(t *testing.T) {
 			}
 		})
 	})
+	t.Run("while first news take long, core is asked later, and again soon when they do not", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			h := newHarness(t, nil)
+			news := func(n int, took time.Duration) {
+				for i := range n {
+					c, y := h.order(fmt.Sprint(took, i), "k")
+					h.views.Confirm(y, h.views.Hold(c, y))
+					p := payment(y, event.Created, 1)
+					p.AcceptedAtMillis = h.now.Add(-took).UnixMilli()
+					h.source.emit(c, p)
+					h.step()
+				}
+			}
+			asked := func(id string, want time.Duration) {
+				t.Helper()
+				c, y := h.order(id, "k")
+				h.core.payments[y], h.core.contexts[y] = payment(y, event.Pending, 2), c
+				start := time.Now()
+				h.want(h.await(wait(h, y, 0, 30*time.Second)), voucher.Ready, 2)
+				if took := time.Since(start); (took - want).Abs() > want/10 {
+					t.Errorf("%s: core was asked after %s, want about %s", id, took, want)
+				}
+			}
+			usual := voucher.DefaultConfig()
+			news(100, 10*time.Millisecond)
+			asked("idle", usual.AskElsewhereAfter)
+			news(100, time.Second)
+			asked("busy", 2*time.Second)
+			news(100, time.Minute)
+			asked("very busy", usual.AskAfterMax)
+			news(200, 10*time.Millisecond)
+			asked("idle again", usual.AskElsewhereAfter)
+		})
+	})
 	t.Run("without news core is asked once, soon", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			h := newHarness(t, nil)
