@@ -17,7 +17,7 @@ NO_RACE := /bench/|/sqlstore$$|/archtest$$
 BOTH := /(core|prepay|accounting)$$
 # The whole app runs under the detector, but for the tests that take long: they say so
 # themselves, and run without it.
-APP := /cmd/app$$
+LONG = $(shell awk '/^func Test/ { name = $$2; sub(/[()].*/, "", name) } /^\tlong\(t\)/ { print name }' cmd/app/*_test.go | paste -sd '|')
 RACE_CHECKS ?= 20
 # How long each fuzz test runs: make fuzz FUZZTIME=5m
 FUZZTIME ?= 10s
@@ -29,9 +29,11 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 # A module of its own: a broker that lies on demand, for tests alone.
 KFAKE := internal/bus/kafka/kfaketest
 
-.PHONY: test engines lint vet staticcheck race app norace kfake demo sim torture chaos planted fuzz
+.PHONY: test engines lint vet staticcheck race norace long kfake demo sim torture chaos planted fuzz
 
-test: engines lint race app norace kfake
+# What waits most of its time, for leases and engines, goes beside what does not.
+test: engines lint race
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target norace long kfake
 
 # The engines that tests start, if they are missing; they would fetch them
 # themselves, on their own time.
@@ -49,16 +51,15 @@ staticcheck:
 	go run $(STATICCHECK) ./...
 
 race:
-	.ci/gotest race $(RACE) $$(go list ./... | grep -vE '$(NO_RACE)|$(BOTH)|$(APP)')
+	MAY_SKIP='$(LONG)' .ci/gotest race $(RACE) $$(go list ./... | grep -vE '$(NO_RACE)|$(BOTH)')
 	RAPID_CHECKS=$(RACE_CHECKS) .ci/gotest 'race, fewer cases' $(RACE) $$(go list ./... | grep -E '$(BOTH)')
-
-app:
-	long=$$(awk '/^func Test/ { name = $$2; sub(/\(.*/, "", name) } /^\tlong\(t\)/ { print name }' cmd/app/*_test.go | paste -sd '|'); \
-	test -n "$$long" && MAY_SKIP="$$long" .ci/gotest 'race, app' $(RACE) -short ./cmd/app && \
-	.ci/gotest 'plain, what was left out' -run "^($$long)$$" ./cmd/app
 
 norace:
 	.ci/gotest plain $$(go list ./... | grep -E '$(NO_RACE)|$(BOTH)')
+
+long:
+	@test -n '$(LONG)'
+	.ci/gotest 'plain, long' -run '^($(LONG))$$' ./cmd/app
 
 kfake:
 	cd $(KFAKE) && $(CURDIR)/.ci/gotest 'race, kfake' $(RACE) ./...

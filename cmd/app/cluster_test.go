@@ -27,7 +27,7 @@ import (
 // minutes of them, and the shorter ones pass through the same code.
 func long(t *testing.T) {
 	t.Helper()
-	if testing.Short() {
+	if raced || testing.Short() {
 		t.Skip("covered by the run without the race detector")
 	}
 }
