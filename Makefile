@@ -50,8 +50,9 @@ vet:
 staticcheck:
 	go run $(STATICCHECK) ./...
 
+# Three at a time, as they wait as much as they work.
 race:
-	MAY_SKIP='$(LONG)' .ci/gotest race $(RACE) $$(go list ./... | grep -vE '$(NO_RACE)|$(BOTH)')
+	MAY_SKIP='$(LONG)' .ci/gotest race -p 3 $(RACE) $$(go list ./... | grep -vE '$(NO_RACE)|$(BOTH)')
 	RAPID_CHECKS=$(RACE_CHECKS) .ci/gotest 'race, fewer cases' $(RACE) $$(go list ./... | grep -E '$(BOTH)')
 
 norace:

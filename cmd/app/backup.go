@@ -18,6 +18,7 @@ import (
 
 	"github.com/tallystick/tallystick/internal/fault"
 	"github.com/tallystick/tallystick/internal/sqldb"
+	"github.com/tallystick/tallystick/internal/wholefile"
 )
 
 // ManifestFile says, in a backup, what is in it.
@@ -260,12 +261,7 @@ func copyFile(from, to string) error {
 func syncFolders(dirs ...string) error {
 	var errs []error
 	for _, d := range dirs {
-		f, err := os.Open(strings.TrimSuffix(d, "/")) //nolint:gosec // the operator's own
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		errs = append(errs, f.Sync(), f.Close())
+		errs = append(errs, wholefile.SyncFolder(strings.TrimSuffix(d, "/")))
 	}
 	return errors.Join(errs...)
 }

@@ -2,22 +2,36 @@ package app
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"time"
 
 	"github.com/tallystick/tallystick/core/merchant"
 	"github.com/tallystick/tallystick/internal/bus"
 	"github.com/tallystick/tallystick/internal/fault"
+	"github.com/tallystick/tallystick/internal/wholefile"
 )
 
 // directoryTopic is where the directory is published.
 const directoryTopic bus.Topic = "directory"
 
+// BusFile says, in a data folder, which brokers and topics it belongs to.
+const BusFile = "kafka-cluster"
+
 // ensure makes topics and checks them.
 func (k *kafkaBus) ensure(ctx context.Context) error {
-	err := k.cluster.EnsureTopics(ctx, topics()...)
+	id, err := k.known(ctx)
+	if err == nil {
+		err = k.cluster.EnsureTopics(ctx, topics()...)
+	}
 	if err == nil {
 		err = k.board.Ensure(ctx)
+	}
+	if err == nil && id != "" {
+		err = wholefile.Write(filepath.Join(k.app.Dir, BusFile), []byte(id))
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -26,6 +40,27 @@ func (k *kafkaBus) ensure(ctx context.Context) error {
 	}
 	k.unfit = err
 	return err
+}
+
+// known refuses brokers that the folder does not belong to, before anything is made
+// there: a gateway has no store that knows them, and would accept what nobody reads. It
+// gives what is to be remembered in a folder that belongs to none yet.
+func (k *kafkaBus) known(ctx context.Context) (remember string, err error) {
+	id, err := busID(ctx, k.cluster, k.app.Config.Kafka.TopicPrefix)
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(k.app.Dir, BusFile)
+	have, err := os.ReadFile(path) //nolint:gosec // the operator's own folder
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return id, nil
+	case err != nil:
+		return "", fault.Wrap("kafka", err)
+	case string(have) != id:
+		return "", anotherBus(fmt.Errorf("%s belongs to %q, and this is %q: if it really is to serve another installation, remove it", path, have, id))
+	}
+	return "", nil
 }
 
 // firstTry checks the topics before anything is listened to: a process that takes over

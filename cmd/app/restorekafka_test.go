@@ -84,6 +84,25 @@ func (in *installation) told(deps app.Deps) (told, places string) {
 	return told, places
 }
 
+// A gateway has no store that knows the brokers: its folder does, so that it accepts
+// nothing for an installation that is not its own.
+func TestAGatewayBelongsToItsBrokers(t *testing.T) {
+	in := newInstallation(t, sim.Faults{})
+	dir, gateway := in.folder("gateway"), []string{"TALLYSTICK_ROLES=gateway", "TALLYSTICK_CORE_URL=http://127.0.0.1:1", "TALLYSTICK_LISTEN=127.0.0.1:0"}
+	elsewhere := append(slices.Clone(gateway), "TALLYSTICK_KAFKA_TOPIC_PREFIX="+in.prefix+"other.")
+	must(t, in.open(dir, gateway...))
+	err := in.open(dir, elsewhere...)
+	if !fault.Is(err, fault.Conflict) || !strings.Contains(err.Error(), "kafka.brokers: another_bus") || !strings.Contains(err.Error(), filepath.Join(dir, app.BusFile)) {
+		t.Fatalf("opened on other topics: %v", err)
+	}
+	must(t, in.open(dir, gateway...)) // and nothing was changed by that
+	must(t, os.Remove(filepath.Join(dir, app.BusFile)))
+	must(t, in.open(dir, elsewhere...))
+	if err := in.open(dir, gateway...); !fault.Is(err, fault.Conflict) {
+		t.Errorf("it belongs to the others now, and is opened: %v", err)
+	}
+}
+
 // Stores from a backup that is older than the brokers: the brokers have what was
 // accepted after it, and it is worked on again, with the same numbers at the PSP;
 // what areas had told each other after it is of a past that is no more. Brokers that

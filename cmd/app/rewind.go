@@ -130,19 +130,30 @@ func (d Deps) tellAgain(ctx context.Context, c *kafka.Cluster, stores *Stores, g
 
 // bindStores binds stores to brokers and topics: places in others mean nothing.
 func bindStores(ctx context.Context, s *Stores, c *kafka.Cluster, prefix string) error {
-	id, err := c.ID(ctx)
+	id, err := busID(ctx, c, prefix)
 	if err != nil {
 		return err
 	}
 	for _, db := range s.databases() {
-		err := db.Stamp(ctx, map[string]string{busStamp: "kafka " + id + " " + prefix})
+		err := db.Stamp(ctx, map[string]string{busStamp: id})
 		if fault.Is(err, fault.Conflict) {
-			return &fault.Error{Kind: fault.Conflict, Op: "kafka", Field: "kafka.brokers", Code: "another_bus",
-				Fix: "connect to the cluster that these stores were read from, with its topic_prefix", Err: err}
+			return anotherBus(err)
 		}
 		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// busID names brokers and topics.
+func busID(ctx context.Context, c *kafka.Cluster, prefix string) (string, error) {
+	id, err := c.ID(ctx)
+	return "kafka " + id + " " + prefix, err
+}
+
+// anotherBus refuses brokers that something does not belong to.
+func anotherBus(err error) error {
+	return &fault.Error{Kind: fault.Conflict, Op: "kafka", Field: "kafka.brokers", Code: "another_bus",
+		Fix: "connect to the cluster that was used before, with its topic_prefix", Err: err}
 }

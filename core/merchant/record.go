@@ -4,15 +4,13 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"regexp"
 	"strconv"
 
 	"github.com/tallystick/tallystick/internal/fault"
 	"github.com/tallystick/tallystick/internal/strictyaml"
+	"github.com/tallystick/tallystick/internal/wholefile"
 )
 
 // recordFormat is what this build writes and reads.
@@ -109,29 +107,5 @@ func loadRecord(path string) (r *Record, s *Snapshot, beyond, err error) {
 	return r, s, beyond, err
 }
 
-// save writes a snapshot file as a whole: after a crash the file is this one, or the
-// one that was there before. Several processes may write it at once.
-func (r *Record) save(path string) error {
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, filepath.Base(path)+".*.new") // 0600
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(r.bytes)
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return syncFolder(dir)
-}
-
-// syncFolder makes a name in a folder durable.
-func syncFolder(dir string) error {
-	d, err := os.Open(dir) //nolint:gosec // the operator's own folder
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}
+// save writes a snapshot file as a whole. Several processes may write it at once.
+func (r *Record) save(path string) error { return wholefile.Write(path, r.bytes) }

@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"cmp"
 	"context"
 	"net"
 	"slices"
@@ -160,7 +161,7 @@ func (c *Cluster) Close() error {
 func (c *Cluster) ID(ctx context.Context) (string, error) {
 	res, err := c.client.Metadata(ctx, &kafka.MetadataRequest{})
 	if err != nil {
-		return "", fault.Wrap("kafka: cluster id", unavailable(err))
+		return "", cmp.Or(c.misconfigured(err), fault.Wrap("kafka: cluster id", unavailable(err)))
 	}
 	return res.ClusterID, nil
 }

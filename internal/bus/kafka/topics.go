@@ -1,7 +1,6 @@
 package kafka
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -37,8 +36,8 @@ func (c *Cluster) EnsureTopics(ctx context.Context, topics ...bus.Topic) error {
 
 func (c *Cluster) ensure(ctx context.Context, shapes []shape) error {
 	const op = "kafka: topics"
-	if _, err := c.client.Metadata(ctx, &kafka.MetadataRequest{}); err != nil { // the first connection
-		return cmp.Or(c.misconfigured(err), fault.Wrap(op, unavailable(err)))
+	if _, err := c.ID(ctx); err != nil { // the first connection
+		return err
 	}
 	req := &kafka.CreateTopicsRequest{}
 	for _, s := range shapes {
