@@ -179,6 +179,27 @@ func TestACoreThatStandsStillIsPassedOver(t *testing.T) {
 	}
 }
 
+// What its asker waits for no longer core stops looking for, though it has a minute.
+func TestCoreStopsWithItsAsker(t *testing.T) {
+	t.Parallel()
+	stopped := make(chan struct{})
+	q := app.NewRemoteQueries(serveInternal(t, time.Minute, trades{func(ctx context.Context, _ event.Listing) ([]event.Listed, error) {
+		defer close(stopped)
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}}))
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, _, err := q.List(ctx, event.Listing{Merchant: "m1", Limit: 1}); !fault.Is(err, fault.Unavailable) {
+		t.Errorf("have %v, want unavailable", err)
+	}
+	select {
+	case <-stopped:
+	case <-time.After(30 * time.Second):
+		t.Error("core looks for what nobody waits for")
+	}
+}
+
 func someCode(t *testing.T) ids.Code {
 	t.Helper()
 	secret, err := ids.NewSecret(make([]byte, ids.SecretLen))

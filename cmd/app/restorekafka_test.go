@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -94,6 +95,14 @@ func TestAGatewayBelongsToItsBrokers(t *testing.T) {
 	err := in.open(dir, elsewhere...)
 	if !fault.Is(err, fault.Conflict) || !strings.Contains(err.Error(), "kafka.brokers: another_bus") || !strings.Contains(err.Error(), filepath.Join(dir, app.BusFile)) {
 		t.Fatalf("opened on other topics: %v", err)
+	}
+	cfg := kafka.DefaultConfig()
+	cfg.Brokers, cfg.Prefix, cfg.Groups = []string{in.broker.Addr}, in.prefix+"other.", testGroups
+	c, err := kafka.Connect(cfg)
+	must(t, err)
+	defer c.Close() //nolint:errcheck // it was read
+	if err := kafka.NewSource(c, bus.Intents, slog.New(slog.DiscardHandler)).Refresh(t.Context()); err == nil {
+		t.Error("topics were made where it does not belong")
 	}
 	must(t, in.open(dir, gateway...)) // and nothing was changed by that
 	must(t, os.Remove(filepath.Join(dir, app.BusFile)))

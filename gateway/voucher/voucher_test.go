@@ -455,9 +455,11 @@ func TestWaiting(t *testing.T) {
 	t.Run("while first news take long, core is asked later, and again soon when they do not", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			h := newHarness(t, nil)
+			orders := 0
 			news := func(n int, took time.Duration) {
-				for i := range n {
-					c, y := h.order(fmt.Sprint(took, i), "k")
+				for range n {
+					orders++
+					c, y := h.order(fmt.Sprint(orders), "k")
 					h.views.Confirm(y, h.views.Hold(c, y))
 					p := payment(y, event.Created, 1)
 					p.AcceptedAtMillis = h.now.Add(-took).UnixMilli()
@@ -482,7 +484,7 @@ func TestWaiting(t *testing.T) {
 			asked("busy", 2*time.Second)
 			news(100, time.Minute)
 			asked("very busy", usual.AskAfterMax)
-			news(200, 10*time.Millisecond)
+			news(70, 10*time.Millisecond)
 			asked("idle again", usual.AskElsewhereAfter)
 		})
 	})
