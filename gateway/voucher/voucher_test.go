@@ -480,6 +480,9 @@ func TestWaiting(t *testing.T) {
 			usual := voucher.DefaultConfig()
 			news(100, 10*time.Millisecond)
 			asked("idle", usual.AskElsewhereAfter)
+			for i := range 50 { // those of others, accepted whenever that was, tell nothing
+				asked(fmt.Sprint("old", i), usual.AskElsewhereAfter)
+			}
 			news(100, time.Second)
 			asked("busy", 2*time.Second)
 			news(100, time.Minute)
