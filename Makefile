@@ -19,6 +19,8 @@ BOTH := /(core|prepay|accounting)$$
 # themselves, and run without it.
 LONG = $(shell awk '/^func Test/ { name = $$2; sub(/[()].*/, "", name) } /^\tlong\(t\)/ { print name }' cmd/app/*_test.go | paste -sd '|')
 RACE_CHECKS ?= 20
+# How many packages run at once under the detector: they wait as much as they work.
+PACKAGES ?= $(shell n=$$(nproc); echo $$((n > 3 ? n : 3)))
 # How long each fuzz test runs: make fuzz FUZZTIME=5m
 FUZZTIME ?= 10s
 SEEDS ?= 1000
@@ -50,9 +52,8 @@ vet:
 staticcheck:
 	go run $(STATICCHECK) ./...
 
-# Three at a time, as they wait as much as they work.
 race:
-	MAY_SKIP='$(LONG)' .ci/gotest race -p 3 $(RACE) $$(go list ./... | grep -vE '$(NO_RACE)|$(BOTH)')
+	MAY_SKIP='app\.($(LONG))' .ci/gotest race -p $(PACKAGES) $(RACE) $$(go list ./... | grep -vE '$(NO_RACE)|$(BOTH)')
 	RAPID_CHECKS=$(RACE_CHECKS) .ci/gotest 'race, fewer cases' $(RACE) $$(go list ./... | grep -E '$(BOTH)')
 
 norace:

@@ -52,6 +52,9 @@ func Run(ctx context.Context, fs *flag.FlagSet, args []string, out io.Writer) (m
 		b.d, b.warm = 10*time.Second, 5*time.Second
 	}
 	if *grow {
+		if b.profile != "" {
+			return nil, errors.New("bench cluster: -profile goes without -scale: each size would write the same files")
+		}
 		return scale(ctx, *b)
 	}
 	return b.figures, b.alone(ctx)

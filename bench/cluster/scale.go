@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math"
 
 	"github.com/tallystick/tallystick/bench/rig"
 )
@@ -22,44 +23,72 @@ const groupsEach = 4
 func steps() []step { return []step{{1, 1}, {2, 1}, {4, 1}, {4, 2}} }
 
 // scale runs one size after the other, with as much load for each process, and holds the
-// CPU of a payment against the first. What the broker's JVM compiles is left out: it
-// depends on for how long it has run.
+// CPU of a payment against the first, and that of more databases against one as well.
+// What the broker's JVM compiles is left out: it depends on for how long it has run.
 func scale(ctx context.Context, of bench) (map[string]any, error) {
-	var rows []map[string]any
+	figures := map[string]any{"growth_max": growthMax}
+	var rows []row
 	rate := of.rate / float64(steps()[len(steps())-1].processes)
 	for _, s := range steps() {
 		b := of
-		b.figures, b.Each, b.Databases, b.Groups, b.rate = map[string]any{}, s.processes, s.databases, groupsEach*s.processes, rate*float64(s.processes)
-		if err := b.alone(ctx); err != nil {
-			return nil, fmt.Errorf("%d processes, %d databases: %w", s.processes, s.databases, err)
+		b.figures = map[string]any{}
+		b.Each, b.Databases, b.Groups = s.processes, s.databases, groupsEach*s.processes
+		b.rate = rate * float64(s.processes)
+		err := b.alone(ctx)
+		rows = append(rows, row{s, b.figures})
+		figures["steps"] = rows
+		if err != nil {
+			return figures, fmt.Errorf("%d processes, %d databases: %w", s.processes, s.databases, err)
 		}
-		rows = append(rows, b.figures)
 	}
-	failed := judge(of.out, rows)
-	figures := map[string]any{"steps": rows, "growth_max": growthMax}
-	if len(failed) > 0 {
-		return figures, rig.Join(failed)
-	}
-	return figures, nil
+	return figures, rig.Join(judge(of.out, rows))
 }
 
-// judge tells what a payment costs at each size, and what costs too much.
-func judge(out io.Writer, rows []map[string]any) (failed []string) {
-	first := cost(rows[0])
-	for _, f := range rows {
-		ratio := cost(f) / first
-		f["cpu_millis_without_compiling"], f["ratio"] = cost(f), ratio
-		_, _ = fmt.Fprintf(out, "%d processes of each role, %2d groups, %d databases, %3.0f/s: %6.2f ms CPU per settled payment, %.2f of the first; ready in p50 %.0f ms\n",
-			f["each"], f["groups"], f["databases"], f["rate"], cost(f), ratio, f["ready_p50_millis"])
-		if ratio > growthMax {
-			failed = append(failed, fmt.Sprintf("%d processes of each role and %d databases: a payment costs %.2f of what it cost with one, and may %.2f", f["each"], f["databases"], ratio, growthMax))
+// row is a size and its figures.
+type row struct {
+	step
+	Figures map[string]any `json:"figures"`
+}
+
+// judge tells what a payment costs at each size, and what costs too much or shows nothing.
+func judge(out io.Writer, rows []row) (failed []string) {
+	costs := map[step]float64{}
+	for _, r := range rows {
+		say := func(format string, args ...any) {
+			failed = append(failed, fmt.Sprintf("%d processes of each role, %d databases: ", r.processes, r.databases)+fmt.Sprintf(format, args...))
+		}
+		costs[r.step] = r.cost()
+		ratio := r.cost() / rows[0].cost()
+		r.Figures["cpu_millis_without_compiling"], r.Figures["ratio"] = r.cost(), ratio
+		_, _ = fmt.Fprintf(out, "%d processes of each role, %d databases, %3.0f/s: %6.2f ms CPU per settled payment, %.2f of the first; ready in p50 %.0f ms\n",
+			r.processes, r.databases, r.of("rate"), r.cost(), ratio, r.of("ready_p50_millis"))
+		if carried := r.of("settled_per_second") / r.of("rate"); !(carried >= carriedMin) {
+			say("%.2f of the load was carried, and has to be %.2f", carried, carriedMin)
+		}
+		if !(ratio <= growthMax) {
+			say("a payment costs %.2f of what it cost in the first, and may %.2f", ratio, growthMax)
+		}
+		one, there := costs[step{r.processes, 1}]
+		if more := r.cost() / one; there && !(more <= growthMax) {
+			say("a payment costs %.2f of what it cost with one database, and may %.2f", more, growthMax)
 		}
 	}
 	return failed
 }
 
+// carriedMin is how much of the load has to be settled while it is offered: a cluster that
+// falls behind has large batches, which are cheap.
+const carriedMin = 0.95
+
+// of is a figure; NaN if there is none.
+func (r row) of(name string) float64 {
+	if v, ok := r.Figures[name].(float64); ok {
+		return v
+	}
+	return math.NaN()
+}
+
 // cost is the CPU of one settled payment in ms, of ours and of the engines.
-func cost(f map[string]any) float64 {
-	of := func(name string) float64 { v, _ := f["cpu_millis_"+name].(float64); return v }
-	return of("servers") + of("engines") - of(rig.Compiling)
+func (r row) cost() float64 {
+	return r.of("cpu_millis_servers") + r.of("cpu_millis_engines") - r.of("cpu_millis_"+rig.Compiling)
 }

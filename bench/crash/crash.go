@@ -178,6 +178,9 @@ func (b *bench) run(ctx context.Context) error {
 		if err := e.countFlushes(ctx); err != nil {
 			return err
 		}
+		if len(b.res.Violations) > 0 {
+			b.report()
+		}
 	}
 	stops, res := b.cfg.schedule(), &b.res
 	for len(stops) > 0 && ctx.Err() == nil && len(res.Violations) == 0 {

@@ -29,8 +29,8 @@ const (
 	internalList     = "/internal/v1/list"
 )
 
-// askedFor is a header: for how many milliseconds the asker waits. Behind it nobody reads
-// the answer, and it need not be looked for.
+// askedFor is a header: for how many milliseconds core may look for the answer. A little
+// later nobody waits for it any more.
 const askedFor = "Asked-For-Millis"
 
 // internalAnswer is the body of all.
@@ -55,7 +55,7 @@ type queries interface {
 func answerQueries(q core.Queries, timeout time.Duration, next fasthttp.RequestHandler) fasthttp.RequestHandler {
 	return func(c *fasthttp.RequestCtx) {
 		within := timeout
-		if millis, err := strconv.Atoi(string(c.Request.Header.Peek(askedFor))); err == nil { // an older build does not say
+		if millis, err := strconv.ParseUint(string(c.Request.Header.Peek(askedFor)), 10, 32); err == nil { // an older build does not say
 			within = min(timeout, time.Duration(millis)*time.Millisecond)
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), within) //nolint:contextcheck // fasthttp has none that ends
@@ -147,28 +147,53 @@ func newRemoteQueries(bases string) remoteQueries {
 	return r
 }
 
-// ask asks for a path, or sends a body there. The first core has half of the time, so that
-// one that stands still leaves as much for the next, and no more than two are asked where
-// all are slow; who answered is asked first from then on.
+// ask asks for a path, or sends a body there: one core, the next one when it fails, and
+// once another one beside it when it has said nothing for half of the time, as it may stand
+// still. Who answers is asked first from then on; if nobody does, the next one is.
 func (r remoteQueries) ask(ctx context.Context, client *fasthttp.Client, path string, body []byte) (a internalAnswer, err error) {
 	deadline, ok := ctx.Deadline()
 	if !ok {
 		deadline = time.Now().Add(5 * time.Second)
 	}
-	first := r.next.Load()
-	for i := range r.bases {
-		at := (first + uint32(i)) % uint32(len(r.bases)) //nolint:gosec // a handful
-		within := time.Until(deadline)
-		if i == 0 && len(r.bases) > 1 {
-			within /= 2
+	type reply struct {
+		a   internalAnswer
+		err error
+		by  uint32
+	}
+	first, n := r.next.Load(), uint32(len(r.bases)) //nolint:gosec // a handful
+	replies := make(chan reply, n)
+	asked, waits := uint32(0), 0
+	next := func() {
+		if asked == n {
+			return
 		}
-		if a, err = askOne(client, r.bases[at]+path, body, within); err == nil || ctx.Err() != nil {
-			if i > 0 {
-				r.next.Store(at) // the ones before do not answer
+		by := first + asked
+		asked++
+		waits++
+		go func() {
+			a, err := askOne(client, r.bases[by%n]+path, body, time.Until(deadline))
+			replies <- reply{a, err, by}
+		}()
+	}
+	next()
+	silent := time.NewTimer(time.Until(deadline) / 2)
+	defer silent.Stop()
+	for waits > 0 {
+		select {
+		case <-silent.C:
+			next()
+		case got := <-replies:
+			waits--
+			if got.err == nil {
+				r.next.CompareAndSwap(first, got.by)
+				return got.a, nil
 			}
-			return a, err
+			if err = got.err; ctx.Err() == nil {
+				next()
+			}
 		}
 	}
+	r.next.CompareAndSwap(first, first+1)
 	return a, err
 }
 
@@ -177,7 +202,7 @@ func askOne(client *fasthttp.Client, url string, body []byte, within time.Durati
 	defer fasthttp.ReleaseRequest(req)
 	defer fasthttp.ReleaseResponse(res)
 	req.SetRequestURI(url)
-	req.Header.Set(askedFor, strconv.FormatInt(within.Milliseconds(), 10))
+	req.Header.Set(askedFor, strconv.FormatInt(max(0, within*9/10).Milliseconds(), 10))
 	if body != nil {
 		req.Header.SetMethod(fasthttp.MethodPost)
 		req.SetBody(body)

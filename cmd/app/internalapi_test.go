@@ -140,13 +140,13 @@ func TestQuestionsOutliveARestartOfCore(t *testing.T) {
 	}
 }
 
-// A core that stands still takes connections and answers nothing: another one is asked
-// in time, and first from then on.
-func TestACoreThatStandsStillIsPassedOver(t *testing.T) {
-	t.Parallel()
+// standsStill is a core that takes connections and answers nothing, and how many it took.
+func standsStill(t *testing.T) (base string, taken *atomic.Int64) {
+	t.Helper()
 	still, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
-	var taken atomic.Int64
+	taken = new(atomic.Int64)
+	var conns []net.Conn
 	var asked sync.WaitGroup
 	asked.Go(func() {
 		for {
@@ -155,15 +155,26 @@ func TestACoreThatStandsStillIsPassedOver(t *testing.T) {
 				return
 			}
 			taken.Add(1)
-			defer c.Close() //nolint:errcheck,gocritic // when all is over
+			conns = append(conns, c)
 		}
 	})
 	t.Cleanup(func() {
 		must(t, still.Close())
 		asked.Wait()
+		for _, c := range conns {
+			_ = c.Close()
+		}
 	})
+	return "http://" + still.Addr().String(), taken
+}
+
+// A core that stands still is passed over: another one is asked in time, and first from
+// then on. One that is gone takes no time.
+func TestACoreThatStandsStillIsPassedOver(t *testing.T) {
+	t.Parallel()
+	still, taken := standsStill(t)
 	works := serveInternal(t, time.Minute, trades{func(context.Context, event.Listing) ([]event.Listed, error) { return nil, nil }})
-	q := app.NewRemoteQueries("http://" + still.Addr().String() + " " + works)
+	q := app.NewRemoteQueries("http://127.0.0.1:1 " + still + " " + works)
 	for range 3 {
 		ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
 		if _, _, _, err := q.Payment(ctx, someCode(t)); err != nil {
@@ -176,6 +187,46 @@ func TestACoreThatStandsStillIsPassedOver(t *testing.T) {
 	}
 	if n := taken.Load(); n != 1 {
 		t.Errorf("it was asked %d times, want once", n)
+	}
+}
+
+// Where two stand still, a question fails, and the next one finds the third.
+func TestTwoCoresThatStandStill(t *testing.T) {
+	t.Parallel()
+	one, _ := standsStill(t)
+	two, _ := standsStill(t)
+	works := serveInternal(t, time.Minute, trades{})
+	q := app.NewRemoteQueries(one + " " + two + " " + works)
+	ask := func(within time.Duration) error {
+		ctx, cancel := context.WithTimeout(t.Context(), within)
+		defer cancel()
+		_, _, _, err := q.Payment(ctx, someCode(t))
+		return err
+	}
+	if err := ask(100 * time.Millisecond); !fault.Is(err, fault.Unavailable) {
+		t.Errorf("have %v, want unavailable", err)
+	}
+	if err := ask(6 * time.Second); err != nil {
+		t.Errorf("the third one works: %v", err)
+	}
+}
+
+// Cores that are slow are waited for: each question is answered in its time.
+func TestSlowCoresAreWaitedFor(t *testing.T) {
+	t.Parallel()
+	slow := trades{func(ctx context.Context, _ event.Listing) ([]event.Listed, error) {
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(3 * time.Second):
+			return nil, nil
+		}
+	}}
+	q := app.NewRemoteQueries(serveInternal(t, time.Minute, slow) + " " + serveInternal(t, time.Minute, slow))
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second) // less than both need, one after the other
+	defer cancel()
+	if _, _, err := q.List(ctx, event.Listing{Merchant: "m1", Limit: 1}); err != nil {
+		t.Error(err)
 	}
 }
 

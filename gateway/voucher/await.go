@@ -86,7 +86,7 @@ func (v *Views) Await(ctx context.Context, a Ask) (View, error) {
 			return v.final(&a, &s, askErr)
 		}
 		if patient && patience == nil {
-			t := time.NewTimer(min(a.Wait, v.patience(s.fresh)))
+			t := time.NewTimer(min(a.Wait, v.askAfter(s.fresh)))
 			defer t.Stop()
 			patience = t.C
 		}

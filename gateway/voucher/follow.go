@@ -87,6 +87,7 @@ func (v *Views) apply(m *bus.Message) {
 		return
 	}
 	v.fold(&p.Payment, m.Context)
+	v.heard(&p.Payment)
 }
 
 // doubt makes every entry be asked for again: something may have been missed.

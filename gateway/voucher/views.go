@@ -30,8 +30,8 @@ type Config struct {
 	// AskElsewhereAfter is that for a voucher of which this replica knows nothing: most
 	// were accepted by another one a moment ago.
 	AskElsewhereAfter time.Duration `yaml:"ask_elsewhere_after"`
-	// AskAfterMax is the most that both become while first news take longer: a core that
-	// has much to do is not given questions to which it has no answer yet.
+	// AskAfterMax is the most that both grow to while first news take longer: a core that
+	// has much to do is not given questions to which it has no answer yet. At least both.
 	AskAfterMax time.Duration `yaml:"ask_after_max"`
 	// QueryTimeout bounds one question to core.
 	QueryTimeout time.Duration `yaml:"query_timeout"`
@@ -54,6 +54,9 @@ func (c Config) Validate() error {
 		if f.value <= 0 {
 			return &fault.Error{Kind: fault.Invalid, Op: "voucher", Field: "voucher." + f.name, Code: "not_positive", Fix: "set it to at least 1"}
 		}
+	}
+	if c.AskAfterMax < max(c.AskAfter, c.AskElsewhereAfter) {
+		return &fault.Error{Kind: fault.Invalid, Op: "voucher", Field: "voucher.ask_after_max", Code: "too_small", Fix: "set it to at least ask_after and ask_elsewhere_after"}
 	}
 	if need := int64(c.WaitersMax) * entryBytes; c.ViewBytesMax < need {
 		return &fault.Error{Kind: fault.Invalid, Op: "voucher", Field: "voucher.view_bytes_max", Code: "too_small",
@@ -89,7 +92,8 @@ type Views struct {
 	idle      entry            // ring of the entries without waiters, most recently used first
 	bytes     int64
 	waiters   int
-	news      time.Duration // that the first news of what was accepted here take, smoothed
+	newsTake  time.Duration // from the acceptance here to the first message, smoothed
+	newsAt    time.Time     // when the last such message came
 
 	placed  bool // the places below are right
 	places  []bus.Place
@@ -107,6 +111,7 @@ type entry struct {
 	// is followed, so that the fold keeps it right.
 	sure    bool
 	asking  bool
+	heard   bool          // a message came of it; what core was asked for is none
 	visible int64         // the version that last changed something a client sees
 	changed chan struct{} // closed at the next change; nil while nobody waits
 	waiters int
@@ -300,10 +305,6 @@ func (v *Views) fold(p *event.Payment, c ids.Context) {
 	if e.view.Version == 0 && v.decided != nil {
 		v.decided(p.Y, next.Status)
 	}
-	if e.view.Version == 0 && e.accepted {
-		took := v.now().Sub(time.UnixMilli(p.AcceptedAtMillis))
-		v.news += (min(took, v.cfg.AskAfterMax) - v.news) / newsSmoothed
-	}
 	if e.view.Version == 0 || e.view.differs(&next) {
 		e.visible = p.Version
 	}
@@ -321,19 +322,37 @@ func (v *Views) fold(p *event.Payment, c ids.Context) {
 	v.evict()
 }
 
-// newsSmoothed is how many news make up what news take, about.
+// newsSmoothed is how many first messages make up what they take, about.
 const newsSmoothed = 16
 
-// patience is for how long news are waited for before core is asked: twice as long as
-// they take now, within bounds.
-func (v *Views) patience(fresh bool) time.Duration {
+// heard takes note of how long the first message of what was accepted here took. What
+// core tells when it is asked says nothing about that: it comes when it is asked.
+func (v *Views) heard(p *event.Payment) {
+	e := v.entries[p.Y]
+	if e == nil || e.heard {
+		return
+	}
+	e.heard = true
+	if e.accepted {
+		v.newsAt = v.now()
+		took := v.newsAt.Sub(time.UnixMilli(p.AcceptedAtMillis))
+		v.newsTake += (max(0, min(took, v.cfg.AskAfterMax)) - v.newsTake) / newsSmoothed
+	}
+}
+
+// askAfter is for how long news are waited for before core is asked: twice as long as
+// they take now, within bounds. Of a while without any nobody knows how long they take.
+func (v *Views) askAfter(fresh bool) time.Duration {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	after := v.cfg.AskElsewhereAfter
 	if fresh {
 		after = v.cfg.AskAfter
 	}
-	return max(after, min(2*v.news, v.cfg.AskAfterMax))
+	if v.now().Sub(v.newsAt) > 2*v.cfg.AskAfterMax {
+		v.newsTake = 0
+	}
+	return max(after, min(2*v.newsTake, v.cfg.AskAfterMax))
 }
 
 func (e *entry) wake() {

@@ -467,10 +467,15 @@ func TestWaiting(t *testing.T) {
 					h.step()
 				}
 			}
-			asked := func(id string, want time.Duration) {
+			asked := func(id string, want time.Duration, here bool) {
 				t.Helper()
 				c, y := h.order(id, "k")
-				h.core.payments[y], h.core.contexts[y] = payment(y, event.Pending, 2), c
+				if here {
+					h.views.Confirm(y, h.views.Hold(c, y))
+				}
+				p := payment(y, event.Pending, 2)
+				p.AcceptedAtMillis = h.now.Add(-want).UnixMilli()
+				h.core.payments[y], h.core.contexts[y] = p, c
 				start := time.Now()
 				h.want(h.await(wait(h, y, 0, 30*time.Second)), voucher.Ready, 2)
 				if took := time.Since(start); (took - want).Abs() > want/10 {
@@ -479,16 +484,47 @@ func TestWaiting(t *testing.T) {
 			}
 			usual := voucher.DefaultConfig()
 			news(100, 10*time.Millisecond)
-			asked("idle", usual.AskElsewhereAfter)
-			for i := range 50 { // those of others, accepted whenever that was, tell nothing
-				asked(fmt.Sprint("old", i), usual.AskElsewhereAfter)
+			asked("idle", usual.AskElsewhereAfter, false)
+			asked("idle, accepted here", usual.AskAfter, true)
+			for i := range 50 { // what core is asked for tells nothing, whenever it was accepted
+				asked(fmt.Sprint("old", i), usual.AskElsewhereAfter, false)
+				asked(fmt.Sprint("own", i), usual.AskAfter, true)
 			}
 			news(100, time.Second)
-			asked("busy", 2*time.Second)
+			asked("busy", 2*time.Second, false)
+			asked("busy, accepted here", 2*time.Second, true)
+			news(100, -time.Hour) // a clock that was set back
 			news(100, time.Minute)
-			asked("very busy", usual.AskAfterMax)
+			asked("very busy", usual.AskAfterMax, false)
 			news(70, 10*time.Millisecond)
-			asked("idle again", usual.AskElsewhereAfter)
+			asked("idle again", usual.AskElsewhereAfter, false)
+			news(100, time.Minute)
+			h.now = h.now.Add(time.Minute)
+			asked("for a while nothing was accepted here", usual.AskElsewhereAfter, false)
+		})
+	})
+	t.Run("how long news take counts from the message, though core was asked before", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			h := newHarness(t, nil)
+			for i := range 100 {
+				c, y := h.order(fmt.Sprint(i), "k")
+				h.views.Confirm(y, h.views.Hold(c, y))
+				p := payment(y, event.Pending, 2)
+				p.AcceptedAtMillis = h.now.Add(-time.Second).UnixMilli()
+				h.core.payments[y], h.core.contexts[y] = p, c
+				h.await(h.ask(y, 0))
+				h.source.emit(c, p)
+				h.step()
+				h.source.emit(c, payment(y, event.Pending, 3)) // and not from a later one
+				h.step()
+			}
+			c, y := h.order("another", "k")
+			h.core.payments[y], h.core.contexts[y] = payment(y, event.Pending, 2), c
+			start := time.Now()
+			h.await(wait(h, y, 0, 30*time.Second))
+			if took := time.Since(start); (took - 2*time.Second).Abs() > 200*time.Millisecond {
+				t.Errorf("core was asked after %s", took)
+			}
 		})
 	})
 	t.Run("without news core is asked once, soon", func(t *testing.T) {
@@ -681,14 +717,16 @@ func TestConfigNamesTheField(t *testing.T) {
 	if err := c.Validate(); err != nil {
 		t.Fatal(err)
 	}
-	c.WaitersMax = 0
-	if err := c.Validate(); !fault.Is(err, fault.Invalid) {
-		t.Errorf("waitersMax 0: %v", err)
-	}
-	c = voucher.DefaultConfig()
-	c.ViewBytesMax = 1000
-	if err := c.Validate(); !fault.Is(err, fault.Invalid) {
-		t.Errorf("viewBytesMax 1000: %v", err)
+	for field, spoil := range map[string]func(*voucher.Config){
+		"voucher.waiters_max":    func(c *voucher.Config) { c.WaitersMax = 0 },
+		"voucher.view_bytes_max": func(c *voucher.Config) { c.ViewBytesMax = 1000 },
+		"voucher.ask_after_max":  func(c *voucher.Config) { c.AskAfterMax = c.AskAfter - 1 },
+	} {
+		c := voucher.DefaultConfig()
+		spoil(&c)
+		if err := c.Validate(); !fault.Is(err, fault.Invalid) || !strings.Contains(err.Error(), field+":") {
+			t.Errorf("%s: %v", field, err)
+		}
 	}
 }
 
