@@ -31,7 +31,9 @@ func (k *kafkaBus) ensure(ctx context.Context) error {
 		err = k.board.Ensure(ctx)
 	}
 	if err == nil && id != "" {
-		err = wholefile.Write(filepath.Join(k.app.Dir, BusFile), []byte(id))
+		if err := wholefile.Write(filepath.Join(k.app.Dir, BusFile), []byte(id)); err != nil {
+			k.app.Log.Error("this folder belongs to no brokers: after the next start it takes any", "file", BusFile, "error", err)
+		}
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -3,6 +3,7 @@ package kafka
 import (
 	"cmp"
 	"context"
+	"errors"
 	"net"
 	"slices"
 	"strconv"
@@ -157,11 +158,15 @@ func (c *Cluster) Close() error {
 	return nil
 }
 
-// ID is what the brokers' cluster was given when it was made.
+// ID is what the brokers' cluster was given when it was made. fault.Invalid is a key of the
+// configuration with which brokers let nobody in.
 func (c *Cluster) ID(ctx context.Context) (string, error) {
 	res, err := c.client.Metadata(ctx, &kafka.MetadataRequest{})
 	if err != nil {
 		return "", cmp.Or(c.misconfigured(err), fault.Wrap("kafka: cluster id", unavailable(err)))
+	}
+	if res.ClusterID == "" { // brokers that are starting may not know yet
+		return "", fault.Wrap("kafka: cluster id", unavailable(errors.New("the brokers gave none")))
 	}
 	return res.ClusterID, nil
 }

@@ -6,7 +6,9 @@ import (
 	"log/slog"
 	"maps"
 	"math/rand/v2"
+	"net"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -593,5 +595,37 @@ func TestCopiesNeedNoFlush(t *testing.T) {
 	must(t, one.EnsureTopics(t.Context(), bus.Intents)) // the topic itself waits for two
 	if err := one.EnsureTopics(t.Context(), bus.Callbacks); err != nil || made["flush.messages"] != "1" {
 		t.Errorf("with one copy: %v, made with %v", err, made)
+	}
+}
+
+// Brokers that do not say which cluster they are of are asked again: nothing is bound to
+// a name that all such clusters have.
+func TestAClusterWithoutAnID(t *testing.T) {
+	t.Parallel()
+	fake, cluster := open(t, bus.Payments)
+	id, err := cluster.ID(t.Context())
+	if err != nil || id == "" {
+		t.Fatalf("%q, %v", id, err)
+	}
+	host, port, err := net.SplitHostPort(fake.ListenAddrs()[0])
+	must(t, err)
+	number, err := strconv.ParseInt(port, 10, 32)
+	must(t, err)
+	fake.ControlKey(int16(kmsg.Metadata), func(r kmsg.Request) (kmsg.Response, error, bool) {
+		fake.KeepControl()
+		res := kmsg.NewPtrMetadataResponse()
+		res.Version = r.GetVersion()
+		b := kmsg.NewMetadataResponseBroker()
+		b.Host, b.Port = host, int32(number)
+		res.Brokers = append(res.Brokers, b)
+		return res, nil, true
+	})
+	c := kafka.DefaultConfig()
+	c.Brokers, c.Groups = fake.ListenAddrs(), groups
+	nameless, err := kafka.Connect(c)
+	must(t, err)
+	defer nameless.Close() //nolint:errcheck // a test
+	if id, err := nameless.ID(t.Context()); !fault.Is(err, fault.Unavailable) {
+		t.Errorf("%q, %v, want unavailable", id, err)
 	}
 }
