@@ -28,6 +28,7 @@ func steps() []step { return []step{{1, 1}, {2, 1}, {4, 1}, {4, 2}} }
 func scale(ctx context.Context, of bench) (map[string]any, error) {
 	figures := map[string]any{"growth_max": growthMax}
 	var rows []row
+	var all []map[string]any
 	rate := of.rate / float64(steps()[len(steps())-1].processes)
 	for _, s := range steps() {
 		b := of
@@ -35,8 +36,8 @@ func scale(ctx context.Context, of bench) (map[string]any, error) {
 		b.Each, b.Databases, b.Groups = s.processes, s.databases, groupsEach*s.processes
 		b.rate = rate * float64(s.processes)
 		err := b.alone(ctx)
-		rows = append(rows, row{s, b.figures})
-		figures["steps"] = rows
+		rows, all = append(rows, row{s, b.figures}), append(all, b.figures)
+		figures["steps"] = all
 		if err != nil {
 			return figures, fmt.Errorf("%d processes, %d databases: %w", s.processes, s.databases, err)
 		}
@@ -47,7 +48,7 @@ func scale(ctx context.Context, of bench) (map[string]any, error) {
 // row is a size and its figures.
 type row struct {
 	step
-	Figures map[string]any `json:"figures"`
+	figures map[string]any
 }
 
 // judge tells what a payment costs at each size, and what costs too much or shows nothing.
@@ -59,7 +60,7 @@ func judge(out io.Writer, rows []row) (failed []string) {
 		}
 		costs[r.step] = r.cost()
 		ratio := r.cost() / rows[0].cost()
-		r.Figures["cpu_millis_without_compiling"], r.Figures["ratio"] = r.cost(), ratio
+		r.figures["cpu_millis_without_compiling"], r.figures["ratio"] = r.cost(), ratio
 		_, _ = fmt.Fprintf(out, "%d processes of each role, %d databases, %3.0f/s: %6.2f ms CPU per settled payment, %.2f of the first; ready in p50 %.0f ms\n",
 			r.processes, r.databases, r.of("rate"), r.cost(), ratio, r.of("ready_p50_millis"))
 		if carried := r.of("settled_per_second") / r.of("rate"); !(carried >= carriedMin) {
@@ -78,11 +79,11 @@ func judge(out io.Writer, rows []row) (failed []string) {
 
 // carriedMin is how much of the load has to be settled while it is offered: a cluster that
 // falls behind has large batches, which are cheap.
-const carriedMin = 0.95
+const carriedMin = 0.9
 
 // of is a figure; NaN if there is none.
 func (r row) of(name string) float64 {
-	if v, ok := r.Figures[name].(float64); ok {
+	if v, ok := r.figures[name].(float64); ok {
 		return v
 	}
 	return math.NaN()

@@ -1,11 +1,20 @@
 package planted_test
 
 import (
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
+	"github.com/tallystick/tallystick/bench/judge"
 	"github.com/tallystick/tallystick/bench/planted"
 )
 
@@ -29,6 +38,51 @@ func TestEveryPatchApplies(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// What a bug is known by is what our sources say today: a line of the judge, or of a
+// process, with something in the place of what differs.
+func TestWhatIsSaidIsThere(t *testing.T) {
+	root, err := planted.Root(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	patches, err := planted.Load(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kinds := []judge.Kind{judge.Lost, judge.PaidTwice, judge.BookedTwice, judge.NotBooked, judge.Other}
+	verb := regexp.MustCompile(`%[+.0-9]*[a-z]`)
+	var said []string
+	err = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || filepath.Ext(path) != ".go" || strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
+		if err != nil {
+			return err
+		}
+		ast.Inspect(file, func(n ast.Node) bool {
+			if lit, ok := n.(*ast.BasicLit); ok && lit.Kind == token.STRING {
+				if text, err := strconv.Unquote(lit.Value); err == nil && strings.Contains(text, " ") {
+					said = append(said, verb.ReplaceAllString(text, "7"))
+				}
+			}
+			return true
+		})
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range patches {
+		found := slices.ContainsFunc(said, func(text string) bool {
+			return p.Says.MatchString(text) || slices.ContainsFunc(kinds, func(k judge.Kind) bool { return p.Says.MatchString(fmt.Sprintf("  %s: %s", k, text)) })
+		})
+		if !found {
+			t.Errorf("%s: nothing in the sources says %q", p.Name, p.Says)
+		}
 	}
 }
 
