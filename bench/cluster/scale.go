@@ -77,8 +77,8 @@ func judge(out io.Writer, rows []row) (failed []string) {
 	return failed
 }
 
-// carriedMin is how much of the load has to be settled while it is offered: a cluster that
-// falls behind has large batches, which are cheap.
+// carriedMin is how much of the load has to be settled for each second until the last is
+// booked: a cluster that falls behind has large batches, which are cheap.
 const carriedMin = 0.9
 
 // of is a figure; NaN if there is none.

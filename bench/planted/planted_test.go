@@ -41,8 +41,8 @@ func TestEveryPatchApplies(t *testing.T) {
 	}
 }
 
-// What a bug is known by is what our sources say today: a line of the judge, or of a
-// process, with something in the place of what differs.
+// What a bug is known by, or at least one way of it, is what our sources say today: a line
+// of the judge, or of a process, with something in the place of what differs.
 func TestWhatIsSaidIsThere(t *testing.T) {
 	root, err := planted.Root(t.Context())
 	if err != nil {

@@ -111,8 +111,7 @@ func answer(ctx context.Context, q core.Queries, c *fasthttp.RequestCtx) (a inte
 	return a, true, err
 }
 
-// remoteQueries ask core in other processes, any of which can answer: one after
-// the other, until one does.
+// remoteQueries ask core in other processes, any of which can answer.
 type remoteQueries struct {
 	client *fasthttp.Client // of questions that one database answers
 	lists  *fasthttp.Client // of those that wait for all: they keep nobody from the others
@@ -147,9 +146,9 @@ func newRemoteQueries(bases string) remoteQueries {
 	return r
 }
 
-// ask asks for a path, or sends a body there: one core, the next one when it fails, and
-// once another one beside it when it has said nothing for half of the time, as it may stand
-// still. Who answers is asked first from then on; if nobody does, the next one is.
+// ask asks for a path, or sends a body there: one core, the next one when it fails early,
+// and once another one beside it when it has said nothing for half of the time, as it may
+// stand still. Who answers is asked first from then on; if nobody does, the next one is.
 func (r remoteQueries) ask(ctx context.Context, client *fasthttp.Client, path string, body []byte) (a internalAnswer, err error) {
 	deadline, ok := ctx.Deadline()
 	if !ok {
@@ -176,7 +175,8 @@ func (r remoteQueries) ask(ctx context.Context, client *fasthttp.Client, path st
 		}()
 	}
 	next()
-	silent := time.NewTimer(time.Until(deadline) / 2)
+	whole := time.Until(deadline)
+	silent := time.NewTimer(whole / 2)
 	defer silent.Stop()
 	for waits > 0 {
 		select {
@@ -188,7 +188,7 @@ func (r remoteQueries) ask(ctx context.Context, client *fasthttp.Client, path st
 				r.next.CompareAndSwap(first, got.by)
 				return got.a, nil
 			}
-			if err = got.err; ctx.Err() == nil {
+			if err = got.err; time.Until(deadline) > whole/4 { // else all are slow, and one more would not answer in time
 				next()
 			}
 		}

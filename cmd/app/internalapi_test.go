@@ -230,16 +230,38 @@ func TestSlowCoresAreWaitedFor(t *testing.T) {
 	}
 }
 
+// Where all are slow two are asked, and no more: it would only add to what they have to do.
+func TestWhereAllAreSlowTwoAreAsked(t *testing.T) {
+	t.Parallel()
+	var asked [3]atomic.Int64
+	var bases []string
+	for i := range asked {
+		bases = append(bases, serveInternal(t, time.Minute, trades{func(ctx context.Context, _ event.Listing) ([]event.Listed, error) {
+			asked[i].Add(1)
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}}))
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	if _, _, err := app.NewRemoteQueries(strings.Join(bases, " ")).List(ctx, event.Listing{Merchant: "m1", Limit: 1}); !fault.Is(err, fault.Unavailable) {
+		t.Errorf("have %v, want unavailable", err)
+	}
+	if n := asked[2].Load(); n != 0 {
+		t.Errorf("the third was asked %d times", n)
+	}
+}
+
 // What its asker waits for no longer core stops looking for, though it has a minute.
 func TestCoreStopsWithItsAsker(t *testing.T) {
 	t.Parallel()
-	stopped := make(chan struct{})
+	stopped := make(chan struct{}, 100)
 	q := app.NewRemoteQueries(serveInternal(t, time.Minute, trades{func(ctx context.Context, _ event.Listing) ([]event.Listed, error) {
-		defer close(stopped)
 		<-ctx.Done()
+		stopped <- struct{}{}
 		return nil, ctx.Err()
 	}}))
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
 	if _, _, err := q.List(ctx, event.Listing{Merchant: "m1", Limit: 1}); !fault.Is(err, fault.Unavailable) {
 		t.Errorf("have %v, want unavailable", err)

@@ -32,7 +32,7 @@ func (k *kafkaBus) ensure(ctx context.Context) error {
 	}
 	if err == nil && id != "" {
 		if err := wholefile.Write(filepath.Join(k.app.Dir, BusFile), []byte(id)); err != nil {
-			k.app.Log.Error("this folder belongs to no brokers: after the next start it takes any", "file", BusFile, "error", err)
+			k.app.Log.Error("not written: only stores, if there are any, know which brokers this folder belongs to", "file", BusFile, "error", err)
 		}
 	}
 	k.mu.Lock()

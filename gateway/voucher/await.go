@@ -189,6 +189,7 @@ func (v *Views) look(a *Ask) sight {
 			v.index(e)
 		}
 		e.accepted = e.accepted || accepted
+		e.heard = true // it was accepted some time before, and maybe elsewhere
 		v.touch(e)
 	}
 	if e.changed == nil {

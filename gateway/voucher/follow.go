@@ -95,7 +95,7 @@ func (v *Views) doubt() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	for _, e := range v.entries {
-		e.sure = false
+		e.sure, e.heard = false, true // whose first message may be one of those
 	}
 }
 

@@ -111,7 +111,7 @@ type entry struct {
 	// is followed, so that the fold keeps it right.
 	sure    bool
 	asking  bool
-	heard   bool          // a message came of it; what core was asked for is none
+	heard   bool          // a message came of it, or may have; what core was asked for is none
 	visible int64         // the version that last changed something a client sees
 	changed chan struct{} // closed at the next change; nil while nobody waits
 	waiters int

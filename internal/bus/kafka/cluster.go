@@ -166,7 +166,7 @@ func (c *Cluster) ID(ctx context.Context) (string, error) {
 		return "", cmp.Or(c.misconfigured(err), fault.Wrap("kafka: cluster id", unavailable(err)))
 	}
 	if res.ClusterID == "" { // brokers that are starting may not know yet
-		return "", fault.Wrap("kafka: cluster id", unavailable(errors.New("the brokers gave none")))
+		return "", fault.Wrap("kafka: cluster id", unavailable(errors.New("the brokers gave no cluster id")))
 	}
 	return res.ClusterID, nil
 }
