@@ -58,11 +58,12 @@ func judge(out io.Writer, rows []row) (failed []string) {
 		say := func(format string, args ...any) {
 			failed = append(failed, fmt.Sprintf("%d processes of each role, %d databases: ", r.processes, r.databases)+fmt.Sprintf(format, args...))
 		}
-		costs[r.step] = r.cost()
-		ratio := r.cost() / rows[0].cost()
-		r.figures["cpu_millis_without_compiling"], r.figures["ratio"] = r.cost(), ratio
+		cost := r.cost()
+		costs[r.step] = cost
+		ratio := cost / costs[rows[0].step]
+		r.figures["cpu_millis_without_compiling"], r.figures["ratio"] = cost, ratio
 		_, _ = fmt.Fprintf(out, "%d processes of each role, %d databases, %3.0f/s: %6.2f ms CPU per settled payment, %.2f of the first; ready in p50 %.0f ms\n",
-			r.processes, r.databases, r.of("rate"), r.cost(), ratio, r.of("ready_p50_millis"))
+			r.processes, r.databases, r.of("rate"), cost, ratio, r.of("ready_p50_millis"))
 		if carried := r.of("settled_per_second") / r.of("rate"); !(carried >= carriedMin) {
 			say("%.2f of the load was carried, and has to be %.2f", carried, carriedMin)
 		}
@@ -70,7 +71,7 @@ func judge(out io.Writer, rows []row) (failed []string) {
 			say("a payment costs %.2f of what it cost in the first, and may %.2f", ratio, growthMax)
 		}
 		one, there := costs[step{r.processes, 1}]
-		if more := r.cost() / one; there && !(more <= growthMax) {
+		if more := cost / one; there && !(more <= growthMax) {
 			say("a payment costs %.2f of what it cost with one database, and may %.2f", more, growthMax)
 		}
 	}

@@ -268,9 +268,14 @@ func (b *bench) report() {
 	r := &b.res
 	b.print("compared: %d kills, %d vouchers acknowledged (%d final, %d open), PSPs took %d payments; %d violations", r.Kills, r.Acknowledged,
 		r.Final, r.Open, r.Paid, len(r.Violations))
-	for i, v := range r.Violations {
+}
+
+// accuse prints what did not hold.
+func (b *bench) accuse() {
+	violations := b.res.Violations
+	for i, v := range violations {
 		if i == 20 {
-			b.print("  ... and %d more", len(r.Violations)-i)
+			b.print("  ... and %d more", len(violations)-i)
 			break
 		}
 		b.print("  %s: %s", v.Kind, v.What)

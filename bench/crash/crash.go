@@ -178,9 +178,6 @@ func (b *bench) run(ctx context.Context) error {
 		if err := e.countFlushes(ctx); err != nil {
 			return err
 		}
-		if len(b.res.Violations) > 0 {
-			b.report()
-		}
 	}
 	stops, res := b.cfg.schedule(), &b.res
 	for len(stops) > 0 && ctx.Err() == nil && len(res.Violations) == 0 {
@@ -196,6 +193,7 @@ func (b *bench) run(ctx context.Context) error {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case len(res.Violations) > 0:
+		b.accuse()
 		b.explain()
 		return fmt.Errorf("%d violations", len(res.Violations))
 	case res.Acknowledged < enough(res.Kills):

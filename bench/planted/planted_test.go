@@ -18,17 +18,23 @@ import (
 	"github.com/tallystick/tallystick/bench/planted"
 )
 
-// A patch that no longer applies proves nothing: whoever changes the lines around
-// a planted bug plants it again. `make planted` runs them.
-func TestEveryPatchApplies(t *testing.T) {
+// load gives the patches of this source tree.
+func load(t *testing.T) (root string, patches []planted.Patch) {
+	t.Helper()
 	root, err := planted.Root(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	patches, err := planted.Load(root)
-	if err != nil {
+	if patches, err = planted.Load(root); err != nil {
 		t.Fatal(err)
 	}
+	return root, patches
+}
+
+// A patch that no longer applies proves nothing: whoever changes the lines around
+// a planted bug plants it again. `make planted` runs them.
+func TestEveryPatchApplies(t *testing.T) {
+	root, patches := load(t)
 	if len(patches) < 5 {
 		t.Errorf("%d patches, want at least 5", len(patches))
 	}
@@ -44,18 +50,11 @@ func TestEveryPatchApplies(t *testing.T) {
 // What a bug is known by, or at least one way of it, is what our sources say today: a line
 // of the judge, or of a process, with something in the place of what differs.
 func TestWhatIsSaidIsThere(t *testing.T) {
-	root, err := planted.Root(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	patches, err := planted.Load(root)
-	if err != nil {
-		t.Fatal(err)
-	}
+	root, patches := load(t)
 	kinds := []judge.Kind{judge.Lost, judge.PaidTwice, judge.BookedTwice, judge.NotBooked, judge.Other}
 	verb := regexp.MustCompile(`%[+.0-9]*[a-z]`)
 	var said []string
-	err = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() || filepath.Ext(path) != ".go" || strings.HasSuffix(path, "_test.go") {
 			return err
 		}

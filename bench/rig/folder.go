@@ -18,6 +18,7 @@ import (
 	"github.com/tallystick/tallystick/channels/sandbox/sim"
 	"github.com/tallystick/tallystick/cmd/app"
 	"github.com/tallystick/tallystick/core/merchant"
+	"github.com/tallystick/tallystick/internal/wholefile"
 )
 
 // Folder is a data folder, and where its server is going to be.
@@ -79,10 +80,7 @@ func (f Folder) Edit(change func(*merchant.Snapshot)) error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(path+".new", text, 0o600); err != nil {
-		return err
-	}
-	if err := os.Rename(path+".new", path); err != nil {
+	if err := wholefile.Write(path, text); err != nil {
 		return err
 	}
 	_, err = merchant.Load(path) // what the server would refuse is our mistake

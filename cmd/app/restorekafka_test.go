@@ -63,11 +63,7 @@ func (s *system) verified(t *testing.T, vouchers []string, accepted int64) {
 // told is how far readers have come, as the brokers know, and as their stores do.
 func (in *installation) told(deps app.Deps) (told, places string) {
 	t := in.t
-	cfg := kafka.DefaultConfig()
-	cfg.Brokers, cfg.Prefix, cfg.Groups = []string{in.broker.Addr}, in.prefix, testGroups
-	c, err := kafka.Connect(cfg)
-	must(t, err)
-	defer c.Close() //nolint:errcheck // it was read
+	c, _ := in.cluster(in.prefix)
 	areas, _, done, err := app.OpenParked(t.Context(), deps)
 	must(t, err)
 	defer done()
@@ -96,12 +92,8 @@ func TestAGatewayBelongsToItsBrokers(t *testing.T) {
 	if !fault.Is(err, fault.Conflict) || !strings.Contains(err.Error(), "kafka.brokers: another_bus") || !strings.Contains(err.Error(), filepath.Join(dir, app.BusFile)) {
 		t.Fatalf("opened on other topics: %v", err)
 	}
-	cfg := kafka.DefaultConfig()
-	cfg.Brokers, cfg.Prefix, cfg.Groups = []string{in.broker.Addr}, in.prefix+"other.", testGroups
-	c, err := kafka.Connect(cfg)
-	must(t, err)
-	defer c.Close() //nolint:errcheck // it was read
-	if err := kafka.NewSource(c, bus.Intents, slog.New(slog.DiscardHandler)).Refresh(t.Context()); err == nil {
+	other, _ := in.cluster(in.prefix + "other.")
+	if err := kafka.NewSource(other, bus.Intents, slog.New(slog.DiscardHandler)).Refresh(t.Context()); err == nil {
 		t.Error("topics were made where it does not belong")
 	}
 	must(t, in.open(dir, gateway...)) // and nothing was changed by that
